@@ -1,0 +1,141 @@
+"""A node that calls a Python function: async ones on the loop, others each in a thread of its own.
+
+The function is foreign code: whatever it raises is a recorded failure, and a hang holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib
+import inspect
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from agentdag.agents.agent import Outcome, Task
+from agentdag.calls import Provider, Request
+from agentdag.errors import ErrorKind, Failure, FinalError
+
+_PLAIN = (str, int, bool, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionAgent:
+    """Calls *function* with *arguments*; what it returns must be what JSON can hold."""
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+    async def perform(self, task: Task) -> Outcome:
+        async def act(_attempt: int) -> Any:
+            try:
+                if inspect.iscoroutinefunction(self.function):
+                    value = await self.function(**self.arguments)
+                else:
+                    value = await _in_thread(self.function, self.arguments)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code
+                raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
+            return value if type(value) in _PLAIN else _plain(value)
+
+        call = await task.call(act)
+        return Outcome(call.attempts, call.latency_s, call.result, call.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class StandInAgent:
+    """Plays a function: waits and fails as the simulator does, and gives the output that the file says."""
+
+    simulator: Provider
+    request: Request
+
+    async def perform(self, task: Task) -> Outcome:
+        async def act(attempt: int) -> Any:
+            request = Request(task.node, attempt, "function", "", rehearsal=self.request.rehearsal)
+            await self.simulator.complete(request, task.on_delta)
+            return request.rehearsal.output
+
+        call = await task.call(act)
+        return Outcome(call.attempts, call.latency_s, call.result, call.failure)
+
+
+async def _in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """The result of *function* in a daemon thread, which a cancelled or timed-out call leaves behind."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: Exception | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            result.set_exception(error)
+
+    def work() -> None:
+        value, failure = None, None
+        try:
+            value = context.run(function, **arguments)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code
+            # A future takes no StopIteration, and SystemExit is not to end the run.
+            plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
+            failure = error if plain else RuntimeError(f"{type(error).__name__}: {error}")
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, value, failure)
+
+    threading.Thread(target=work, name=f"call {function.__name__}", daemon=True).start()
+    value = await result
+    return await value if inspect.isawaitable(value) else value
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return to_jsonable_python(value, inf_nan_mode="strings")
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        message = f"returned {type(value).__name__}, which is not what JSON can hold: {error}"
+        raise FinalError(Failure(ErrorKind.FUNCTION, message)) from error
+
+
+def _told(error: BaseException) -> str:
+    """The error with the place in the user's code where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = ""
+    if frames and Path(frames[-1].filename) != Path(__file__):
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def load_function(module: str, function: str, folder: Path) -> Callable[..., Any]:
+    """The callable `module:function`, the pipeline's folder searched first.
+
+    Raises whatever importing the module raises, AttributeError, or TypeError where it cannot be called.
+    """
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    found: Any = importlib.import_module(module)
+    for name in function.split("."):
+        found = getattr(found, name)
+    if not callable(found):
+        raise TypeError(f"`{module}:{function}` is {type(found).__name__}, which cannot be called")
+    return found  # type: ignore[no-any-return]  # `callable` tells mypy nothing of what it returns
+
+
+def check_arguments(function: Callable[..., Any], names: Mapping[str, Any]) -> str | None:
+    """Why *function* cannot be called with these keyword arguments, or None where it can."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(**dict.fromkeys(names))
+    except TypeError as error:
+        return f"{error}; it takes {signature}"
+    return None

@@ -1,0 +1,118 @@
+"""The frozen values that cross the provider seam, and the seam itself.
+
+A provider is anything with `complete` and `aclose`. This file knows no provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol, TypeVar
+
+from agentdag.errors import ErrorKind
+
+_N = TypeVar("_N", int, Decimal)
+
+BYTES_PER_TOKEN = 3.5
+"""A first guess where nothing was counted: UTF-8 bytes of a text over its tokens."""
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens *text* has, where no provider has counted them."""
+    return round(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and money of one call or of many. Unknown is None, never 0.
+
+    `input_tokens` includes `cached_tokens`. `estimated` marks counts that no provider gave.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost_usd: Decimal | None = None
+    estimated: bool = False
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            _sum(self.input_tokens, other.input_tokens),
+            _sum(self.output_tokens, other.output_tokens),
+            _sum(self.cached_tokens, other.cached_tokens),
+            _sum(self.cost_usd, other.cost_usd),
+            self.estimated or other.estimated,
+        )
+
+
+def _sum(a: _N | None, b: _N | None) -> _N | None:
+    return None if a is None or b is None else a + b
+
+
+NO_USAGE = Usage(0, 0, 0, Decimal(0))
+"""What nothing at all has cost: the start of a sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The model parameters of a request; None leaves the provider's default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    reasoning_effort: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Passed to the provider as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What the simulator plays for a node: how long, how much, and which failures."""
+
+    latency_s: float = 1.0
+    tokens: int = 200
+    jitter: float = 0.0
+    fail_rate: float = 0.0
+    fail_first: tuple[ErrorKind, ...] = ()
+    output: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One model call. `node` and `attempt` (from 1) say whose it is."""
+
+    node: str
+    attempt: int
+    model: str
+    prompt: str
+    system: str | None = None
+    sampling: Sampling = Sampling()
+    stream: bool = False
+    timeout_s: float = 600.0
+    rehearsal: Rehearsal = Rehearsal()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer. `ttft_s` is the time to the first token, from the start of the call."""
+
+    text: str
+    usage: Usage
+    finish_reason: str
+    request_id: str | None = None
+    ttft_s: float | None = None
+
+
+OnDelta = Callable[[str], None]
+"""Told each piece of text as it streams; the provider calls it only where `Request.stream` is set."""
+
+
+class Provider(Protocol):
+    """One way to reach models. Raises only `CallError`, whatever the other side does."""
+
+    async def complete(self, request: Request, on_delta: OnDelta) -> Reply: ...
+
+    async def aclose(self) -> None: ...

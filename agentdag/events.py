@@ -1,0 +1,249 @@
+"""What happened in a run, as frozen values, and who is told.
+
+Events are the engine's only output: table, lines, JSON and results are folds over them.
+An observer that raises is dropped and never hurts the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+from agentdag.calls import Usage
+from agentdag.errors import Failure
+
+
+class Status(StrEnum):
+    """How a node settled."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+class RunStatus(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """`at` is in seconds since the run began, in every event; `time` is UTC in ISO 8601."""
+
+    type: ClassVar = "run.started"
+    run: str
+    at: float
+    pipeline: str
+    nodes: int
+    concurrency: int
+    schedule: str
+    time: str
+    critical_path_s: float
+    sequential_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierOpened:
+    """A join has all that it waits for; `missing` settled without a result."""
+
+    type: ClassVar = "barrier.opened"
+    run: str
+    at: float
+    node: str
+    reason: str
+    arrived: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarted:
+    """An attempt (from 1) of a node holds a slot and acts. `model` is None where none is asked."""
+
+    type: ClassVar = "node.started"
+    run: str
+    at: float
+    node: str
+    wave: int
+    attempt: int
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """Tokens as they stream, estimated until the answer is complete; a few times a second at most."""
+
+    type: ClassVar = "node.progress"
+    run: str
+    at: float
+    node: str
+    output_tokens: int
+    ttft_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWaiting:
+    """A node stopped waiting on `on` (`slot` or `retry`) after `seconds`."""
+
+    type: ClassVar = "node.waiting"
+    run: str
+    at: float
+    node: str
+    on: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRetrying:
+    """Attempt `attempt` failed; the next begins after `wait_s`."""
+
+    type: ClassVar = "node.retrying"
+    run: str
+    at: float
+    node: str
+    attempt: int
+    wait_s: float
+    error: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettled:
+    """A node's end. `latency_s` is of the last attempt alone; `waits` are seconds by cause."""
+
+    type: ClassVar = "node.settled"
+    run: str
+    at: float
+    node: str
+    status: Status
+    latency_s: float
+    attempts: int
+    model: str | None
+    usage: Usage
+    output: Any
+    error: Failure | None
+    reason: str | None
+    waits: Mapping[str, float]
+    ttft_s: float | None = None
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """Once a second at most: what is going on."""
+
+    type: ClassVar = "run.progress"
+    run: str
+    at: float
+    in_flight: int
+    queued: int
+    waiting: Mapping[str, int]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run's end. Both totals come from the measured latencies.
+
+    `output_errors` says for each output that is null why it could not be rendered.
+    `startup_s` is what loading and importing took before the run began.
+    """
+
+    type: ClassVar = "run.finished"
+    run: str
+    at: float
+    status: RunStatus
+    elapsed_s: float
+    startup_s: float
+    sequential_s: float
+    critical_path_s: float
+    usage: Usage
+    outputs: Mapping[str, Any]
+    output_errors: Mapping[str, str]
+    nodes: Mapping[Status, int]
+    exit_code: int
+    reason: str | None = None
+
+
+Event = (
+    RunStarted
+    | BarrierOpened
+    | NodeStarted
+    | NodeProgress
+    | NodeWaiting
+    | NodeRetrying
+    | NodeSettled
+    | RunProgress
+    | RunFinished
+)
+
+
+class Observer(Protocol):
+    """Anything that wants to know. Called in the order of the events, on the run's loop; must not block."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+class Observers:
+    """The fan-out: tells each observer, and drops one that raises.
+
+    `dropped` holds what was raised, for whoever wants to report it.
+    """
+
+    def __init__(self, observers: tuple[Observer, ...]) -> None:
+        self._observers = list(observers)
+        self.dropped: list[tuple[Observer, Exception]] = []
+
+    def __call__(self, event: Event, /) -> None:
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception as error:  # noqa: BLE001 - foreign code: a view may not hurt the run
+                self.dropped.append((observer, error))
+                self._observers = [other for other in self._observers if other is not observer]
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """*usage* as machines read it; money is a string of decimal digits."""
+    plain: dict[str, Any] = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "cost_usd": None if usage.cost_usd is None else format(usage.cost_usd, "f"),
+    }
+    if usage.estimated:
+        plain["estimated"] = True
+    return plain
+
+
+def failure_json(failure: Failure) -> dict[str, Any]:
+    """*failure* as machines read it; what is unknown is left out, but for kind and message."""
+    plain = {name: getattr(failure, name) for name in Failure.__slots__}
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+_PLAIN: dict[type, Callable[[Any], Any]] = {Usage: usage_json, Failure: failure_json}
+
+
+def event_json(event: Event) -> str:
+    """*event* as one line of JSON, safe for any output: lone surrogates are escaped."""
+    plain: dict[str, Any] = {"type": event.type}
+    for name in event.__slots__:
+        value = getattr(event, name)
+        plain[name] = _PLAIN[type(value)](value) if type(value) in _PLAIN else _rounded(value)
+    if isinstance(event, NodeSettled) and event.status is not Status.SUCCEEDED:
+        del plain["output"]
+    return json.dumps(plain)
+
+
+def _rounded(value: Any) -> Any:
+    """Seconds to the microsecond: the digits below mean nothing."""
+    if isinstance(value, float):
+        return round(value, 6)
+    return value

@@ -1,0 +1,211 @@
+"""A document against the language: what pydantic refuses, in the words of the language and with its place.
+
+What is wrong is cut out and the rest read again, so that all other problems are found in the same pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentdag.errors import Finding, Severity, Span
+from agentdag.language.document import Document, Path_, Source
+from agentdag.language.findings import did_you_mean
+from agentdag.language.spec import PipelineSpec, describe, known_keys
+from agentdag.language.templates import Problem
+
+_DUE = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+_FOREIGN = {
+    "depends_on": "write `needs: [...]`",
+    "dependencies": "write `needs: [...]`",
+    "requires": "write `needs: [...]`",
+    "after": "write `needs: [...]`",
+    "agents": "write `nodes:`",
+    "steps": "write `nodes:`",
+    "tasks": "write `nodes:`",
+    "jobs": "write `nodes:`",
+    "args": "write `with:`",
+    "kwargs": "write `with:`",
+    "arguments": "write `with:`",
+    "function": "write `call: package.module:function`",
+    "python": "write `call: package.module:function`",
+    "instructions": "write `system:`",
+    "system_prompt": "write `system:`",
+    "messages": "write `system:` and `prompt:`",
+    "template": "write `prompt:`",
+    "provider": "write `model: provider/name`",
+    "retries": "write `retry: 2`",
+    "max_retries": "write `retry: 2`",
+    "timeout_s": "write `timeout: 45s`",
+    "optional": "write `continue_on_failure: true`",
+    "allow_failure": "write `continue_on_failure: true`",
+    "continue_on_error": "write `continue_on_failure: true`",
+    "max_concurrency": "write `limits: {concurrency: 8}`",
+    "max_parallel": "write `limits: {concurrency: 8}`",
+    "parallelism": "write `limits: {concurrency: 8}`",
+    "vars": "write `inputs:`",
+    "variables": "write `inputs:`",
+    "env": "declare an input, or write ${NAME} under `providers:`",
+}
+_YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
+
+
+class Report:
+    """Collects findings about one document."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.findings: list[Finding] = []
+
+    def at(self, path: Path_, code: str, message: str, hint: str | None = None, *, key: bool = False) -> None:
+        """An error at the value (or the key) at *path*."""
+        self.add(code, self.document.span(path, key=key), message, hint)
+
+    def add(self, code: str, span: Span, message: str, hint: str | None = None, severity: Severity = "error") -> None:
+        self.findings.append(Finding(code, severity, span, message, hint))
+
+    def in_template(self, path: Path_, problem: Problem, source: Source | None = None) -> None:
+        """A problem in the template at *path*, or in the prompt file *source*."""
+        self.add(problem.code, self.template_span(path, problem, source), problem.message, problem.hint)
+
+    def template_span(self, path: Path_, problem: Problem, source: Source | None) -> Span:
+        if source is not None:
+            line, last = problem.line, problem.line
+            whole = source.span((line - 1, 0), (line - 1, max(1, len(source.line(line)))))
+        else:
+            source, place = self.document.source, self.document.span(path)
+            block = self.document.style(path) in {"|", ">"}
+            line = min(place.line + problem.line - (0 if block else 1), place.end_line)
+            last = place.end_line
+            text = source.line(line)
+            indent = len(text) - len(text.lstrip())
+            whole = source.span((line - 1, indent), (line - 1, len(text))) if block else place
+        if not problem.needle:
+            return whole
+        return source.find(problem.needle, line, last, default=whole)
+
+
+@dataclass
+class Checked:
+    """What could be read of a document. `damaged` are the paths that were cut out of it."""
+
+    spec: PipelineSpec | None
+    damaged: set[tuple[str | int, ...]] = field(default_factory=set)
+
+    def is_damaged(self, *path: str) -> bool:
+        return any(cut[: len(path)] == path for cut in self.damaged)
+
+
+def check_document(document: Document, report: Report) -> Checked:
+    """The spec in *document*; every refusal goes to *report*. The spec is None where nothing is left."""
+    value = document.value
+    if not isinstance(value, dict):
+        report.at((), "AD202", f"a pipeline is a mapping, not {describe(value)}", "begin with `nodes:`")
+        return Checked(None)
+    checked = Checked(None)
+    for _ in range(4):
+        try:
+            checked.spec = PipelineSpec.model_validate(value)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            if not checked.damaged:
+                value = copy.deepcopy(value)
+            for problem in problems:
+                path = tuple(problem["loc"])
+                if not any(path[: len(cut)] == cut for cut in checked.damaged):
+                    _report(report, problem)
+                _cut(value, path, checked.damaged)
+        else:
+            return checked
+    return checked
+
+
+def _report(report: Report, problem: Mapping[str, Any]) -> None:
+    kind, path = problem["type"], tuple(problem["loc"])
+    context = problem.get("ctx") or {}
+    key = str(path[-1]) if path else "the pipeline"
+    match kind:
+        case "extra_forbidden":
+            report.at(path, "AD201", f"unknown key `{key}`", _key_hint(key, path[:-1]), key=True)
+        case "missing":
+            hint = "write `<id>: {prompt: ...}` below it" if path == ("nodes",) else None
+            report.at(path[:-1], "AD203", f"`{key}` is missing", hint, key=True)
+        case "refused":
+            report.at(path, "AD202", context["message"], context.get("hint"))
+        case "literal_error":
+            known = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+            message = f"`{key}` is {' or '.join(known)}, not {describe(problem['input'])}"
+            report.at(path, "AD202", message, did_you_mean(str(problem["input"]), known))
+        case _ if kind in _BOUNDS:
+            words, bound = _BOUNDS[kind]
+            report.at(path, "AD202", f"`{key}` is {words} {context[bound]}, not {problem['input']}")
+        case _:
+            _report_type(report, path, kind, problem)
+
+
+def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem: Mapping[str, Any]) -> None:
+    value = problem["input"]
+    named = [str(step) for step in path if isinstance(step, str)]
+    key = named[-1] if named else "the pipeline"
+    if kind not in _DUE:
+        report.at(path, "AD202", f"`{key}`: {problem['msg']}")
+        return
+    item = "an item of " if path and isinstance(path[-1], int) else ""
+    hint = None
+    if kind == "bool_type" and isinstance(value, str) and value.lower() in _YAML_1_1:
+        hint = "YAML 1.2 knows only true and false"
+    elif kind == "list_type" and isinstance(value, str):
+        hint = f"write [{value}]"
+    elif kind == "string_type" and isinstance(value, dict):
+        hint = "put quotes around text that holds `: ` or begins with `{`"
+    elif kind == "string_type" and not isinstance(value, (list, type(None))):
+        hint = "put quotes around it"
+    elif kind == "model_type" and value is None:
+        hint = f"write keys below `{key}:`, indented"
+    report.at(path, "AD202", f"{item}`{key}` is {_DUE[kind]}, not {describe(value)}", hint)
+
+
+def _key_hint(key: str, parent: tuple[str | int, ...]) -> str | None:
+    known = known_keys(parent) or []
+    near = did_you_mean(key, known)
+    foreign = _FOREIGN.get(key)
+    if foreign is not None and (near is None or key not in known):
+        return foreign
+    return near or (f"known here: {', '.join(known)}" if known else None)
+
+
+def _cut(value: Any, path: Sequence[Any], damaged: set[tuple[str | int, ...]]) -> None:
+    """Remove what stands at *path*; where nothing stands there, its nearest parent that does."""
+    container, parent, found = value, None, []
+    for step in path:
+        if not isinstance(container, (dict, list)) or (isinstance(container, dict) and step not in container):
+            break
+        if isinstance(container, list) and not (isinstance(step, int) and step < len(container)):
+            break
+        if isinstance(container, list):
+            break
+        parent, container = container, container[step]
+        found.append(step)
+    if parent is not None and len(found) > 0:
+        parent.pop(found[-1], None)
+        damaged.add(tuple(found))

@@ -1,0 +1,116 @@
+"""Findings for people and for machines: every code with its meaning, text and JSON.
+
+This file renders findings; who finds them stands elsewhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+
+from agentdag.errors import Finding
+
+CODES = {
+    "AD101": "the file cannot be read",
+    "AD102": "not YAML",
+    "AD103": "YAML that a pipeline must not hold",
+    "AD104": "a key stands twice in one mapping",
+    "AD105": "a value that YAML versions read differently",
+    "AD201": "unknown key",
+    "AD202": "a value of the wrong type or out of range",
+    "AD203": "a key is missing",
+    "AD204": "keys that do not go together",
+    "AD205": "unknown tier, provider or model",
+    "AD206": "a file that cannot be used",
+    "AD207": "a function that cannot be called",
+    "AD301": "template syntax",
+    "AD302": "unknown name, filter or test in a template",
+    "AD303": "unknown node in a template",
+    "AD304": "unknown input in a template",
+    "AD305": "unknown attribute of a node",
+    "AD306": "a template whose dependencies cannot be known before the run",
+    "AD401": "unknown node in `needs`",
+    "AD402": "a node that depends on itself",
+    "AD403": "a cycle",
+}
+
+MAX_WIDTH = 120
+"""Longer source lines are shown as the part around the mark."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint that names the known word nearest to *word*, or None."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Each finding once, by file, then line and column."""
+    unique = dict.fromkeys(findings)
+    return sorted(unique, key=lambda f: (f.span.file, f.span.line, f.span.column, f.code))
+
+
+def to_text(findings: Sequence[Finding]) -> str:
+    """Each finding with its place, its source line with the place marked, and its hint."""
+    return "\n\n".join(_paragraph(finding) for finding in findings)
+
+
+def _paragraph(finding: Finding) -> str:
+    span = finding.span
+    lines = [f"{span.file}:{span.line}:{span.column}: {finding.severity}[{finding.code}]: {inert(finding.message)}"]
+    if span.excerpt.strip():
+        number = str(span.line)
+        gutter = " " * len(number)
+        text, start, width = _window(finding)
+        lines += [f"{gutter} |", f"{number} | {text}", f"{gutter} | {' ' * start}{'^' * width}"]
+    if finding.hint:
+        lines.append(f"  = hint: {inert(finding.hint)}")
+    return "\n".join(lines)
+
+
+def _window(finding: Finding) -> tuple[str, int, int]:
+    """The part of the source line to show, and where in it the mark begins and how long it is."""
+    span = finding.span
+    line = span.excerpt.replace("\t", " ")
+    start = min(span.column - 1, len(line))
+    end = span.end_column - 1 if span.end_line == span.line else len(line.rstrip())
+    first = max(0, start - MAX_WIDTH // 2) if len(line) > MAX_WIDTH else 0
+    shown = inert(line[first : first + MAX_WIDTH])
+    return shown, start - first, max(1, min(end, first + MAX_WIDTH) - start)
+
+
+def inert(text: str) -> str:
+    """*text* with everything that could move a cursor or hide words made visible, on one line."""
+    return "".join(c if c.isprintable() else _VISIBLE.get(c) or f"<U+{ord(c):04X}>" for c in text)
+
+
+_VISIBLE = {"\n": " ", "\t": " ", "\r": " ", "\u3000": "\u3000", "\xa0": " ", "\u2028": " ", "\u2029": " "}
+
+
+def to_json(findings: Sequence[Finding], files: int) -> str:
+    """The findings of *files* checked files, as the appendix of the contract has it."""
+    return json.dumps(
+        {
+            "files": files,
+            "errors": sum(finding.severity == "error" for finding in findings),
+            "warnings": sum(finding.severity == "warning" for finding in findings),
+            "findings": [_plain(finding) for finding in findings],
+        },
+        indent=2,
+    )
+
+
+def _plain(finding: Finding) -> dict[str, str | int | None]:
+    span = finding.span
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "file": span.file,
+        "line": span.line,
+        "column": span.column,
+        "end_line": span.end_line,
+        "end_column": span.end_column,
+        "message": finding.message,
+        "hint": finding.hint,
+    }

@@ -1,0 +1,205 @@
+"""A document to a frozen `Plan`: nodes, edges, waves; every problem found on the way, at its place.
+
+This file decides what belongs together; the words of the language stand in `language/spec.py`.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentdag.errors import ErrorKind, Finding, SpecError
+from agentdag.language.check import Checked, Report, check_document
+from agentdag.language.document import decode, parse_document, read_text
+from agentdag.language.findings import in_order
+from agentdag.language.spec import IDENTIFIER, RESERVED_IDS, PipelineSpec, RetrySpec
+from agentdag.language.templates import OUTPUT_NAMES, ValueTemplate
+from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
+from agentdag.plan.nodes import Draft, NodeCompiler
+from agentdag.plan.plan import DEFAULT_LATENCY_S, Plan, PlanNode, Retry
+from agentdag.plan.values import check_input_specs
+from agentdag.plan.wiring import Wiring
+
+DEFAULT_TIMEOUT_S = 600.0
+_PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What came of one file: a plan unless there are errors, and all findings in file order."""
+
+    plan: Plan | None
+    findings: tuple[Finding, ...]
+
+
+def compile_file(path: Path, *, provider_types: Mapping[str, frozenset[str]], allowed: Sequence[Path] = ()) -> Compiled:
+    """Read and compile the pipeline at *path* (`-` reads standard input). Raises nothing on bad input.
+
+    *provider_types* are the kinds of provider that exist, each with the model parameters that it does not know;
+    *allowed* are folders outside the pipeline's
+    own from which it may read files.
+    """
+    try:
+        if str(path) == "-":
+            text, path = decode(sys.stdin.buffer.read(), "-"), Path("-")
+        else:
+            text = read_text(path, str(path))
+        return compile_text(text, path, provider_types=provider_types, allowed=allowed)
+    except SpecError as error:
+        return Compiled(None, error.findings)
+
+
+def compile_text(text: str, path: Path, *, provider_types: Mapping[str, frozenset[str]], allowed: Sequence[Path] = ()) -> Compiled:
+    """As `compile_file`, of *text*; files that it names are relative to the folder of *path*."""
+    try:
+        document, findings = parse_document(text, str(path))
+    except SpecError as error:
+        return Compiled(None, error.findings)
+    report = Report(document)
+    report.findings += findings
+    collecting = gc.isenabled()
+    gc.disable()  # many small objects, none of them garbage: see document.py
+    try:
+        checked = check_document(document, report)
+        plan = None
+        if checked.spec is not None:
+            plan = _Compiler(checked.spec, checked, report, path, provider_types, tuple(allowed)).compile()
+    finally:
+        if collecting:
+            gc.enable()
+    found = tuple(in_order(report.findings))
+    return Compiled(None if any(f.severity == "error" for f in found) else plan, found)
+
+
+@dataclass
+class _Compiler:
+    spec: PipelineSpec
+    checked: Checked
+    report: Report
+    path: Path
+    provider_types: Mapping[str, frozenset[str]]
+    allowed: tuple[Path, ...]
+    drafts: dict[str, Draft] = field(default_factory=dict)
+
+    def compile(self) -> Plan | None:
+        """The plan; what is None or half-done is so because the report holds an error."""
+        check_input_specs(self.spec.inputs, self.report, self.path.parent, self.allowed)
+        compiler = NodeCompiler(
+            self.spec, self.checked, self.report, self.path.parent, self.provider_types, self.allowed
+        )
+        compiler.check_shared()
+        for name, node in self.spec.nodes.items():
+            if self._check_id(name):
+                self.drafts[name] = compiler.draft(name, node)
+        if not self.spec.nodes and not self.checked.is_damaged("nodes"):
+            self.report.at(
+                ("nodes",), "AD203", "a pipeline needs at least one node", "write `<id>: {prompt: ...}`", key=True
+            )
+        outputs = self._outputs()
+        wiring = Wiring(self.spec, self.report, self._declared(), self.drafts)
+        wiring.check_outputs(outputs)
+        wiring.connect()
+        numbers = {name: number for number, name in enumerate(self.drafts)}
+        needs = [[numbers[edge] for edge in draft.edges if edge in numbers] for draft in self.drafts.values()]
+        graph = build_graph(needs)
+        if graph is None:
+            self._report_cycles(needs)
+            return None
+        if any(finding.severity == "error" for finding in self.report.findings):
+            return None
+        return self._plan(graph, outputs, numbers)
+
+    def _declared(self) -> Mapping[str, Any]:
+        """The ids in the file, those of broken nodes among them."""
+        raw = self.report.document.value.get("nodes")
+        return raw if isinstance(raw, dict) else {}
+
+    def _check_id(self, name: str) -> bool:
+        path = ("nodes", name)
+        if not IDENTIFIER.fullmatch(name):
+            mend = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
+            hint = f"write `{mend}`" if IDENTIFIER.fullmatch(mend) else "begin with a letter"
+            message = f"the id `{name}` is not letters, digits and _, beginning with a letter"
+            self.report.at(path, "AD202", message, hint, key=True)
+            return False
+        if name in RESERVED_IDS:
+            message = f"the id `{name}` is reserved: templates use it for mappings"
+            self.report.at(path, "AD202", message, "choose another id", key=True)
+            return False
+        return True
+
+    def _outputs(self) -> dict[str, ValueTemplate]:
+        outputs = {}
+        for name, value in self.spec.outputs.items():
+            outputs[name] = ValueTemplate.of(value, OUTPUT_NAMES)
+            for path, template in outputs[name].leaves:
+                for problem in template.problems:
+                    self.report.in_template(("outputs", name, *path), problem)
+        return outputs
+
+    def _report_cycles(self, needs: Edges) -> None:
+        names = list(self.drafts)
+        for cycle in find_cycles(needs):
+            if len(cycle) == 1:
+                continue  # told as a self edge already
+            start = cycle.index(min(cycle))
+            way = [names[number] for number in (*cycle[start:], *cycle[:start])]
+            path = " -> ".join((*way, way[0]))
+            message = f"these nodes wait for each other: {path}"
+            hint = f"`a -> b` says that a needs b; remove one of these {len(way)} edges"
+            self.report.add("AD403", self.drafts[way[0]].places[way[1]], message, hint)
+
+    def _plan(self, graph: Graph, outputs: Mapping[str, ValueTemplate], numbers: Mapping[str, int]) -> Plan:
+        spec = self.spec
+        nodes = tuple(self._node(draft, graph.wave_of[numbers[draft.id]]) for draft in self.drafts.values())
+        return Plan(
+            name=spec.name or (self.path.stem if str(self.path) != "-" else "pipeline"),
+            description=spec.description,
+            path=self.path,
+            inputs=spec.inputs,
+            providers=spec.providers,
+            nodes=nodes,
+            graph=graph,
+            outputs=outputs,
+            concurrency=spec.limits.concurrency,
+            timeout_s=spec.limits.timeout,
+            fail_fast=spec.limits.fail_fast,
+            schedule=spec.schedule,
+            digest=self._digest(),
+            allowed=self.allowed,
+            numbers=numbers,
+        )
+
+    def _node(self, draft: Draft, wave: int) -> PlanNode:
+        spec, defaults = draft.spec, self.spec.defaults
+        retry = spec.retry or defaults.retry or RetrySpec()
+        timeout_s = spec.timeout if spec.timeout is not None else defaults.timeout
+        latency_s = spec.expect.latency
+        assert draft.work is not None
+        return PlanNode(
+            id=draft.id,
+            work=draft.work,
+            edges=tuple(draft.edges),
+            needs=tuple(spec.needs) if spec.needs is not None else tuple(draft.edges),
+            wave=wave,
+            optional=spec.continue_on_failure,
+            priority=_PRIORITIES[spec.priority],
+            timeout_s=DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s,
+            retry=Retry(retry.retries, retry.delay, retry.max_delay, frozenset(map(ErrorKind, retry.on))),
+            expected_s=DEFAULT_LATENCY_S if latency_s is None else latency_s,
+            assumed=latency_s is None,
+            rehearsal=draft.rehearsal,
+            simulated=draft.simulated,
+            description=spec.description,
+        )
+
+    def _digest(self) -> str:
+        said = {"spec": self.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+        said["files"] = {draft.id: draft.prompt_text for draft in self.drafts.values() if draft.source is not None}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()

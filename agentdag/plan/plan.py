@@ -1,0 +1,137 @@
+"""The compiled pipeline: frozen values that the engine drives through time.
+
+Every template is parsed, every reference resolved, every default filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from agentdag.calls import Rehearsal, Sampling
+from agentdag.errors import ErrorKind
+from agentdag.language.spec import InputSpec, ProviderSpec
+from agentdag.language.templates import Template, ValueTemplate
+from agentdag.plan.graph import Graph
+
+DEFAULT_LATENCY_S = 1.0
+"""What a node is taken to last where neither history nor `expect` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model at a provider."""
+
+    provider: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often an attempt is repeated, and for which failures; see SPEC `retry`."""
+
+    retries: int = 2
+    delay_s: float = 1.0
+    max_delay_s: float = 60.0
+    on: frozenset[ErrorKind] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWork:
+    """Ask a model."""
+
+    prompt: Template
+    system: Template | None
+    model: ModelRef
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class CallWork:
+    """Call the Python function `module:function` with keyword arguments."""
+
+    module: str
+    function: str
+    arguments: Mapping[str, ValueTemplate]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanNode:
+    """One node. `edges` are all its dependencies; `needs` those that a join sees."""
+
+    id: str
+    work: PromptWork | CallWork
+    edges: tuple[str, ...]
+    needs: tuple[str, ...]
+    wave: int
+    optional: bool
+    priority: int
+    """0 high, 1 normal, 2 low."""
+    timeout_s: float
+    retry: Retry
+    expected_s: float
+    assumed: bool
+    """Whether `expected_s` is no more than the default."""
+    rehearsal: Rehearsal
+    simulated: bool | None
+    """Whether the simulator stands in for it: True or False where the file says so, else by its kind."""
+    description: str | None
+
+    @property
+    def model(self) -> ModelRef | None:
+        return self.work.model if isinstance(self.work, PromptWork) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole pipeline, ready to run. `nodes` are in file order; `graph` numbers them likewise."""
+
+    name: str
+    description: str | None
+    path: Path
+    inputs: Mapping[str, InputSpec]
+    providers: Mapping[str, ProviderSpec]
+    nodes: tuple[PlanNode, ...]
+    graph: Graph
+    outputs: Mapping[str, ValueTemplate]
+    concurrency: int
+    timeout_s: float | None
+    fail_fast: bool
+    schedule: str
+    digest: str
+    """A fingerprint of all that the file and its prompt files say."""
+    allowed: tuple[Path, ...] = ()
+    """Folders besides the pipeline's own from which files may be read."""
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def durations_s(self) -> Sequence[float]:
+        """What each node is expected to last, in node order."""
+        return [node.expected_s for node in self.nodes]
+
+    def scaled(self, factor: float) -> Plan:
+        """The plan with every duration in the file times *factor*."""
+        if factor == 1:
+            return self
+        timeout_s = None if self.timeout_s is None else self.timeout_s * factor
+        return replace(self, nodes=tuple(_scaled(node, factor) for node in self.nodes), timeout_s=timeout_s)
+
+    def changed(self, **changes: Any) -> Plan:
+        """The plan with some of its limits replaced."""
+        return replace(self, **changes)
+
+
+def _scaled(node: PlanNode, factor: float) -> PlanNode:
+    retry, rehearsal = node.retry, node.rehearsal
+    return replace(
+        node,
+        timeout_s=node.timeout_s * factor,
+        retry=replace(retry, delay_s=retry.delay_s * factor, max_delay_s=retry.max_delay_s * factor),
+        expected_s=node.expected_s * factor,
+        rehearsal=replace(rehearsal, latency_s=rehearsal.latency_s * factor),
+    )

@@ -1,0 +1,117 @@
+"""How nodes depend on each other: `needs` and everything that their templates read.
+
+A node's edges are both together; what cannot be known before the run is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentdag.errors import Span
+from agentdag.language.check import Report
+from agentdag.language.document import Source
+from agentdag.language.findings import did_you_mean
+from agentdag.language.spec import PipelineSpec
+from agentdag.language.templates import Problem, Read, Template, ValueTemplate, read_problem
+from agentdag.plan.nodes import Draft
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass
+class Wiring:
+    """The edges of one pipeline. *declared* are all ids in the file, those of broken nodes among them."""
+
+    spec: PipelineSpec
+    report: Report
+    declared: Mapping[str, Any]
+    drafts: Mapping[str, Draft]
+
+    def connect(self) -> None:
+        """Fill in the edges of every draft."""
+        for draft in self.drafts.values():
+            self._listed(draft)
+            for path, template, source in draft.templates:
+                self._read(draft, path, template, source)
+
+    def check_outputs(self, outputs: Mapping[str, ValueTemplate]) -> None:
+        for name, value in outputs.items():
+            for leaf, template in value.leaves:
+                path = ("outputs", name, *leaf)
+                if template.dynamic is not None:
+                    self._refuse_dynamic(path, template.dynamic, None, "name each node: `nodes.<id>`")
+                for read in template.reads:
+                    if problem := self._problem(read, None):
+                        self.report.in_template(path, problem)
+
+    def _listed(self, draft: Draft) -> None:
+        for index, name in enumerate(draft.spec.needs or ()):
+            path = ("nodes", draft.id, "needs", index)
+            if name == draft.id:
+                self.report.at(path, "AD402", f"`{name}` needs itself", "remove it")
+            elif name not in self.declared:
+                self.report.at(path, "AD401", f"there is no node `{name}`", did_you_mean(name, self.declared))
+            elif name in draft.places:
+                self.report.at(path, "AD104", f"`{name}` is listed twice", "remove one")
+            else:
+                self._edge(draft, name, self.report.document.span(path))
+
+    def _read(self, draft: Draft, path: Path_, template: Template, source: Source | None) -> None:
+        listed = draft.spec.needs is not None
+        if template.dynamic is not None and not listed:
+            hint = "list the nodes under `needs:` and loop over `needs`"
+            self._refuse_dynamic(path, template.dynamic, source, hint)
+        if template.loops is not None and not listed and not self._reads_nodes(draft):
+            problem = Problem(
+                "AD306", "`needs` is empty here", "list the nodes under `needs:`", template.loops, "needs"
+            )
+            self.report.in_template(path, problem, source)
+        seen: set[Problem] = set()
+        for read in template.reads:
+            if problem := self._problem(read, draft):
+                if problem not in seen:
+                    seen.add(problem)
+                    self.report.in_template(path, problem, source)
+            elif read.root == "nodes" and read.path[0] not in draft.places:
+                problem = Problem("", "", None, read.line, f"nodes.{read.path[0]}")
+                self._edge(draft, read.path[0], self.report.template_span(path, problem, source))
+
+    @staticmethod
+    def _reads_nodes(draft: Draft) -> bool:
+        return any(read.root == "nodes" for _, template, _ in draft.templates for read in template.reads)
+
+    def _problem(self, read: Read, draft: Draft | None) -> Problem | None:
+        """What is wrong with *read* in the templates of *draft*, or of the outputs."""
+        if read.root in {"nodes", "needs"} and read.path:
+            name, needle = read.path[0], f"{read.root}.{read.path[0]}"
+            if draft is not None and name == draft.id:
+                return Problem("AD402", f"`{name}` reads itself", "read another node", read.line, needle)
+            if name not in self.declared:
+                hint = did_you_mean(name, self.declared)
+                return Problem("AD303", f"there is no node `{name}`", hint, read.line, needle)
+            if read.root == "needs" and draft is not None and not self._sees(draft, name):
+                hint = f"write `nodes.{name}`, or list `{name}` under `needs:`"
+                return Problem("AD303", f"`{name}` is not among the needs of `{draft.id}`", hint, read.line, needle)
+        return read_problem(read, self._inputs())
+
+    @staticmethod
+    def _sees(draft: Draft, name: str) -> bool:
+        if draft.spec.needs is not None:
+            return name in draft.spec.needs
+        reads = (read for _, template, _ in draft.templates for read in template.reads)
+        return any(read.root == "nodes" and read.path[:1] == (name,) for read in reads)
+
+    def _inputs(self) -> Mapping[str, Any]:
+        """The inputs in the file, those of broken ones among them."""
+        raw = self.report.document.value.get("inputs")
+        return raw if isinstance(raw, dict) else {}
+
+    def _refuse_dynamic(self, path: Path_, line: int, source: Source | None, hint: str) -> None:
+        message = "which nodes this reads cannot be known before the run"
+        self.report.in_template(path, Problem("AD306", message, hint, line, "nodes"), source)
+
+    def _edge(self, draft: Draft, name: str, place: Span) -> None:
+        draft.edges.append(name)
+        draft.places[name] = place

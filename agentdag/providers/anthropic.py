@@ -1,0 +1,155 @@
+"""Anthropic's messages; Bedrock and Vertex through the SDK's own clients.
+
+Protocol: https://docs.anthropic.com/en/api/messages and /en/api/messages-streaming
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
+from agentdag.errors import ErrorKind, Failure, UsageError, call_error
+from agentdag.providers.sdk import SdkClient, count
+from agentdag.providers.settings import Settings
+
+_PATH = "/v1/messages"
+DEFAULT_MAX_TOKENS = 4096
+"""The API demands a bound; this one is sent where the pipeline gives none."""
+
+
+class AnthropicProvider:
+    """One account at one server."""
+
+    def __init__(self, settings: Settings) -> None:
+        import anthropic  # noqa: PLC0415 - heavy: only a run that uses it pays for it
+
+        self._settings = settings
+        shared: dict[str, Any] = {
+            "max_retries": 0,
+            "default_headers": dict(settings.headers),
+            "http_client": settings.http.client(anthropic),
+        }
+        if settings.base_url is not None:
+            shared["base_url"] = settings.base_url
+        try:
+            client = self._client(anthropic, shared)
+        except (ImportError, ValueError, RuntimeError, anthropic.AnthropicError) as error:
+            hint = f"install the extra: pip install '.[{settings.type}]'" if isinstance(error, ImportError) else None
+            raise UsageError(f"`{settings.name}` cannot be reached: {error}", hint=hint) from None
+        self._sdk = SdkClient(client, anthropic, settings.name)
+
+    def _client(self, anthropic: Any, shared: dict[str, Any]) -> Any:
+        settings = self._settings
+        if settings.type == "bedrock":
+            self._need("boto3")
+            return anthropic.AsyncAnthropicBedrock(aws_region=settings.region, api_key=settings.api_key, **shared)
+        if settings.type == "vertex":
+            self._need("google.auth")
+            place = {"region": settings.region, "project_id": settings.project}
+            given = {key: value for key, value in place.items() if value is not None}
+            return anthropic.AsyncAnthropicVertex(access_token=settings.api_key, **given, **shared)
+        key = settings.key("ANTHROPIC_API_KEY")
+        shared["default_headers"].setdefault("X-Api-Key", key)
+        return anthropic.AsyncAnthropic(api_key=key, **shared)
+
+    def _need(self, module: str) -> None:
+        from importlib.util import find_spec  # noqa: PLC0415 - rarely needed
+
+        top = module.partition(".")[0]
+        if find_spec(top) is None or find_spec(module) is None:
+            raise ImportError(f"the package {module} is not installed")
+
+    async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
+        """The answer to *request*; streamed where it says so. Raises CallError only."""
+        body = self._body(request)
+        stream = request.stream if self._settings.stream is None else self._settings.stream
+        if stream:
+            return await self._streamed(request, body, on_delta)
+        answer, request_id = await self._sdk.post(_PATH, body, request.timeout_s)
+        content = answer.get("content")
+        if not isinstance(content, list):
+            raise self._sdk.fail("the answer has no content", request_id)
+        blocks = [block for block in content if isinstance(block, dict) and block.get("type") == "text"]
+        text = "".join(block["text"] for block in blocks if isinstance(block.get("text"), str))
+        usage = answer.get("usage")
+        told = usage if isinstance(usage, dict) else {}
+        return self._reply(request, text, answer.get("stop_reason"), told, request_id, None)
+
+    async def _streamed(self, request: Request, body: dict[str, Any], on_delta: OnDelta) -> Reply:
+        body["stream"] = True
+        pieces: list[str] = []
+        stop, ttft_s, ended = None, None, False
+        usage: dict[str, Any] = {}
+        started = time.monotonic()
+        async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, request_id):
+            async for event in events:
+                match event:
+                    case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(piece)}}:
+                        ttft_s = time.monotonic() - started if ttft_s is None else ttft_s
+                        pieces.append(piece)
+                        on_delta(piece)
+                    case {"type": "message_start", "message": {"usage": dict(told)}}:
+                        usage |= told
+                    case {"type": "message_delta", "delta": dict(delta)}:
+                        stop = delta.get("stop_reason") or stop
+                        told = event.get("usage")
+                        usage |= {key: v for key, v in told.items() if v is not None} if isinstance(told, dict) else {}
+                    case {"type": "message_stop"}:
+                        ended = True
+        if not ended:
+            raise self._sdk.fail("the stream ended without its end marker", request_id)
+        return self._reply(request, "".join(pieces), stop, usage, request_id, ttft_s)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": request.model,
+            "max_tokens": sampling.max_tokens or DEFAULT_MAX_TOKENS,
+            "messages": [{"role": "user", "content": request.prompt}],
+        }
+        given = {
+            "system": request.system,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stop_sequences": list(sampling.stop) or None,
+            "output_config": {"effort": sampling.reasoning_effort} if sampling.reasoning_effort else None,
+        }
+        body |= {key: value for key, value in given.items() if value is not None}
+        return body | dict(sampling.params)
+
+    def _reply(
+        self,
+        request: Request,
+        text: str,
+        stop: Any,
+        usage: Mapping[str, Any],
+        request_id: str | None,
+        ttft_s: float | None,
+    ) -> Reply:
+        if stop == "refusal":
+            name = self._settings.name
+            message = text[:500] or "the model refused to answer"
+            raise call_error(Failure(ErrorKind.REFUSED, message, name, 200, request_id, billed="yes"))
+        if not isinstance(stop, str):
+            raise self._sdk.fail("the answer has no stop_reason", request_id)
+        if not text:
+            cut = stop == "max_tokens"
+            message = "max_tokens was spent before any text came" if cut else "the answer is empty"
+            raise self._sdk.fail(message, request_id, final=cut)
+        return Reply(text, _usage(usage, request, text), stop, request_id, ttft_s)
+
+    async def aclose(self) -> None:
+        """Nothing to close: the HTTP client is the run's."""
+
+
+def _usage(told: Mapping[str, Any], request: Request, text: str) -> Usage:
+    """Tokens as counted, cached ones among the input; estimated where the server counted none."""
+    given, made = count(told.get("input_tokens")), count(told.get("output_tokens"))
+    if given is None or made is None:
+        asked = (request.system or "") + request.prompt
+        return Usage(estimate_tokens(asked), estimate_tokens(text), 0, estimated=True)
+    read = count(told.get("cache_read_input_tokens")) or 0
+    written = count(told.get("cache_creation_input_tokens")) or 0
+    return Usage(given + read + written, made, read)

@@ -1,0 +1,98 @@
+"""The way from a request to either SDK and back: its `post` path with plain dictionaries.
+
+That path keeps the SDK's authentication, base URL and error classes at half the CPU of its typed methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from agentdag.errors import CallError, Failure, call_error
+from agentdag.providers.faults import bad_response, error_body_failure, failure_of
+from agentdag.providers.http import CONNECT_TIMEOUT_S
+
+
+class SdkClient:
+    """One client of one SDK. *client* is the SDK's own, *sdk* its module."""
+
+    def __init__(self, client: Any, sdk: Any, provider: str) -> None:
+        self._client = client
+        self._stream_class = sdk.AsyncStream[object]
+        self.provider = provider
+
+    async def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], str | None]:
+        """The JSON object that *path* answers with, and the request's id. Raises CallError only."""
+        import httpx2  # noqa: PLC0415 - heavy: only a run that calls a provider pays for it
+
+        async with self._mapped():
+            response = await self._client.post(
+                path, cast_to=httpx2.Response, body=body, options={"timeout": _timeout(timeout_s)}
+            )
+            request_id = _request_id(response.headers)
+            kind = response.headers.get("content-type", "")
+            if "json" not in kind and not response.content.lstrip().startswith(b"{"):
+                raise self.fail(f"answered {kind or 'without a content type'} instead of JSON", request_id)
+            answer = response.json()
+        if not isinstance(answer, dict):
+            raise self.fail("answered JSON that is no object", request_id)
+        if answer.get("error"):
+            raise call_error(error_body_failure(answer, self.provider, request_id))
+        return answer, request_id
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: Mapping[str, Any], timeout_s: float
+    ) -> AsyncIterator[tuple[AsyncIterator[Any], str | None]]:
+        """The events of a streamed answer as plain values, and the request's id. Raises CallError only."""
+        async with self._mapped():
+            stream = await self._client.post(
+                path,
+                cast_to=object,
+                body=body,
+                options={"timeout": _timeout(timeout_s)},
+                stream=True,
+                stream_cls=self._stream_class,
+            )
+            request_id = _request_id(stream.response.headers)
+            try:
+                kind = stream.response.headers.get("content-type", "")
+                if "html" in kind:
+                    raise self.fail(f"answered {kind} instead of a stream", request_id)
+                yield aiter(stream), request_id
+            finally:
+                await stream.close()
+
+    @asynccontextmanager
+    async def _mapped(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (CallError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever an SDK raises becomes a recorded failure
+            raise call_error(failure_of(error, self.provider)) from error
+
+    def fail(self, message: str, request_id: str | None, *, final: bool = False) -> CallError:
+        """The error for an answer that is no answer."""
+        return call_error(bad_response(message, self.provider, request_id=request_id, final=final))
+
+    def failure(self, failure: Failure) -> CallError:
+        return call_error(failure)
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    return headers.get("x-request-id") or headers.get("request-id")
+
+
+def _timeout(timeout_s: float) -> Any:
+    """No shorter than the attempt, which is bounded outside: this only frees what nobody waits for."""
+    import httpx2  # noqa: PLC0415 - as above
+
+    return httpx2.Timeout(timeout_s + 1, connect=min(CONNECT_TIMEOUT_S, timeout_s + 1), pool=None)
+
+
+def count(value: Any) -> int | None:
+    """A token count, or None where the server sent anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,85 @@
+"""The built-in simulator: answers without a key, a network or a cent, the same for the same seed.
+
+How long, how much and which failures come from the node's `expect` and `simulate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from decimal import Decimal
+from random import Random
+
+from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
+from agentdag.errors import ErrorKind, Failure, call_error
+
+_PIECES = 20
+_ECHO = 160
+_STATUS = {
+    ErrorKind.RATE_LIMIT: 429,
+    ErrorKind.OVERLOADED: 529,
+    ErrorKind.SERVER: 500,
+    ErrorKind.AUTH: 401,
+    ErrorKind.QUOTA: 429,
+    ErrorKind.TOO_LONG: 400,
+    ErrorKind.BAD_REQUEST: 400,
+}
+
+
+class SimulatedProvider:
+    """Plays every model. *seed* decides jitter and failures."""
+
+    def __init__(self, name: str = "simulated", seed: int = 0) -> None:
+        self._name = name
+        self._seed = seed
+
+    async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
+        """The answer that `request.rehearsal` asks for; raises CallError where it says so."""
+        play = request.rehearsal
+        chance = Random(f"{self._seed}:{request.node}:{request.attempt}")  # noqa: S311 - no secret depends on it
+        latency_s = play.latency_s * (1 + play.jitter * chance.uniform(-1, 1))
+        failing = self._failing(request, chance)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        if failing is not None:
+            await asyncio.sleep(latency_s)
+            message = f"simulated {failing} in attempt {request.attempt}"
+            raise call_error(Failure(failing, message, self._name, _STATUS.get(failing)))
+        text = self._text(request)
+        ttft_s = None
+        if request.stream and latency_s > 0:
+            step = max(1, -(-len(text) // _PIECES))
+            pieces = [text[start : start + step] for start in range(0, len(text), step)]
+            for number, piece in enumerate(pieces, start=1):
+                await _sleep_until(started + latency_s * number / (len(pieces) + 1))
+                ttft_s = loop.time() - started if ttft_s is None else ttft_s
+                on_delta(piece)
+        if latency_s > 0:
+            await _sleep_until(started + latency_s)
+        asked = (request.system or "") + request.prompt
+        usage = Usage(estimate_tokens(asked), play.tokens, 0, Decimal(0))
+        return Reply(text, usage, "stop", f"sim-{request.node}-{request.attempt}", ttft_s)
+
+    @staticmethod
+    def _failing(request: Request, chance: Random) -> ErrorKind | None:
+        play = request.rehearsal
+        if request.attempt <= len(play.fail_first):
+            return play.fail_first[request.attempt - 1]
+        return ErrorKind.SERVER if play.fail_rate and chance.random() < play.fail_rate else None
+
+    @staticmethod
+    def _text(request: Request) -> str:
+        """The fixed answer, or an echo of what was asked, in short."""
+        output = request.rehearsal.output
+        if output is not None:
+            return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+        asked = " ".join(request.prompt[: 4 * _ECHO].split())
+        echo = asked if len(asked) <= _ECHO else asked[: _ECHO - 1] + "…"
+        return f"[{request.model}, simulated] {request.node} was asked: {echo}"
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+async def _sleep_until(when: float) -> None:
+    await asyncio.sleep(when - asyncio.get_running_loop().time())

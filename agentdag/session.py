@@ -1,0 +1,261 @@
+"""Wires one run: providers, functions, limits, observers and the engine.
+
+The only place that knows all of them; whatever is wrong with the invocation is found here, before any call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from agentdag.agents.function import check_arguments, load_function
+from agentdag.calls import Provider, Usage
+from agentdag.engine.attempts import Run
+from agentdag.engine.runner import Runner
+from agentdag.errors import SpecError, UsageError
+from agentdag.events import Event, NodeSettled, Observer, Observers, RunFinished, RunStatus
+from agentdag.language.spec import ProviderSpec
+from agentdag.limits.governor import Governor
+from agentdag.limits.slots import Slots
+from agentdag.plan.compile import Compiled, compile_file
+from agentdag.plan.plan import CallWork, Plan, PlanNode
+from agentdag.plan.values import resolve_inputs
+from agentdag.providers import registry
+from agentdag.providers.http import SharedHttp
+from agentdag.providers.settings import Secrets, Settings, expand
+from agentdag.providers.simulated import SimulatedProvider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a run differs from what its file says; None leaves the file's word.
+
+    With *simulate* the built-in simulator answers for everything that would leave the machine, every
+    duration in the file times *time_scale*. *seed* makes the simulator's chance repeatable.
+    """
+
+    concurrency: int | None = None
+    schedule: str | None = None
+    simulate: bool = False
+    time_scale: float = 1.0
+    seed: int = 0
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run came to. `nodes` holds how each node settled; times are in seconds."""
+
+    run: str
+    status: RunStatus
+    outputs: Mapping[str, Any]
+    output_errors: Mapping[str, str]
+    nodes: Mapping[str, NodeSettled]
+    usage: Usage
+    elapsed_s: float
+    sequential_s: float
+    critical_path_s: float
+    exit_code: int
+
+    @property
+    def ok(self) -> bool:
+        return self.status is RunStatus.SUCCEEDED
+
+
+def compile_pipeline(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Compiled:
+    """The pipeline at *path* with everything that was found in it."""
+    return compile_file(Path(path), provider_types=registry.provider_types(), allowed=allowed)
+
+
+def load(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Plan:
+    """The pipeline at *path*, compiled. Raises SpecError with all findings; makes no call."""
+    compiled = compile_pipeline(path, allowed=allowed)
+    if compiled.plan is None:
+        raise SpecError(compiled.findings)
+    return compiled.plan
+
+
+class Session:
+    """One run of *plan*. Raises UsageError where inputs, keys or functions are missing, before any call."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        options: Options | None = None,
+        observers: tuple[Observer, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        options = options or Options()
+        self._began = time.monotonic()
+        self.options = options
+        self.plan = _with_options(plan, options)
+        self.observers = Observers(observers)
+        self.id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self._secrets = Secrets()
+        self._environment = os.environ if environment is None else environment
+        self._inputs = resolve_inputs(self.plan, inputs or {})
+        self._functions = {n.id: _function(n, plan) for n in self.plan.nodes if _calls(n, options)}
+        self._runner: Runner | None = None
+        self._signal: int | None = None
+
+    async def run(self, *, began: float | None = None) -> RunResult:
+        """Run it to the end. *began* is when, on the monotonic clock, the start-up began that is told."""
+        http = SharedHttp(self.plan.concurrency)
+        providers: dict[str, Provider] = {}
+        try:
+            providers |= self._providers(http)
+            return await self._run(providers, self._began if began is None else began)
+        finally:
+            for provider in providers.values():
+                await provider.aclose()
+            await http.aclose()
+
+    def interrupt(self, signal: int) -> None:
+        """Stop as on SIGINT: once gently, twice at once."""
+        if self._runner is not None:
+            self._runner.interrupt(signal)
+
+    async def _run(self, providers: Mapping[str, Provider], began: float) -> RunResult:
+        results: dict[str, NodeSettled] = {}
+
+        def collect(event: Event) -> None:
+            if isinstance(event, NodeSettled):
+                results[event.node] = event
+
+        def emit(event: Event) -> None:
+            collect(event)
+            self.observers(event)
+
+        slots = Slots(self.plan.concurrency, wake=lambda: runner.wake())
+        start = asyncio.get_running_loop().time()
+        run = Run(
+            id=self.id,
+            plan=self.plan,
+            inputs=self._inputs,
+            providers=providers,
+            functions=self._functions,
+            simulator=SimulatedProvider(seed=self.options.seed) if self.options.simulate else None,
+            governor=Governor(slots, Random()),  # noqa: S311 - spreads retries, hides nothing
+            emit=emit,
+            redact=self._secrets.redact,
+            now=_clock(start),
+            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            stream=self.options.stream,
+        )
+        runner = self._runner = Runner(run, slots, startup_s=time.monotonic() - began)
+        finished = await runner.run()
+        return _result(finished, results)
+
+    def _providers(self, http: SharedHttp) -> dict[str, Provider]:
+        """Every provider that a node of this run will really ask."""
+        asked = {
+            node.model.provider
+            for node in self.plan.nodes
+            if node.model is not None and not (self.options.simulate and node.simulated is not False)
+        }
+        return {name: self._provider(name, http) for name in sorted(asked)}
+
+    def _provider(self, name: str, http: SharedHttp) -> Provider:
+        spec = self.plan.providers.get(name) or ProviderSpec()
+        kind = spec.type or name
+        if kind == registry.SIMULATED:
+            return SimulatedProvider(name, self.options.seed)
+        self._secrets.add(spec.api_key if spec.api_key and "${" not in spec.api_key else None)
+        fields = spec.model_dump(exclude={"type"})
+        said = expand(fields, f"providers.{name}", self._environment, self._secrets)
+        settings = Settings(
+            name=name, type=kind, http=http, secrets=self._secrets, environment=self._environment, **said
+        )
+        return registry.create(settings)
+
+
+async def arun(
+    plan: Plan,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    options: Options | None = None,
+    observers: tuple[Observer, ...] = (),
+) -> RunResult:
+    """Run *plan* and return its result; a failed run is a result too. Raises UsageError before any call."""
+    return await Session(plan, inputs, options=options, observers=observers).run()
+
+
+def run(
+    plan: Plan,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    options: Options | None = None,
+    observers: tuple[Observer, ...] = (),
+) -> RunResult:
+    """As `arun`, for code that has no event loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(arun(plan, inputs, options=options, observers=observers))
+    raise UsageError("agentdag.run() cannot be called from async code", hint="write `await agentdag.arun(...)`")
+
+
+def _with_options(plan: Plan, options: Options) -> Plan:
+    if options.time_scale != 1 and not options.simulate:
+        raise UsageError("--time-scale scales simulated time only", hint="add --simulate")
+    if options.time_scale <= 0:
+        raise UsageError(f"--time-scale is a number above 0, not {options.time_scale:g}")
+    if options.concurrency is not None and options.concurrency < 1:
+        raise UsageError(f"--concurrency is at least 1, not {options.concurrency}")
+    if options.schedule not in {None, "eager", "waves"}:
+        raise UsageError(f"--schedule is eager or waves, not {options.schedule}")
+    plan = replace(
+        plan,
+        concurrency=options.concurrency or plan.concurrency,
+        schedule=options.schedule or plan.schedule,
+    )
+    return plan.scaled(options.time_scale)
+
+
+def _calls(node: PlanNode, options: Options) -> bool:
+    """Whether *node* really calls its function in this run."""
+    return isinstance(node.work, CallWork) and not (options.simulate and node.simulated)
+
+
+def _function(node: PlanNode, plan: Plan) -> Callable[..., Any]:
+    work = node.work
+    assert isinstance(work, CallWork)
+    try:
+        function = load_function(work.module, work.function, plan.path.parent)
+    except Exception as error:  # noqa: BLE001 - importing is running foreign code
+        name = f"{work.module}:{work.function}"
+        raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
+    problem = check_arguments(function, work.arguments)
+    if problem is not None:
+        raise UsageError(f"node `{node.id}` cannot call {work.module}:{work.function}: {problem}")
+    return function
+
+
+def _clock(start: float) -> Callable[[], float]:
+    now = asyncio.get_running_loop().time
+    return lambda: now() - start
+
+
+def _result(finished: RunFinished, results: Mapping[str, NodeSettled]) -> RunResult:
+    return RunResult(
+        run=finished.run,
+        status=finished.status,
+        outputs=finished.outputs,
+        output_errors=finished.output_errors,
+        nodes=results,
+        usage=finished.usage,
+        elapsed_s=finished.elapsed_s,
+        sequential_s=finished.sequential_s,
+        critical_path_s=finished.critical_path_s,
+        exit_code=finished.exit_code,
+    )
