@@ -106,7 +106,8 @@ class Session:
         self._inputs = resolve_inputs(self.plan, inputs or {})
         self._functions = {n.id: _function(n, plan) for n in self.plan.nodes if _calls(n, options)}
         self._runner: Runner | None = None
-        self._signal: int | None = None
+        self.stopping = 0
+        """How often the run was asked to stop."""
 
     async def run(self, *, began: float | None = None) -> RunResult:
         """Run it to the end. *began* is when, on the monotonic clock, the start-up began that is told."""
@@ -122,8 +123,13 @@ class Session:
 
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""
+        self.stopping += 1
         if self._runner is not None:
             self._runner.interrupt(signal)
+
+    def _wake(self) -> None:
+        if self._runner is not None:
+            self._runner.wake()
 
     async def _run(self, providers: Mapping[str, Provider], began: float) -> RunResult:
         results: dict[str, NodeSettled] = {}
@@ -136,7 +142,7 @@ class Session:
             collect(event)
             self.observers(event)
 
-        slots = Slots(self.plan.concurrency, wake=lambda: runner.wake())
+        slots = Slots(self.plan.concurrency, wake=self._wake)
         start = asyncio.get_running_loop().time()
         run = Run(
             id=self.id,
@@ -232,7 +238,7 @@ def _function(node: PlanNode, plan: Plan) -> Callable[..., Any]:
     assert isinstance(work, CallWork)
     try:
         function = load_function(work.module, work.function, plan.path.parent)
-    except Exception as error:  # noqa: BLE001 - importing is running foreign code
+    except Exception as error:
         name = f"{work.module}:{work.function}"
         raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
     problem = check_arguments(function, work.arguments)

@@ -29,9 +29,7 @@ class Task:
 
     async def call(self, act: Callable[[int], Awaitable[T]], lane: str | None = None) -> Call[T]:
         """*act*, with the attempt's number, through the governor's door."""
-        return await self.governor.call(
-            act, policy=self.policy, seat=self.seat, lane=lane, listener=self.listener
-        )
+        return await self.governor.call(act, policy=self.policy, seat=self.seat, lane=lane, listener=self.listener)
 
 
 @dataclass(frozen=True, slots=True)

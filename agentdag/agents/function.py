@@ -40,7 +40,7 @@ class FunctionAgent:
                     value = await self.function(**self.arguments)
                 else:
                     value = await _in_thread(self.function, self.arguments)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code
+            except (Exception, SystemExit) as error:
                 raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
             return value if type(value) in _PLAIN else _plain(value)
 
@@ -71,22 +71,23 @@ async def _in_thread(function: Callable[..., Any], arguments: Mapping[str, Any])
     result: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
 
-    def settle(value: Any, error: Exception | None) -> None:
+    def settle(value: Any, failure: Exception | None) -> None:
         if result.done():
             return
-        if error is None:
+        if failure is None:
             result.set_result(value)
         else:
-            result.set_exception(error)
+            result.set_exception(failure)
 
     def work() -> None:
-        value, failure = None, None
+        value: Any = None
+        failure: Exception | None = None
         try:
             value = context.run(function, **arguments)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code
-            # A future takes no StopIteration, and SystemExit is not to end the run.
-            plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
-            failure = error if plain else RuntimeError(f"{type(error).__name__}: {error}")
+        except (StopIteration, SystemExit) as error:  # a future takes no StopIteration; SystemExit would end the run
+            failure = RuntimeError(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - foreign code
+            failure = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, value, failure)
 

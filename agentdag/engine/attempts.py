@@ -27,7 +27,7 @@ from agentdag.events import (
 from agentdag.language.sandbox import View
 from agentdag.language.templates import TemplateError
 from agentdag.limits.governor import Governor, Policy, Seat
-from agentdag.plan.plan import CallWork, Plan, PlanNode, PromptWork
+from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
 PROGRESS_EVERY_S = 0.2
 SHORTEST_WAIT_S = 0.05
@@ -107,10 +107,9 @@ class NodeLife:
         retry = node.retry
         policy = Policy(node.timeout_s, retry.retries, retry.delay_s, retry.max_delay_s, retry.on)
         outcome = await agent.perform(Task(node.id, run.governor, self.seat, policy, self, self.on_delta))
-        failure = outcome.failure
-        if failure is None:
+        if outcome.failure is None:
             return self.settled(Status.SUCCEEDED, outcome)
-        timed_out = failure.kind is ErrorKind.TIMEOUT
+        timed_out = outcome.failure.kind is ErrorKind.TIMEOUT
         return self.settled(Status.TIMED_OUT if timed_out else Status.FAILED, outcome)
 
     def _agent(self, names: Mapping[str, Any]) -> Agent:

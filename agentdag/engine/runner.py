@@ -263,4 +263,3 @@ class Runner:
                     if not view["ok"]:
                         errors[node.id] = view.why("output")
         return outputs, errors
-

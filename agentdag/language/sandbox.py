@@ -16,7 +16,8 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_STEPS = 1_000_000
 """Loop steps and elements touched, in one rendering."""
@@ -155,7 +156,7 @@ class Environment(ImmutableSandboxedEnvironment):
         for name, function in list(self.filters.items()):
             self.filters[name] = _bounded_filter(name, function)
         self.filters["bounded_loop"] = lambda items: _meter.get().loop(items)
-        self.filters["bounded_concat"] = lambda parts: _concat(parts)
+        self.filters["bounded_concat"] = _concat
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A dot on a mapping looks up the key first and a method only if there is none."""

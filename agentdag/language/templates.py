@@ -15,7 +15,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from agentdag.language.findings import did_you_mean
-from agentdag.language.sandbox import View, environment, metered, to_text
+from agentdag.language.sandbox import environment, metered, to_text
 
 NODE_NAMES = frozenset({"inputs", "nodes", "needs", "missing", "run"})
 """What the templates of a node see."""
@@ -323,15 +323,15 @@ def read_problem(read: Read, inputs: Mapping[str, Any]) -> Problem | None:
             return None
         hint = f"write `{read.root}.{name}.output`"
         return Problem("AD305", f"`{read.text}` is the node itself, not its output", hint, read.line, read.text)
-    known = NODE_ATTRIBUTES
+    known: tuple[str, ...] = NODE_ATTRIBUTES
     if rest[0] in known:
         if rest[0] not in _FIELDS or len(rest) == 1 or rest[1] in _FIELDS[rest[0]]:
             return None
         known, rest = _FIELDS[rest[0]], rest[1:]
-    hint = did_you_mean(rest[0], known)
-    if hint is None:
-        hint = f"fields of the answer stand under `{read.root}.{name}.output`" if known is NODE_ATTRIBUTES else ""
-        hint += f"; known are {', '.join(known)}" if hint else f"known are {', '.join(known)}"
+    listed = f"known are {', '.join(known)}"
+    if known is NODE_ATTRIBUTES:
+        listed = f"fields of the answer stand under `{read.root}.{name}.output`; {listed}"
+    hint = did_you_mean(rest[0], known) or listed
     return Problem("AD305", f"a node has no `{rest[0]}`", hint, read.line, read.text)
 
 

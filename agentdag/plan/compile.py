@@ -55,7 +55,9 @@ def compile_file(path: Path, *, provider_types: Mapping[str, frozenset[str]], al
         return Compiled(None, error.findings)
 
 
-def compile_text(text: str, path: Path, *, provider_types: Mapping[str, frozenset[str]], allowed: Sequence[Path] = ()) -> Compiled:
+def compile_text(
+    text: str, path: Path, *, provider_types: Mapping[str, frozenset[str]], allowed: Sequence[Path] = ()
+) -> Compiled:
     """As `compile_file`, of *text*; files that it names are relative to the folder of *path*."""
     try:
         document, findings = parse_document(text, str(path))

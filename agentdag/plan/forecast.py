@@ -79,13 +79,14 @@ def _slack(graph: Graph, durations: Durations, remaining: Sequence[float], lengt
         for dependant in graph.dependants[node]:
             earliest[dependant] = max(earliest[dependant], earliest[node] + durations[node])
     slack = (length - earliest[node] - remaining[node] for node in range(len(durations)))
-    return [0.0 if abs(seconds) < 1e-9 else seconds for seconds in slack]  # noqa: PLR2004 - rounding of sums
+    return [0.0 if abs(seconds) < 1e-9 else seconds for seconds in slack]
 
 
 def makespan_s(
     graph: Graph, durations: Durations, ranks: Sequence[tuple[float, float]], *, cap: int, schedule: str
 ) -> float:
-    """Seconds that *schedule* takes when at most *cap* nodes run at once; of the ready, the smallest rank starts first."""
+    """Seconds that *schedule* takes when at most *cap* nodes run at once;
+    of the ready, the smallest rank starts first."""
     if schedule == "eager":
         return _drain(graph, durations, ranks, cap, graph.waves[0] if graph.waves else (), follow=True)
     return sum(_drain(graph, durations, ranks, cap, wave, follow=False) for wave in graph.waves)

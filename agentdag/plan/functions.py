@@ -42,7 +42,7 @@ def check_function(module: str, function: str, folder: Path, search: Sequence[st
     except (OSError, SyntaxError, ValueError) as error:
         raise FunctionProblem(f"`{module}` cannot be read: {error}") from None
     names = _top_names(tree)
-    name = function.split(".")[0]
+    name = function.split(".", maxsplit=1)[0]
     if names is not None and name not in names:
         raise FunctionProblem(f"`{module}` has no `{name}`", did_you_mean(name, names))
 

@@ -38,7 +38,7 @@ class Draft:
     edges: list[str] = field(default_factory=list)
     places: dict[str, Span] = field(default_factory=dict)
     """Where each edge is written."""
-    rehearsal: Rehearsal = Rehearsal()
+    rehearsal: Rehearsal = field(default_factory=Rehearsal)
     simulated: bool | None = None
 
     @property

@@ -70,13 +70,13 @@ class Wiring:
             self.report.in_template(path, problem, source)
         seen: set[Problem] = set()
         for read in template.reads:
-            if problem := self._problem(read, draft):
-                if problem not in seen:
-                    seen.add(problem)
-                    self.report.in_template(path, problem, source)
+            if (wrong := self._problem(read, draft)) is not None:
+                if wrong not in seen:
+                    seen.add(wrong)
+                    self.report.in_template(path, wrong, source)
             elif read.root == "nodes" and read.path[0] not in draft.places:
-                problem = Problem("", "", None, read.line, f"nodes.{read.path[0]}")
-                self._edge(draft, read.path[0], self.report.template_span(path, problem, source))
+                place = Problem("", "", None, read.line, f"nodes.{read.path[0]}")
+                self._edge(draft, read.path[0], self.report.template_span(path, place, source))
 
     @staticmethod
     def _reads_nodes(draft: Draft) -> bool:

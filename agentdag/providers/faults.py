@@ -112,7 +112,7 @@ def _status_failure(error: Any, provider: str) -> Failure:
     words |= {str(word) for word in (getattr(error, "code", None), getattr(error, "type", None)) if word}
     message = message or error.message
     kind = _kind(status, words, message)
-    billed: Billed = "no" if 400 <= status < 500 or kind is ErrorKind.OVERLOADED else "maybe"  # noqa: PLR2004
+    billed: Billed = "no" if 400 <= status < 500 or kind is ErrorKind.OVERLOADED else "maybe"
     request_id = headers.get("x-request-id") or headers.get("request-id")
     wait_s = retry_after_s(headers)
     final = headers.get("x-should-retry") == "false"
@@ -148,9 +148,9 @@ def _kind(status: int, words: set[str], message: str) -> ErrorKind:
             return kind
     if status in _BY_STATUS:
         return _BY_STATUS[status]
-    if status == 200:  # noqa: PLR2004
+    if status == 200:
         return ErrorKind.BAD_RESPONSE
-    return ErrorKind.SERVER if status >= 500 else ErrorKind.BAD_REQUEST  # noqa: PLR2004
+    return ErrorKind.SERVER if status >= 500 else ErrorKind.BAD_REQUEST
 
 
 def _transport_failure(error: Exception, provider: str) -> Failure | None:

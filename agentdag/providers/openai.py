@@ -62,9 +62,9 @@ class OpenAIProvider:
         answer, request_id = await self._sdk.post(_PATH, body, request.timeout_s)
         choices = answer.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(message, dict):
+        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             raise self._sdk.fail("the answer has no choices", request_id)
+        message = choice["message"]
         if message.get("refusal"):
             raise self._refused(str(message["refusal"]), request_id)
         text = _text(message.get("content"))

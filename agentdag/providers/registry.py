@@ -48,5 +48,5 @@ def create(settings: Settings) -> Provider:
         return make(settings)
     except UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - another package's code
+    except Exception as error:
         raise UsageError(f"the provider `{settings.name}` cannot be made: {type(error).__name__}: {error}") from error

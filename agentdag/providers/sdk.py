@@ -71,7 +71,7 @@ class SdkClient:
             yield
         except (CallError, asyncio.CancelledError):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever an SDK raises becomes a recorded failure
+        except Exception as error:
             raise call_error(failure_of(error, self.provider)) from error
 
     def fail(self, message: str, request_id: str | None, *, final: bool = False) -> CallError:

@@ -1,0 +1,188 @@
+"""The command line: options, exit codes, and nothing that a command does not need.
+
+Commands import what they use when they run, so that `--help` and `validate` load no SDK.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+STARTED = time.monotonic()
+
+OK, FAILED, USAGE = 0, 1, 2
+"""Exit codes: the run succeeded, it ran and failed, it could not be run as asked."""
+
+app = typer.Typer(
+    name="agentdag",
+    help="Run pipelines of LLM agents declared in YAML: in parallel, along the critical path.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Color(StrEnum):
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class RunFormat(StrEnum):
+    auto = "auto"
+    table = "table"
+    plain = "plain"
+    json = "json"
+
+
+class FindingFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+
+class ScheduleName(StrEnum):
+    eager = "eager"
+    waves = "waves"
+
+
+Pipeline = Annotated[Path, typer.Argument(metavar="PIPELINE", help="The pipeline's YAML file, or - for stdin.")]
+AllowPath = Annotated[
+    list[Path] | None,
+    typer.Option("--allow-path", metavar="DIR", help="A folder outside the pipeline's from which it may read files."),
+]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", "-c", metavar="N", min=1, help="How many nodes may act at once.")
+]
+ScheduleOption = Annotated[
+    ScheduleName | None, typer.Option("--schedule", help="Start nodes as soon as they can, or in lock-step waves.")
+]
+ColorOption = Annotated[Color, typer.Option("--color", help="Colour the output; auto obeys the terminal and NO_COLOR.")]
+
+
+@app.command(epilog="Example: agentdag run pipelines/due_diligence.yaml --simulate --time-scale 0.1")
+def run(  # noqa: PLR0913 - one option each
+    pipeline: Pipeline,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", "-i", metavar="NAME=VALUE", help="An input; NAME=@FILE reads a file.")
+    ] = None,
+    inputs_file: Annotated[
+        str | None, typer.Option("--inputs", metavar="FILE", help="A JSON object with inputs; - reads stdin.")
+    ] = None,
+    concurrency: Concurrency = None,
+    schedule: ScheduleOption = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="The built-in simulator answers for every model; no key needed.")
+    ] = False,
+    time_scale: Annotated[
+        float, typer.Option("--time-scale", metavar="X", help="With --simulate: scale every duration in the file.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Makes the simulator's chance repeatable.")] = 0,
+    output_format: Annotated[
+        RunFormat, typer.Option("--format", help="Live table, plain lines, or one JSON event a line on stdout.")
+    ] = RunFormat.auto,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the outputs here instead of to stdout.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the outputs, and errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the SDKs log.")] = False,
+    color: ColorOption = Color.auto,
+    allow_path: AllowPath = None,
+) -> None:
+    """Run a pipeline: outputs go to stdout, everything else to stderr."""
+    from agentdag.cli.run import RunArguments, run_pipeline
+    from agentdag.session import Options
+
+    options = Options(
+        concurrency=concurrency,
+        schedule=None if schedule is None else schedule.value,
+        simulate=simulate,
+        time_scale=time_scale,
+        seed=seed,
+    )
+    arguments = RunArguments(
+        pipeline=pipeline,
+        inputs=inputs or [],
+        inputs_file=inputs_file,
+        options=options,
+        format=output_format.value,
+        output=output,
+        quiet=quiet,
+        debug=debug,
+        color=color.value,
+        allowed=tuple(allow_path or ()),
+    )
+    raise typer.Exit(run_pipeline(arguments, began=STARTED))
+
+
+@app.command(epilog="Example: agentdag validate pipelines/")
+def validate(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pipelines, or folders of them.")],
+    output_format: Annotated[FindingFormat, typer.Option("--format", help="For people or for machines.")] = (
+        FindingFormat.text
+    ),
+    color: ColorOption = Color.auto,
+    allow_path: AllowPath = None,
+) -> None:
+    """Check pipelines without running them; every finding at once, exit 2 where there is an error."""
+    from agentdag.cli.check import validate_paths
+
+    raise typer.Exit(validate_paths(paths, output_format.value, color.value, tuple(allow_path or ())))
+
+
+class GraphFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+
+@app.command(epilog="Example: agentdag graph pipelines/due_diligence.yaml -c 2")
+def graph(
+    pipeline: Pipeline,
+    output_format: Annotated[GraphFormat, typer.Option("--format", help="For people or for machines.")] = (
+        GraphFormat.text
+    ),
+    concurrency: Concurrency = None,
+    schedule: ScheduleOption = None,
+    color: ColorOption = Color.auto,
+    allow_path: AllowPath = None,
+) -> None:
+    """Show the waves, the critical path, the slack, and how long the run takes."""
+    from agentdag.cli.check import show_graph
+
+    changes = {"concurrency": concurrency, "schedule": None if schedule is None else schedule.value}
+    given = {name: value for name, value in changes.items() if value is not None}
+    raise typer.Exit(show_graph(pipeline, output_format.value, given, color.value, tuple(allow_path or ())))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from agentdag._version import __version__
+
+        typer.echo(f"agentdag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script; everything that is the user's to mend ends with a message and exit code 2."""
+    from agentdag.errors import UsageError
+
+    try:
+        app()
+    except UsageError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(USAGE)

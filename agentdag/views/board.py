@@ -1,0 +1,123 @@
+"""What a person wants to see of a run: a fold over its events.
+
+Table, lines and summary all draw the same board. It knows no terminal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agentdag.calls import NO_USAGE
+from agentdag.errors import Failure
+from agentdag.events import (
+    Event,
+    NodeProgress,
+    NodeRetrying,
+    NodeSettled,
+    NodeStarted,
+    RunFinished,
+    RunStarted,
+)
+
+PENDING, RUNNING, RETRYING = "pending", "running", "retrying"
+"""Besides the settled statuses, what a row's status may be."""
+_TROUBLE = frozenset({"failed", "timed_out", "cancelled"})
+
+
+@dataclass(slots=True)
+class Row:
+    """One node. Times are in seconds; `since` is when the present status began, on the run's clock."""
+
+    node: str
+    wave: int
+    model: str | None
+    status: str = PENDING
+    attempt: int = 0
+    since: float = 0.0
+    latency_s: float | None = None
+    ttft_s: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    counting: bool = False
+    """Whether the output tokens are still an estimate of what streams."""
+    error: Failure | None = None
+    reason: str | None = None
+
+    @property
+    def urgency(self) -> int:
+        """Smaller is shown first where not all rows fit."""
+        if self.status in {RUNNING, RETRYING}:
+            return 0
+        if self.status in _TROUBLE:
+            return 1
+        return 2 if self.status == PENDING else 3
+
+
+@dataclass
+class Board:
+    """The whole run. `rows` are by wave, then in file order."""
+
+    rows: dict[str, Row]
+    started: RunStarted | None = None
+    finished: RunFinished | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    """Of what has settled."""
+
+    @classmethod
+    def of(cls, nodes: Iterable[tuple[str, int, str | None]]) -> Board:
+        """The board of *nodes*, each an id, its wave, and its model where it asks one."""
+        rows = [Row(*node) for node in nodes]
+        board = cls({row.node: row for row in sorted(rows, key=lambda row: row.wave)})
+        board.counts[PENDING] = len(rows)
+        return board
+
+    def __call__(self, event: Event, /) -> None:
+        match event:
+            case NodeStarted():
+                self._node_started(event)
+            case NodeSettled():
+                self._node_settled(event)
+            case NodeProgress():
+                row = self.rows[event.node]
+                row.output_tokens, row.ttft_s, row.counting = event.output_tokens, event.ttft_s, True
+            case NodeRetrying():
+                row = self.rows[event.node]
+                self._change(row, RETRYING, event.at)
+                row.error, row.counting = event.error, False
+            case RunStarted():
+                self.started = event
+            case RunFinished():
+                self.finished = event
+
+    def streaming_tokens(self) -> int:
+        """Estimated tokens of the answers that are still coming."""
+        return sum(row.output_tokens or 0 for row in self.rows.values() if row.counting)
+
+    def _change(self, row: Row, status: str, at: float) -> None:
+        self.counts[row.status] -= 1
+        self.counts[status] += 1
+        row.status, row.since = status, at
+
+    def _node_started(self, event: NodeStarted) -> None:
+        row = self.rows[event.node]
+        self._change(row, RUNNING, event.at)
+        row.attempt, row.model = event.attempt, event.model
+        row.ttft_s = row.output_tokens = None
+        row.counting = False
+
+    def _node_settled(self, event: NodeSettled) -> None:
+        row = self.rows[event.node]
+        self._change(row, event.status.value, event.at)
+        usage = event.usage
+        row.latency_s, row.error, row.reason = event.latency_s, event.error, event.reason
+        row.ttft_s, row.counting, row.attempt = event.ttft_s, False, event.attempts
+        if usage is not NO_USAGE:
+            row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens
+            self.input_tokens += usage.input_tokens or 0
+            self.output_tokens += usage.output_tokens or 0
+        else:
+            row.output_tokens = None

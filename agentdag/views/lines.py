@@ -1,0 +1,100 @@
+"""A run as plain lines, for CI and logs: one a thing that happened, prefixed with its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TextIO
+
+from agentdag.events import (
+    BarrierOpened,
+    Event,
+    NodeRetrying,
+    NodeSettled,
+    NodeStarted,
+    NodeWaiting,
+    RunFinished,
+    RunStarted,
+    Status,
+    event_json,
+)
+from agentdag.views.words import count, failure, inert, seconds
+
+
+class Lines:
+    """An observer that writes a line for each event worth one; *width* is of the longest node id."""
+
+    def __init__(self, stream: TextIO, width: int) -> None:
+        self._write = writer(stream)
+        self._width = max(3, width)
+
+    def __call__(self, event: Event, /) -> None:
+        text: str | None
+        if isinstance(event, RunStarted):
+            bounds = f"critical path {seconds(event.critical_path_s)}, {seconds(event.sequential_s)} in sequence"
+            text = f"{inert(event.pipeline)}: {count(event.nodes, 'node')}, {event.concurrency} at once; {bounds}"
+        elif isinstance(event, RunFinished):
+            text = f"{event.status} in {seconds(event.elapsed_s)}"
+        else:
+            text = _text(event)
+        if text:
+            name = getattr(event, "node", "run")
+            self._write(f"{name:<{self._width}} | {event.at:8.3f} | {text}\n")
+
+
+def _text(event: Event) -> str | None:
+    match event:
+        case NodeStarted():
+            again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            return f"started{again}" + (f" ({inert(event.model)})" if event.model else "")
+        case NodeRetrying():
+            return f"attempt {event.attempt} failed, again in {seconds(event.wait_s)}: {failure(event.error)}"
+        case NodeWaiting(on="slot"):
+            return f"waited {seconds(event.seconds)} for a slot"
+        case BarrierOpened() if event.missing:
+            return f"goes on without {', '.join(event.missing)}"
+        case NodeSettled():
+            return settled_text(event)
+    return None
+
+
+def settled_text(event: NodeSettled) -> str:
+    """How a node ended, in a line."""
+    words = event.status.value.replace("_", " ")
+    if event.status is Status.SUCCEEDED:
+        usage = event.usage
+        tokens = f", {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out" if usage.output_tokens else ""
+        return f"{words} in {seconds(event.latency_s)}{tokens}"
+    if event.error is not None:
+        return f"{words} after {seconds(event.latency_s)}: {failure(event.error, event.attempts)}"
+    return f"{words}: {inert(event.reason or '')}"
+
+
+class JsonLines:
+    """An observer that writes each event as one line of JSON."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._write = writer(stream)
+
+    def __call__(self, event: Event, /) -> None:
+        self._write(event_json(event) + "\n")
+
+
+def writer(stream: TextIO) -> Callable[[str], None]:
+    """A write to *stream* at once, that does nothing more once its reader has gone away."""
+    open_ = True
+
+    def write(text: str) -> None:
+        nonlocal open_
+        if not open_:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
+        except (OSError, ValueError):
+            open_ = False
+
+    return write

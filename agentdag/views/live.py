@@ -1,0 +1,136 @@
+"""The live table on a terminal: a region at the bottom that is painted over, a few times a second.
+
+One write a frame inside a synchronized update, so nothing flickers; a resize repaints from a clean
+screen, so nothing is left behind; what others print meanwhile appears above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+
+from agentdag.events import Event, RunFinished, RunStarted
+from agentdag.views.board import Board
+from agentdag.views.table import render
+
+FRAME_S = 0.1
+_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
+_HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
+_ERASE_LINE, _ERASE_BELOW, _CLEAR = "\x1b[K", "\x1b[J", "\x1b[H\x1b[2J"
+
+
+class LiveTable:
+    """An observer that keeps *board* painted on *stream*; fold events into the board before it."""
+
+    def __init__(self, board: Board, stream: TextIO, *, color: bool) -> None:
+        self._board = board
+        self._stream = stream
+        self._ascii = not _can_encode(stream)
+        self._console = Console(file=io.StringIO(), force_terminal=True, no_color=not color, width=10_000)
+        self._painted = 0
+        self._size: tuple[int, int] | None = None
+        self._now: Callable[[], float] = lambda: 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._broken = False
+
+    def __call__(self, event: Event, /) -> None:
+        if isinstance(event, RunStarted):
+            loop = asyncio.get_running_loop()
+            start = loop.time() - event.at
+            self._now = lambda: loop.time() - start
+            self._write(_HIDE)
+            self._tick()
+        elif isinstance(event, RunFinished):
+            self.stop()
+
+    def stop(self) -> None:
+        """Take the region off the screen; whoever prints next begins where it stood."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._write(_BEGIN + self._home() + _ERASE_BELOW + _SHOW + _END)
+            self._painted = 0
+
+    def above(self, text: str) -> None:
+        """Print whole lines above the region."""
+        self._write(_BEGIN + self._home() + _ERASE_BELOW + text + _END)
+        self._painted = 0
+        if self._timer is not None:
+            self._paint()
+
+    def _tick(self) -> None:
+        self._paint()
+        self._timer = asyncio.get_running_loop().call_later(FRAME_S, self._tick)
+
+    def _paint(self) -> None:
+        size = shutil.get_terminal_size()
+        lines = render(
+            self._board, now=self._now(), width=size.columns - 1, height=size.lines - 1, ascii_only=self._ascii
+        )
+        start = self._home()
+        if self._size not in {None, size}:
+            start = _CLEAR
+        self._size = size
+        with self._console.capture() as capture:
+            for line in lines:
+                self._console.print(line, end=f"{_ERASE_LINE}\n", soft_wrap=True, highlight=False)
+        self._write(_BEGIN + start + capture.get() + _ERASE_BELOW + _END)
+        self._painted = len(lines)
+
+    def _home(self) -> str:
+        """Back to the region's first column and line."""
+        return "\r" + (f"\x1b[{self._painted}A" if self._painted else "")
+
+    def _write(self, text: str) -> None:
+        """A terminal that went away ends the painting and nothing else."""
+        if self._broken:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._broken = True
+
+    @contextmanager
+    def capturing_prints(self) -> Iterator[None]:
+        """While it lasts, what anyone prints appears above the table instead of in it."""
+        saved = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = _Above(self)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = saved
+            self.stop()
+
+
+class _Above(io.TextIOBase):
+    """A stream whose lines go above the table. Called from any thread of the user's functions."""
+
+    def __init__(self, table: LiveTable) -> None:
+        self._table = table
+        self._rest = ""
+        self._loop = asyncio.get_running_loop()
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if lines and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._table.above, "\n".join(lines) + "\n")
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+
+def _can_encode(stream: TextIO) -> bool:
+    try:
+        "▸↻✓✗■·…→".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

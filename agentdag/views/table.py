@@ -1,0 +1,146 @@
+"""The board as a table for a terminal: pure, from a board, a moment and a size to lines.
+
+Where not all rows fit, what runs and what failed comes first and the rest is folded to counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.cells import cell_len, set_cell_size
+from rich.style import Style
+from rich.text import Text
+
+from agentdag.views.board import PENDING, RETRYING, RUNNING, Board, Row
+from agentdag.views.words import inert, seconds
+
+_MARKS = {
+    PENDING: ("·", "dim"),
+    RUNNING: ("▸", "bold cyan"),
+    RETRYING: ("↻", "yellow"),
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "bold red"),
+    "timed_out": ("✗", "bold red"),
+    "skipped": ("○", "dim"),
+    "cancelled": ("■", "magenta"),
+}
+_ASCII = {"▸": ">", "↻": "~", "✓": "+", "✗": "x", "○": "o", "■": "#", "·": ".", "→": "->", "…": "~", "━": "=", "─": "-"}
+_FIXED = 2 + 5 + 12 + 4 + 10 + 8 + 8 + 8
+"""Columns of everything but the node and its model: mark, wave, status, try, time, first token, in, out."""
+_NARROWEST_MODEL = 10
+_WIDEST_NODE = 28
+
+
+def render(board: Board, *, now: float, width: int, height: int, ascii_only: bool = False) -> list[Text]:
+    """The whole picture, at most *height* lines of at most *width* columns. *now* is on the run's clock."""
+    width = max(20, width)
+    lines = [_header(board), *_table(board, now, width, height - 3), *_footer(board, now)]
+    return [_fitted(line, width, ascii_only=ascii_only) for line in lines[: max(1, height)]]
+
+
+def _header(board: Board) -> Text:
+    started = board.started
+    title = Text(inert(started.pipeline) if started else "", style="bold")
+    if started is not None:
+        title.append(f"  {started.nodes} nodes, {started.concurrency} at once, {started.schedule}", style="dim")
+    return title
+
+
+def _table(board: Board, now: float, width: int, height: int) -> list[Text]:
+    rows = list(board.rows.values())
+    folded: list[Row] = []
+    if len(rows) > height - 1:
+        room = max(1, height - 2)
+        by_urgency = sorted(rows, key=lambda row: row.urgency)
+        shown = {row.node for row in by_urgency[:room]}
+        folded = [row for row in rows if row.node not in shown]
+        rows = [row for row in rows if row.node in shown]
+    node_width, model_width = _widths(board, width)
+    lines = [_columns(node_width, model_width)]
+    lines += [_line(row, now, node_width, model_width) for row in rows]
+    if folded:
+        counts = Counter(row.status for row in folded)
+        told = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
+        lines.append(Text(f"  and {len(folded)} more: {told}", style="dim"))
+    return lines
+
+
+def _widths(board: Board, width: int) -> tuple[int, int]:
+    """Columns for the node and for its model; the model gives way first."""
+    free = width - _FIXED
+    names = max((cell_len(row.node) for row in board.rows.values()), default=4)
+    node = max(8, min(names, _WIDEST_NODE, free))
+    models = max((cell_len(row.model or "") for row in board.rows.values()), default=0)
+    model = min(free - node - 2, models)
+    return node, model if model >= min(_NARROWEST_MODEL, models) else 0
+
+
+def _columns(node_width: int, model_width: int) -> Text:
+    line = Text("  ", style="dim")
+    line.append(f"{'wave':<5}{'node':<{node_width}}  {'status':<10}")
+    if model_width:
+        line.append(f"  {'model':<{model_width}}")
+    line.append(f" {'try':>3}{'time':>10}{'first':>8}{'in':>8}{'out':>8}")
+    return line
+
+
+def _line(row: Row, now: float, node_width: int, model_width: int) -> Text:
+    mark, style = _MARKS[row.status]
+    line = Text(f"{mark} ", style=style)
+    line.append(f"{row.wave:<5}", style="dim")
+    line.append(_cell(row.node, node_width), style=Style() if row.status != PENDING else "dim")
+    line.append(f"  {row.status.replace('_', ' '):<10}", style=style)
+    if model_width:
+        line.append(f"  {_cell(row.model or '', model_width)}", style="dim")
+    line.append(f" {row.attempt if row.attempt > 1 else '':>3}{_time(row, now):>10}{_seconds(row.ttft_s):>8}")
+    out = f"{'~' if row.counting else ''}{_count(row.output_tokens)}"
+    line.append(f"{_count(row.input_tokens):>8}{out:>8}", style="dim")
+    return line
+
+
+def _cell(text: str, width: int) -> str:
+    text = inert(text)
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+
+
+def _time(row: Row, now: float) -> str:
+    if row.status in {RUNNING, RETRYING}:
+        return seconds(max(0.0, now - row.since))
+    return _seconds(row.latency_s) if row.attempt else ""
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else seconds(value)
+
+
+def _count(value: int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if value < 1_000_000 else f"{value / 1e6:.1f}M"
+
+
+def _footer(board: Board, now: float) -> list[Text]:
+    started = board.started
+    if started is None:
+        return []
+    elapsed = board.finished.elapsed_s if board.finished else now
+    line = Text(seconds(elapsed), style="bold")
+    line.append(f" of {seconds(started.critical_path_s)} critical path", style="dim")
+    line.append(f", {seconds(started.sequential_s)} in sequence", style="dim")
+    counts = board.counts
+    told = [f"{counts[RUNNING]} running", f"{counts[PENDING]} waiting"]
+    told += [f"{counts[RETRYING]} retrying"] if counts[RETRYING] else []
+    made = board.output_tokens + board.streaming_tokens()
+    tokens = f"{board.input_tokens:,} tokens in, {made:,} out"
+    return [line, Text(f"{', '.join(told)}; {tokens}", style="dim")]
+
+
+def _fitted(line: Text, width: int, *, ascii_only: bool) -> Text:
+    if ascii_only:
+        plain = "".join(_ASCII.get(c, c if c.isascii() else "?") for c in line.plain)
+        if len(plain) == len(line.plain):
+            line.plain = plain
+        else:
+            line = Text(plain)
+    line.truncate(width, overflow="ellipsis" if not ascii_only else "crop")
+    return line
