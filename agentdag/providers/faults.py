@@ -18,7 +18,19 @@ from agentdag.providers.http import BodyTooLargeError
 
 MAX_MESSAGE = 500
 
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active"})
+_QUOTA = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_error",
+        "billing_not_active",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "linked_organization_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "organization_on_hold",
+    }
+)
 _TOO_LONG = frozenset({"context_length_exceeded", "request_too_large", "string_above_max_length"})
 _REFUSED = frozenset({"content_filter", "content_policy_violation", "refusal", "ResponsibleAIPolicyViolation"})
 _AUTH = frozenset({"invalid_api_key", "authentication_error", "permission_error", "invalid_authentication"})
@@ -36,6 +48,8 @@ _BY_WORD = (
     (frozenset({"timeout_error"}), ErrorKind.TIMEOUT),
     (frozenset({"invalid_request_error", "not_found_error"}), ErrorKind.BAD_REQUEST),
 )
+_GENERIC = frozenset({ErrorKind.SERVER, ErrorKind.BAD_REQUEST})
+"""Kinds that servers name where they know no better; a status says more."""
 _BY_PHRASE = (
     ("credit balance is too low", ErrorKind.QUOTA),
     ("prompt is too long", ErrorKind.TOO_LONG),
@@ -132,6 +146,9 @@ def _told(body: Any) -> tuple[str, set[str]]:
         inner = body.get("error", body)
         if isinstance(inner, Mapping):
             words = {str(inner[key]) for key in ("type", "code") if inner.get(key)}
+            details = inner.get("details")
+            if isinstance(details, Mapping) and details.get("error_code"):
+                words.add(str(details["error_code"]))
             return str(inner.get("message") or ""), words
         return str(inner), set()
     return (body if isinstance(body, str) else ""), set()
@@ -142,9 +159,8 @@ def _kind(status: int, words: set[str], message: str) -> ErrorKind:
     for phrase, kind in _BY_PHRASE:
         if phrase in lower:
             return kind
-    invalid = ErrorKind.BAD_REQUEST
     for known, kind in _BY_WORD:
-        if words & known and (kind is not invalid or status not in _BY_STATUS):
+        if words & known and (kind not in _GENERIC or status == 200):
             return kind
     if status in _BY_STATUS:
         return _BY_STATUS[status]
@@ -164,7 +180,7 @@ def _transport_failure(error: Exception, provider: str) -> Failure | None:
         return Failure(ErrorKind.CONNECTION, f"TLS failed: {words}", provider, final=True)
     if names & {"UnsupportedProtocol", "InvalidURL", "NonHttpUrlClientError"}:
         return Failure(ErrorKind.BAD_REQUEST, f"this base_url cannot be reached: {words}", provider)
-    if "ClientConnectorError" in names or ("ConnectError" in names and "ConnectTimeout" not in names):
+    if "ClientConnectorError" in names or ("ConnectError" in names and "ClientConnectionError" not in names):
         return Failure(ErrorKind.CONNECTION, f"cannot connect: {words}", provider)
     if names & {"ReadTimeout", "SocketTimeoutError", "WriteTimeout"}:
         return Failure(ErrorKind.TIMEOUT, words or "the connection stalled", provider, billed="maybe")

@@ -49,9 +49,8 @@ def _verdict(finished: RunFinished) -> Text:
 
 
 def _time(finished: RunFinished) -> Text:
-    line = Text(f"time    {seconds(finished.elapsed_s)} elapsed")
-    line.append(f", {seconds(finished.critical_path_s)} along the critical path")
-    line.append(f", {seconds(finished.sequential_s)} one after another")
+    line = Text(f"time    {seconds(finished.elapsed_s)}; critical path {seconds(finished.critical_path_s)}")
+    line.append(f"; one after another {seconds(finished.sequential_s)}")
     if finished.elapsed_s > 0 and finished.sequential_s > finished.elapsed_s:
-        line.append(f": {finished.sequential_s / finished.elapsed_s:.2f} times as fast")
+        line.append(f", {finished.sequential_s / finished.elapsed_s:.1f} times as long")
     return line

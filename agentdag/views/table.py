@@ -25,7 +25,7 @@ _MARKS = {
     "cancelled": ("■", "magenta"),
 }
 _ASCII = {"▸": ">", "↻": "~", "✓": "+", "✗": "x", "○": "o", "■": "#", "·": ".", "→": "->", "…": "~", "━": "=", "─": "-"}
-_FIXED = 2 + 5 + 12 + 4 + 10 + 8 + 8 + 8
+_FIXED = 2 + 5 + 12 + 4 + 10 + 7 + 8 + 8
 """Columns of everything but the node and its model: mark, wave, status, try, time, first token, in, out."""
 _NARROWEST_MODEL = 10
 _WIDEST_NODE = 28
@@ -80,7 +80,7 @@ def _columns(node_width: int, model_width: int) -> Text:
     line.append(f"{'wave':<5}{'node':<{node_width}}  {'status':<10}")
     if model_width:
         line.append(f"  {'model':<{model_width}}")
-    line.append(f" {'try':>3}{'time':>10}{'first':>8}{'in':>8}{'out':>8}")
+    line.append(f" {'try':>3}{'time':>10}{'first':>7}{'in':>8}{'out':>8}")
     return line
 
 
@@ -91,8 +91,10 @@ def _line(row: Row, now: float, node_width: int, model_width: int) -> Text:
     line.append(_cell(row.node, node_width), style=Style() if row.status != PENDING else "dim")
     line.append(f"  {row.status.replace('_', ' '):<10}", style=style)
     if model_width:
-        line.append(f"  {_cell(row.model or '', model_width)}", style="dim")
-    line.append(f" {row.attempt if row.attempt > 1 else '':>3}{_time(row, now):>10}{_seconds(row.ttft_s):>8}")
+        model = row.model or ""
+        fits = cell_len(model) <= model_width
+        line.append(f"  {_cell(model if fits else model.partition('/')[2], model_width)}", style="dim")
+    line.append(f" {row.attempt if row.attempt > 1 else '':>3}{_time(row, now):>10}{_seconds(row.ttft_s):>7}")
     out = f"{'~' if row.counting else ''}{_count(row.output_tokens)}"
     line.append(f"{_count(row.input_tokens):>8}{out:>8}", style="dim")
     return line

@@ -1,0 +1,45 @@
+"""What many tests need: a wire-true server, and pipelines from text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from wire import WireServer
+
+from agentdag.plan.compile import Compiled, compile_text
+from agentdag.plan.plan import Plan
+from agentdag.providers.registry import provider_types
+
+PIPELINES = Path(__file__).parent.parent / "pipelines"
+
+
+@pytest.fixture
+def wire() -> Iterator[WireServer]:
+    server = WireServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Callable[[str], Compiled]:
+    """Compiles a text as `p.yaml` in a folder of its own."""
+
+    def compile_(text: str) -> Compiled:
+        return compile_text(textwrap.dedent(text), tmp_path / "p.yaml", provider_types=provider_types())
+
+    return compile_
+
+
+@pytest.fixture
+def plan(compiled: Callable[[str], Compiled]) -> Callable[[str], Plan]:
+    """As `compiled`, of a text that has no errors."""
+
+    def compile_(text: str) -> Plan:
+        found = compiled(text)
+        assert found.plan is not None, found.findings
+        return found.plan
+
+    return compile_

@@ -1,0 +1,389 @@
+"""Wire-true OpenAI and Anthropic servers on loopback, in a thread of their own.
+
+A model's name decides what happens: `script["name"]` lists one behaviour for each call to that model, the
+last one repeated; without a script the call succeeds. Every request is kept in `calls`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+HANG_S = 3600.0
+ANSWER = "Hello from the wire, with ünicode."
+PIECES = ["Hello ", "from ", "the wire, ", "with ünicode."]
+
+
+@dataclass
+class Call:
+    """One request as it came."""
+
+    path: str
+    body: dict[str, Any]
+    headers: CIMultiDict[str]
+
+    @property
+    def prompt(self) -> str:
+        return self.body["messages"][-1]["content"]
+
+
+@dataclass
+class WireServer:
+    """Both protocols under one address; `base_url` differs: OpenAI's ends in /v1."""
+
+    script: dict[str, list[str]] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    latency_s: float = 0.0
+    in_flight: int = 0
+    peak: int = 0
+    url: str = ""
+    arrived: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._turns: Counter[str] = Counter()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._ready = threading.Event()
+        self._closing = asyncio.Event()
+
+    @property
+    def openai_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def count(self, model: str) -> int:
+        """How many calls asked for *model*."""
+        return sum(call.body.get("model") == model for call in self.calls)
+
+    def start(self) -> WireServer:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._main())
+        self._loop.close()
+
+    async def _main(self) -> None:
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/v1/chat/completions", self._openai)
+        app.router.add_post("/openai/deployments/{deployment}/chat/completions", self._openai)
+        app.router.add_post("/v1/messages", self._anthropic)
+        app.router.add_post("/v1/v1/messages", self._anthropic)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        self._ready.set()
+        await self._closing.wait()
+        await runner.cleanup()
+
+    async def _openai(self, request: web.Request) -> web.StreamResponse:
+        return await self._handle(request, OpenAIWire())
+
+    async def _anthropic(self, request: web.Request) -> web.StreamResponse:
+        return await self._handle(request, AnthropicWire())
+
+    async def _handle(self, request: web.Request, wire: OpenAIWire | AnthropicWire) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        self.calls.append(Call(request.path, body, request.headers.copy()))
+        self.arrived.set()
+        model = body["model"]
+        script = self.script.get(model, ["ok"])
+        turn = min(self._turns[model], len(script) - 1)
+        self._turns[model] += 1
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            if self.latency_s:
+                await asyncio.sleep(self.latency_s)
+            return await self._behave(request, body, wire, script[turn])
+        finally:
+            self.in_flight -= 1
+
+    async def _behave(
+        self, request: web.Request, body: dict[str, Any], wire: OpenAIWire | AnthropicWire, behaviour: str
+    ) -> web.StreamResponse:
+        name, _, argument = behaviour.partition(":")
+        if name.isdigit():
+            headers = dict(pair.split("=", 1) for pair in argument.split(";") if pair)
+            return wire.error(int(name), "told by the server", headers=headers)
+        if name in FAULTS:
+            return await FAULTS[name](request, body, wire, argument)
+        if body.get("stream"):
+            return await stream(request, wire.events(body, name))
+        return web.json_response(wire.answer(body, name), headers={"x-request-id": "req-1", "request-id": "req-1"})
+
+
+class OpenAIWire:
+    """Chat completions as OpenAI sends them."""
+
+    def error(self, status: int, message: str, *, headers: dict[str, str], code: str | None = None) -> web.Response:
+        kinds = {401: "invalid_request_error", 429: "requests", 400: "invalid_request_error"}
+        codes = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+        error = {
+            "message": message,
+            "type": kinds.get(status, "server_error"),
+            "param": None,
+            "code": code or codes.get(status),
+        }
+        return web.json_response({"error": error}, status=status, headers={"x-request-id": "req-err", **headers})
+
+    def answer(self, body: dict[str, Any], variant: str) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": ANSWER, "refusal": None}
+        finish = "stop"
+        if variant == "refusal":
+            message = {"role": "assistant", "content": None, "refusal": "I will not do that."}
+        elif variant == "content_filter":
+            message["content"], finish = "", "content_filter"
+        elif variant == "empty_text":
+            message["content"], finish = "", "length"
+        elif variant == "parts":
+            message["content"] = [{"type": "text", "text": "Hello "}, {"type": "text", "text": "parts"}]
+        elif variant == "echo_key":
+            message["content"] = body["messages"][-1]["content"]
+        choices: Any = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
+        choices = {"empty_choices": [], "null_choices": None}.get(variant, choices)
+        whole = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": choices,
+            "usage": {
+                "prompt_tokens": 40,
+                "completion_tokens": 9,
+                "total_tokens": 49,
+                "prompt_tokens_details": {"cached_tokens": 8},
+            },
+        }
+        if variant == "no_usage":
+            del whole["usage"]
+        if variant == "error200":
+            return {"error": {"message": "upstream fell over", "type": None, "code": None}}
+        return whole
+
+    def events(self, body: dict[str, Any], variant: str) -> list[str]:
+        def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            whole = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+            return "data: " + json.dumps({**whole, "choices": [choice], **more}) + "\n\n"
+
+        pieces = {"echo_key": [body["messages"][-1]["content"]]}.get(variant, PIECES)
+        lines = [chunk({"role": "assistant", "content": ""})]
+        if variant == "refusal":
+            lines += [chunk({"refusal": "I will not do that."}), chunk({}, "stop")]
+        elif variant == "content_filter":
+            lines.append(chunk({}, "content_filter"))
+        elif variant in {"empty_choices", "null_choices", "error200"}:
+            value: Any = {"empty_choices": {"choices": []}, "null_choices": {"choices": None}}.get(variant)
+            value = value or {"error": {"message": "upstream fell over"}}
+            lines = ["data: " + json.dumps(value) + "\n\n"]
+        elif variant == "empty_text":
+            lines.append(chunk({}, "length"))
+        elif variant == "error_event":
+            error = {"error": {"message": "slow down", "type": "tokens", "code": "rate_limit_exceeded"}}
+            return [*lines, chunk({"content": "Hel"}), "data: " + json.dumps(error) + "\n\n"]
+        else:
+            lines += [chunk({"content": piece}) for piece in pieces]
+            if variant == "no_end":
+                return lines
+            lines.append(chunk({}, "stop"))
+        if variant != "no_usage" and body.get("stream_options", {}).get("include_usage"):
+            usage = {"prompt_tokens": 40, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 8}}
+            lines.append("data: " + json.dumps({"choices": [], "usage": usage}) + "\n\n")
+        return [*lines, "data: [DONE]\n\n"]
+
+
+class AnthropicWire:
+    """Messages as Anthropic sends them."""
+
+    def error(self, status: int, message: str, *, headers: dict[str, str], code: str | None = None) -> web.Response:
+        kinds = {
+            400: "invalid_request_error",
+            401: "authentication_error",
+            403: "permission_error",
+            404: "not_found_error",
+            413: "request_too_large",
+            429: "rate_limit_error",
+            529: "overloaded_error",
+        }
+        error = {"type": "error", "error": {"type": code or kinds.get(status, "api_error"), "message": message}}
+        return web.json_response(error, status=status, headers={"request-id": "req-err", **headers})
+
+    def answer(self, body: dict[str, Any], variant: str) -> dict[str, Any]:
+        content: Any = [{"type": "text", "text": ANSWER}]
+        stop: str | None = "end_turn"
+        if variant in {"refusal", "content_filter"}:
+            content, stop = [], "refusal"
+        elif variant == "empty_text":
+            content, stop = [], "max_tokens"
+        elif variant == "parts":
+            content = [{"type": "text", "text": "Hello "}, {"type": "text", "text": "parts"}]
+        elif variant == "echo_key":
+            content = [{"type": "text", "text": body["messages"][-1]["content"]}]
+        elif variant == "empty_choices":
+            content, stop = [], None
+        elif variant == "null_choices":
+            content = None
+        whole = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "content": content,
+            "stop_reason": stop,
+            "stop_sequence": None,
+            "usage": {
+                "input_tokens": 30,
+                "cache_read_input_tokens": 8,
+                "cache_creation_input_tokens": 2,
+                "output_tokens": 9,
+            },
+        }
+        if variant == "no_usage":
+            del whole["usage"]
+        if variant == "error200":
+            return {"type": "error", "error": {"message": "upstream fell over"}}
+        return whole
+
+    def events(self, body: dict[str, Any], variant: str) -> list[str]:
+        def event(kind: str, **more: Any) -> str:
+            return f"event: {kind}\ndata: {json.dumps({'type': kind, **more})}\n\n"
+
+        usage = {"input_tokens": 30, "cache_read_input_tokens": 8, "cache_creation_input_tokens": 2, "output_tokens": 1}
+        start = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": []}
+        if variant != "no_usage":
+            start["usage"] = usage
+        lines = [
+            event("message_start", message=start),
+            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+            event("ping"),
+        ]
+        pieces = {"echo_key": [body["messages"][-1]["content"]]}.get(variant, PIECES)
+        stop = "end_turn"
+        if variant in {"refusal", "content_filter", "empty_text"}:
+            pieces, stop = [], "max_tokens" if variant == "empty_text" else "refusal"
+        if variant in {"empty_choices", "null_choices", "error200"}:
+            return ['event: nothing\ndata: {"type": "nothing"}\n\n']
+        lines += [
+            event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece}) for piece in pieces
+        ]
+        if variant == "error_event":
+            return [*lines, event("error", error={"type": "overloaded_error", "message": "Overloaded"})]
+        if variant == "no_end":
+            return lines
+        lines.append(event("content_block_stop", index=0))
+        told = {} if variant == "no_usage" else {"usage": {"output_tokens": 9}}
+        lines.append(event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, **told))
+        return [*lines, event("message_stop")]
+
+
+Wire = OpenAIWire | AnthropicWire
+
+
+async def stream(request: web.Request, events: list[str]) -> web.StreamResponse:
+    response = web.StreamResponse(
+        headers={"content-type": "text/event-stream", "x-request-id": "req-1", "request-id": "req-1"}
+    )
+    await response.prepare(request)
+    for event in events:
+        await response.write(event.encode())
+    await response.write_eof()
+    return response
+
+
+async def _html(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    return web.Response(text="<html>Sign in to the hotel's network</html>", content_type="text/html")
+
+
+async def _raw(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    texts = {"truncated": b'{"choices": [{"mess', "empty": b"", "utf8": b'{"choices": "\xff\xfe"}', "list": b"[1, 2]"}
+    if body.get("stream"):
+        data = b"" if argument == "empty" else b"data: " + texts[argument] + b"\n\n"
+        return web.Response(body=data, content_type="text/event-stream")
+    return web.Response(body=texts[argument], content_type="application/json")
+
+
+async def _reset(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    """Half an answer, then the connection is cut hard."""
+    response = web.StreamResponse(headers={"content-type": "text/event-stream", "content-length": "100000"})
+    if not body.get("stream"):
+        response.content_type = "application/json"
+    if argument != "before":
+        await response.prepare(request)
+        await response.write(b'{"choices": ' if not body.get("stream") else wire.events(body, "ok")[0].encode())
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+async def _stall(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    """Never answers; or begins to and falls silent (`stall:begun`); or only keeps alive (`stall:alive`)."""
+    if argument:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b": begun\n\n")
+        while argument == "alive":
+            await response.write(b": keep-alive\n\n")
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(HANG_S)
+    raise AssertionError
+
+
+async def _huge(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    """48 MiB of answer; with `huge:gzip` in 48 KiB of bytes."""
+    import gzip
+
+    response = web.StreamResponse(headers={"content-type": "application/json"})
+    if body.get("stream"):
+        response.headers["content-type"] = "text/event-stream"
+    if argument == "gzip":
+        response.headers["content-encoding"] = "gzip"
+        await response.prepare(request)
+        await response.write(gzip.compress(b'{"choices": "' + b"x" * (48 * 2**20) + b'"}'))
+        return response
+    await response.prepare(request)
+    await response.write(b'data: {"choices": "' if body.get("stream") else b'{"choices": "')
+    for _ in range(48):
+        await response.write(b"x" * 2**20)
+    return response
+
+
+async def _coded(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    status, code, message = argument.split(",", 2)
+    return wire.error(int(status), message, headers={}, code=code or None)
+
+
+async def _gzip(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    import gzip
+
+    data = json.dumps(wire.answer(body, "ok")).encode()
+    return web.Response(
+        body=gzip.compress(data), headers={"content-type": "application/json", "content-encoding": "gzip"}
+    )
+
+
+FAULTS: dict[str, Callable[[web.Request, dict[str, Any], Wire, str], Awaitable[web.StreamResponse]]] = {
+    "html": _html,
+    "raw": _raw,
+    "reset": _reset,
+    "stall": _stall,
+    "huge": _huge,
+    "coded": _coded,
+    "gzip": _gzip,
+}
