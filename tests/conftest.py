@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from wire import WireServer
 
 from agentdag.plan.compile import Compiled, compile_text
 from agentdag.plan.plan import Plan
 from agentdag.providers.registry import provider_types
+
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.load_profile("same")
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 

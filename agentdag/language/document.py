@@ -361,18 +361,21 @@ class _Builder:
 def _syntax_finding(source: Source, error: yaml.MarkedYAMLError) -> Finding:
     mark = error.problem_mark or error.context_mark
     assert mark is not None
-    span = source.span((mark.line, mark.column), (mark.line, mark.column + 1))
+    row, column = mark.line, mark.column
+    while row and not source.line(row + 1).strip():  # at the end of the file: show its last words
+        row, column = row - 1, len(source.line(row).rstrip())
+    span = source.span((row, column), (row, column + 1))
     problem = error.problem or "this is not YAML"
     line = span.excerpt
     hint = None
-    if "\t" in line[: len(line) - len(line.lstrip())] or line[mark.column : mark.column + 1] == "\t":
+    if "\t" in line[: len(line) - len(line.lstrip())] or line[column : column + 1] == "\t":
         problem, hint = "a tab cannot indent YAML", "indent with spaces"
     elif "mapping values are not allowed" in problem:
         hint = "put quotes around text that holds `: `, or check the indentation"
     elif "could not find expected ':'" in problem or "did not find expected" in problem:
         hint = "check the indentation, quotes and brackets here and on the line above"
     elif "cannot start any token" in problem:
-        hint = f"put quotes around text that begins with `{line[mark.column : mark.column + 1]}`"
+        hint = f"put quotes around text that begins with `{line[column : column + 1]}`"
     return Finding("AD102", "error", span, problem, hint)
 
 

@@ -121,7 +121,7 @@ class Template:
             return str(self._run(names, native=False))
         try:
             return "".join(p if isinstance(p, str) else str(_printed(p, names)) for p in self._parts)
-        except (jinja2.UndefinedError, ValueError, RecursionError) as error:
+        except (jinja2.TemplateError, ValueError, RecursionError) as error:
             raise TemplateError(_message(error)) from None
 
     def value(self, names: Mapping[str, Any]) -> Any:
@@ -132,7 +132,7 @@ class Template:
         if len(paths) == 1 and not any(part.strip() for part in self._parts if isinstance(part, str)):
             try:
                 return _lookup(paths[0], names)
-            except jinja2.UndefinedError as error:
+            except jinja2.TemplateError as error:
                 raise TemplateError(_message(error)) from None
         return self.render(names)
 
