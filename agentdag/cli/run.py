@@ -89,7 +89,7 @@ async def _watched(session: Session, live: Any, began: float) -> RunResult:
 
 def _interrupt(session: Session, live: Any, number: int) -> None:
     session.interrupt(number)
-    text = "interrupted: nothing new is started; what is in flight has 10 s (again to stop at once)\n"
+    text = "interrupted: what is in flight has 10 s to finish; again stops at once\n"
     if session.stopping == 1:
         live.above(text) if live is not None else writer(sys.stderr)(text)
 

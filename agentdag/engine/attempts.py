@@ -209,5 +209,5 @@ def view_of(settled: NodeSettled) -> View:
         present["output"] = settled.output
         return View(f"nodes.{settled.node}", present)
     why = error.message if error is not None else settled.reason or settled.status.value
-    absent = {"output": f"`{settled.node}` has no output, it {settled.status.replace('_', ' ')}: {why}"}
+    absent = {"output": f"`{settled.node}` has no output: {settled.status.replace('_', ' ')}, {why}"}
     return View(f"nodes.{settled.node}", present, absent)

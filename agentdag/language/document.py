@@ -103,7 +103,7 @@ class Document:
         for step in path:
             marks = self.marks.get(id(container), {})
             if step not in marks:
-                missed = True
+                missed = isinstance(container, (dict, list))
                 break
             found = marks[step]
             container = container[step]

@@ -5,7 +5,6 @@ How nodes depend on each other stands in `plan/wiring.py`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from agentdag.language.findings import did_you_mean
 from agentdag.language.spec import CALL_KEYS, KINDS, PROMPT_KEYS, SAMPLING_KEYS, NodeSpec, PipelineSpec, SamplingSpec
 from agentdag.language.templates import NODE_NAMES, Template, ValueTemplate
 from agentdag.plan.files import FileProblem, locate, read
-from agentdag.plan.functions import FunctionProblem, check_function
+from agentdag.plan.functions import FunctionProblem, Functions
 from agentdag.plan.plan import CallWork, ModelRef, PromptWork
 
 Path_ = tuple[str | int, ...]
@@ -56,6 +55,9 @@ class NodeCompiler:
     folder: Path
     provider_types: Mapping[str, frozenset[str]]
     allowed: tuple[Path, ...]
+
+    def __post_init__(self) -> None:
+        self._functions = Functions(self.folder)
 
     def check_shared(self) -> None:
         """Tiers, providers and defaults, which belong to no node."""
@@ -165,7 +167,7 @@ class NodeCompiler:
                 draft.templates.append((place, template, None))
         module, function = node.call.split(":")
         try:
-            check_function(module, function, self.folder, sys.path)
+            self._functions.check(module, function)
         except FunctionProblem as problem:
             self.report.at((*path, "call"), "AD207", str(problem), problem.hint)
             return None

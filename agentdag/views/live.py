@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ class LiveTable:
         self._timer = asyncio.get_running_loop().call_later(FRAME_S, self._tick)
 
     def _paint(self) -> None:
-        size = shutil.get_terminal_size()
+        size = self._terminal_size()
         lines = render(
             self._board, now=self._now(), width=size.columns - 1, height=size.lines - 1, ascii_only=self._ascii
         )
@@ -83,6 +84,13 @@ class LiveTable:
                 self._console.print(line, end=f"{_ERASE_LINE}\n", soft_wrap=True, highlight=False)
         self._write(_BEGIN + start + capture.get() + _ERASE_BELOW + _END)
         self._painted = len(lines)
+
+    def _terminal_size(self) -> os.terminal_size:
+        """Of the terminal itself: COLUMNS and LINES in the environment do not follow a resize."""
+        try:
+            return os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):
+            return shutil.get_terminal_size()
 
     def _home(self) -> str:
         """Back to the region's first column and line."""

@@ -1,0 +1,3 @@
+from agentdag.cli.main import main
+
+main()

@@ -1,0 +1,73 @@
+"""The sample pipelines: their promised figures, and a run of each on the simulator."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import PIPELINES
+
+import agentdag
+from agentdag import Options
+from agentdag.plan.draw import to_json, to_text
+from agentdag.session import compile_pipeline
+
+TOTALS = [
+    ("due_diligence", 5, 170, 95),
+    ("content", 4, 112, 68),
+    ("enrichment", 6, 231, 118),
+    ("linear", 3, 89, 89),
+]
+
+
+@pytest.mark.parametrize(("name", "nodes", "sequential", "critical"), TOTALS)
+def test_the_promised_totals(name: str, nodes: int, sequential: float, critical: float) -> None:
+    told = json.loads(to_json(agentdag.load(PIPELINES / f"{name}.yaml")))
+    assert (len(told["nodes"]), told["sequential_s"], told["critical_path_s"]) == (nodes, sequential, critical)
+    assert told["makespan_s"] == critical
+
+
+def test_the_graph_is_as_the_contract_says() -> None:
+    told = json.loads(to_json(agentdag.load(PIPELINES / "due_diligence.yaml")))
+    assert told["pipeline"] == "due-diligence"
+    assert told["waves_s"] == 100
+    assert told["critical_path"] == ["parser", "financial", "summary"]
+    assert told["waves"] == [["parser", "market"], ["financial", "legal"], ["summary"]]
+    assert told["concurrency"] == 5
+    assert told["lower_bound_s"] == 95
+    assert told["advice"] == []
+    assert told["nodes"][0] == {
+        "id": "parser", "wave": 0, "needs": [], "duration_s": 30.0, "slack_s": 0.0, "critical": True,
+    }  # fmt: skip
+    assert [node["slack_s"] for node in told["nodes"]] == [0, 0, 5, 40, 0]
+
+
+def test_the_drawing_marks_the_critical_path() -> None:
+    shown = to_text(agentdag.load(PIPELINES / "due_diligence.yaml"))
+    assert "parser → financial → summary" in shown
+    assert "● financial" in shown
+    assert "● legal" not in shown
+    assert shown.isascii() is False
+    assert to_text(agentdag.load(PIPELINES / "due_diligence.yaml"), ascii_only=True).isascii()
+
+
+@pytest.mark.parametrize("file", sorted(PIPELINES.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("schedule", ["eager", "waves"])
+def test_every_sample_runs_on_the_simulator(file: object, schedule: str) -> None:
+    compiled = compile_pipeline(str(file))
+    assert compiled.findings == ()
+    assert compiled.plan is not None
+    result = agentdag.run(compiled.plan, options=Options(simulate=True, time_scale=0.001, schedule=schedule))
+    assert result.ok, [node.error for node in result.nodes.values()]
+    assert all(value is not None for value in result.outputs.values())
+    assert not result.output_errors
+
+
+def test_the_mixed_run_computes_exact_figures() -> None:
+    plan = agentdag.load(PIPELINES / "spend_review.yaml")
+    result = agentdag.run(plan, options=Options(simulate=True, time_scale=0.001))
+    ledger = (PIPELINES / "inputs" / "ledger.csv").read_text().splitlines()[1:]
+    cents = sum(round(float(row.rsplit(",", 1)[1]) * 100) for row in ledger)
+    assert result.outputs["total"] == f"{cents / 100:.2f}"
+    assert result.outputs["total"] in result.outputs["report"]
+    assert "simulated" in result.outputs["report"]
