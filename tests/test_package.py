@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def python(code: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return done.stdout
 
 
@@ -23,7 +25,9 @@ def test_all_names_are_there_and_are_what_they_say() -> None:
     for name in agentdag.__all__:
         assert getattr(agentdag, name) is not None
     assert sorted(agentdag.__all__) == agentdag.__all__
-    assert {"load", "run", "arun", "RunResult", "SpecError", "UsageError", "NodeSettled", "Observer"} <= set(agentdag.__all__)
+    assert {"load", "run", "arun", "RunResult", "SpecError", "UsageError", "NodeSettled", "Observer"} <= set(
+        agentdag.__all__
+    )
     with pytest.raises(AttributeError, match="nothing_like_this"):
         agentdag.nothing_like_this  # noqa: B018 - the look-up is the test
 
@@ -33,7 +37,9 @@ def test_types_are_shipped() -> None:
 
 
 def test_importing_the_package_does_nothing() -> None:
-    told = python("import sys; before = set(sys.modules); import agentdag; print(sorted(m for m in set(sys.modules) - before if 'agentdag' not in m))")
+    told = python(
+        "import sys; before = set(sys.modules); import agentdag; print(sorted(m for m in set(sys.modules) - before if 'agentdag' not in m))"
+    )
     assert not {"asyncio", "pydantic", "jinja2", "yaml", "openai"} & set(eval(told))
 
 
@@ -42,7 +48,12 @@ HEAVY = "openai", "anthropic", "aiohttp", "httpx2", "mcp", "ray"
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["validate", str(PIPELINES / "due_diligence.yaml")], ["graph", str(PIPELINES / "due_diligence.yaml")]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["validate", str(PIPELINES / "due_diligence.yaml")],
+        ["graph", str(PIPELINES / "due_diligence.yaml")],
+    ],
     ids=lambda arguments: " ".join(arguments)[:12],
 )
 def test_no_sdk_is_imported_before_a_run(arguments: list[str]) -> None:

@@ -61,16 +61,16 @@ class LiveTable:
 
     def above(self, text: str) -> None:
         """Print whole lines above the region."""
-        self._write(_BEGIN + self._home() + _ERASE_BELOW + text + _END)
-        self._painted = 0
         if self._timer is not None:
-            self._paint()
+            self._paint(above=text)
+        else:
+            self._write(text)
 
     def _tick(self) -> None:
         self._paint()
         self._timer = asyncio.get_running_loop().call_later(FRAME_S, self._tick)
 
-    def _paint(self) -> None:
+    def _paint(self, above: str = "") -> None:
         size = self._terminal_size()
         lines = render(
             self._board, now=self._now(), width=size.columns - 1, height=size.lines - 1, ascii_only=self._ascii
@@ -82,6 +82,8 @@ class LiveTable:
         with self._console.capture() as capture:
             for line in lines:
                 self._console.print(line, end=f"{_ERASE_LINE}\n", soft_wrap=True, highlight=False)
+        if above:
+            start += _ERASE_BELOW + above
         self._write(_BEGIN + start + capture.get() + _ERASE_BELOW + _END)
         self._painted = len(lines)
 

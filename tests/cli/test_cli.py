@@ -17,7 +17,9 @@ AGENTDAG = [sys.executable, "-m", "agentdag.cli"]
 FAST = ["--simulate", "--time-scale", "0.001"]
 
 
-def agentdag(*arguments: str, cwd: Path | None = None, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def agentdag(
+    *arguments: str, cwd: Path | None = None, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     return subprocess.run(
         [*AGENTDAG, *arguments],
@@ -60,7 +62,17 @@ def test_json_gives_events_and_nothing_else(small: Path) -> None:
     done = agentdag("run", str(small), *FAST, "--format", "json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert events[0]["type"] == "run.started"
-    assert events[0].keys() >= {"run", "at", "pipeline", "nodes", "concurrency", "schedule", "time", "critical_path_s", "sequential_s"}
+    assert events[0].keys() >= {
+        "run",
+        "at",
+        "pipeline",
+        "nodes",
+        "concurrency",
+        "schedule",
+        "time",
+        "critical_path_s",
+        "sequential_s",
+    }
     finished = events[-1]
     assert finished["type"] == "run.finished"
     assert finished["exit_code"] == 0
@@ -146,7 +158,9 @@ def test_a_broken_pipeline_ends_with_2_and_no_call(tmp_path: Path, wire: WireSer
 
 
 def test_a_failed_run_ends_with_1_and_says_why(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("nodes: {a: {prompt: hi, model: openai/m, retry: 0, simulate: {fail: [refused]}}, b: {prompt: '{{ nodes.a.output }}', model: openai/m}}")
+    (tmp_path / "p.yaml").write_text(
+        "nodes: {a: {prompt: hi, model: openai/m, retry: 0, simulate: {fail: [refused]}}, b: {prompt: '{{ nodes.a.output }}', model: openai/m}}"
+    )
     done = agentdag("run", "p.yaml", *FAST, cwd=tmp_path)
     assert done.returncode == 1
     assert "a failed after" in done.stderr
@@ -179,18 +193,25 @@ def test_a_reader_that_goes_away_does_not_end_the_run(small: Path) -> None:
 
 
 def test_an_ascii_locale_loses_nothing_and_crashes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("name: 'naïve → \U0001f600'\nnodes: {a: {prompt: hi, model: openai/m, simulate: {output: 'é \U0001f600'}}}", encoding="utf-8")
+    (tmp_path / "p.yaml").write_text(
+        "name: 'naïve → \U0001f600'\nnodes: {a: {prompt: hi, model: openai/m, simulate: {output: 'é \U0001f600'}}}",
+        encoding="utf-8",
+    )
     env = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = agentdag("run", "p.yaml", *FAST, cwd=tmp_path, **env)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "\\xe9 \\U0001f600\n"
     assert agentdag("graph", "p.yaml", cwd=tmp_path, **env).returncode == 0
-    assert json.loads(agentdag("run", "p.yaml", *FAST, "--format", "json", cwd=tmp_path, **env).stdout.splitlines()[-1])["outputs"] == {"a": "é \U0001f600"}
+    assert json.loads(
+        agentdag("run", "p.yaml", *FAST, "--format", "json", cwd=tmp_path, **env).stdout.splitlines()[-1]
+    )["outputs"] == {"a": "é \U0001f600"}
 
 
 def test_lone_surrogates_and_nul_in_an_answer_crash_nothing(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text("def f(): return 'a\\ud800b\\x00c'\n")
-    (tmp_path / "p.yaml").write_text("nodes: {a: {call: 'odd:f'}, b: {prompt: '{{ nodes.a.output }}', model: openai/m}}\noutputs: {x: '{{ nodes.a.output }}'}")
+    (tmp_path / "p.yaml").write_text(
+        "nodes: {a: {call: 'odd:f'}, b: {prompt: '{{ nodes.a.output }}', model: openai/m}}\noutputs: {x: '{{ nodes.a.output }}'}"
+    )
     done = agentdag("run", "p.yaml", *FAST, "--format", "json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["outputs"]["x"] == "a\ud800b\x00c"
@@ -225,7 +246,9 @@ def test_files_outside_the_folder_need_leave(tmp_path: Path) -> None:
 def test_graph_prints_the_totals_for_the_cap_that_is_asked() -> None:
     done = agentdag("graph", str(PIPELINES / "due_diligence.yaml"), "-c", "1")
     assert "with 1 at once           170.0 s" in done.stdout
-    told = json.loads(agentdag("graph", str(PIPELINES / "due_diligence.yaml"), "--schedule", "waves", "--format", "json").stdout)
+    told = json.loads(
+        agentdag("graph", str(PIPELINES / "due_diligence.yaml"), "--schedule", "waves", "--format", "json").stdout
+    )
     assert told["makespan_s"] == 100
 
 
@@ -259,7 +282,9 @@ nodes:
     process.send_signal(number)
     rest = [json.loads(line) for line in process.stdout]
     assert process.wait(10) == 128 + number
-    assert {event["node"]: event["status"] for event in rest if event["type"] == "node.settled"} == {"slow": "cancelled"}
+    assert {event["node"]: event["status"] for event in rest if event["type"] == "node.settled"} == {
+        "slow": "cancelled"
+    }
     assert rest[-1]["status"] == "interrupted"
     assert rest[-1]["exit_code"] == 128 + number
     process.stdout.close()

@@ -100,10 +100,12 @@ def test_tokens_and_the_time_to_the_first_are_seen_as_they_stream(tmp_path: Path
 
 
 def test_no_line_is_wider_than_the_screen(tmp_path: Path) -> None:
-    nodes = "  a_node_with_a_name_that_is_longer_than_any_name_should_be_on_earth: {prompt: hi, expect: {latency: 1s}}\n"
+    nodes = (
+        "  a_node_with_a_name_that_is_longer_than_any_name_should_be_on_earth: {prompt: hi, expect: {latency: 1s}}\n"
+    )
     for columns in (30, 60, 80):
         terminal = Terminal(pipeline(tmp_path, nodes), tmp_path, columns=columns)
-        shown = terminal.until(lambda text: "running" in text)
+        shown = terminal.until(lambda text: "▸" in text)
         assert shown.count("▸") == 1
         assert len(shown.splitlines()) <= 5, shown
         terminal.child.kill(signal.SIGKILL)
@@ -170,8 +172,7 @@ def test_ctrl_c_once_says_so_and_twice_ends_at_once(tmp_path: Path) -> None:
     terminal = Terminal(pipeline(tmp_path, nodes), tmp_path)
     terminal.until(lambda text: "▸ 1    slow" in text)
     terminal.child.sendintr()
-    shown = terminal.until(lambda text: "again stops at once" in text)
-    assert "▸ 1    slow" in shown
+    terminal.until(lambda text: "again stops at once" in text and "▸ 1    slow" in text)
     terminal.child.sendintr()
     shown = terminal.finish()
     assert "slow cancelled: interrupted" in shown

@@ -186,7 +186,9 @@ def test_a_function_is_retried_only_where_the_file_says_so(plan: Compile, tmp_pa
 
 def test_a_hanging_function_times_out_and_holds_up_nobody(plan: Compile, tmp_path: Path) -> None:
     module(tmp_path, "hang1", "import threading\nevent = threading.Event()\ndef f(): event.wait()\n")
-    found = plan("limits: {concurrency: 1}\nnodes: {f: {call: 'hang1:f', timeout: 50ms, retry: 0}, g: {call: 'json:dumps', with: {obj: 1}}}")
+    found = plan(
+        "limits: {concurrency: 1}\nnodes: {f: {call: 'hang1:f', timeout: 50ms, retry: 0}, g: {call: 'json:dumps', with: {obj: 1}}}"
+    )
     result = agentdag.run(found)
     assert result.nodes["f"].status is Status.TIMED_OUT
     assert result.nodes["g"].status is Status.SUCCEEDED
@@ -290,7 +292,11 @@ def test_the_runs_timeout_cuts_what_is_in_flight(plan: Compile) -> None:
     )
     seen.check(3)
     assert result.status is RunStatus.FAILED
-    assert [result.nodes[name].status.value for name in ("done", "cut", "never")] == ["succeeded", "cancelled", "skipped"]
+    assert [result.nodes[name].status.value for name in ("done", "cut", "never")] == [
+        "succeeded",
+        "cancelled",
+        "skipped",
+    ]
     assert "timeout" in str(result.nodes["cut"].reason)
 
 
@@ -371,7 +377,9 @@ def test_a_bug_in_the_engine_is_one_nodes_failure(plan: Compile, monkeypatch: py
         raise KeyError("a bug of ours")
 
     monkeypatch.setattr(ModelAgent, "perform", buggy)
-    result = agentdag.run(plan("nodes: {a: {prompt: hi, model: openai/m}, b: {call: 'json:dumps', with: {obj: 1}}}"), options=INSTANT)
+    result = agentdag.run(
+        plan("nodes: {a: {prompt: hi, model: openai/m}, b: {call: 'json:dumps', with: {obj: 1}}}"), options=INSTANT
+    )
     error = result.nodes["a"].error
     assert error is not None
     assert error.kind is ErrorKind.INTERNAL
@@ -379,13 +387,16 @@ def test_a_bug_in_the_engine_is_one_nodes_failure(plan: Compile, monkeypatch: py
 
 
 def test_cancelling_the_caller_leaves_nothing_running(plan: Compile, tmp_path: Path) -> None:
-    module(tmp_path, "cancel1", "import asyncio\nstarted = asyncio.Event()\nended = []\nasync def f():\n    started.set()\n    try: await asyncio.sleep(3600)\n    finally: ended.append(1)\n")
+    module(
+        tmp_path,
+        "cancel1",
+        "import asyncio\nstarted = asyncio.Event()\nended = []\nasync def f():\n    started.set()\n    try: await asyncio.sleep(3600)\n    finally: ended.append(1)\n",
+    )
     found = plan("nodes: {f: {call: 'cancel1:f'}}")
 
     async def main() -> None:
         task = asyncio.create_task(agentdag.arun(found))
-        while "cancel1" not in __import__("sys").modules:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the session is made, and with it the module imported
         import cancel1  # type: ignore[import-not-found]
 
         await cancel1.started.wait()

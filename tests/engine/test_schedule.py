@@ -38,7 +38,9 @@ def test_each_node_settles_once_none_starts_early_none_is_forgotten(
         ready += new
         for node in new:
             assert all(before in settled for before in needs[node]), "started early"
-            assert all(settled[b] is Status.SUCCEEDED or optional[b] for b in needs[node]), "started without what it needs"
+            assert all(settled[b] is Status.SUCCEEDED or optional[b] for b in needs[node]), (
+                "started without what it needs"
+            )
             if waves:
                 earlier = [other for other in range(len(needs)) if graph.wave_of[other] < graph.wave_of[node]]
                 assert all(other in settled for other in earlier), "started before its wave"

@@ -94,7 +94,9 @@ def test_all_duplicates_are_told_at_once() -> None:
     assert [f.span.line for f in findings("a: 1\na: 2\nb: {c: 1, c: 2}\na: 3")] == [2, 3, 4]
 
 
-@pytest.mark.parametrize("text", ["[" * 30_000, "{a: " * 30_000, "- " * 30_000, "a:\n" + "".join(" " * i + "- \n" for i in range(1, 99))])
+@pytest.mark.parametrize(
+    "text", ["[" * 30_000, "{a: " * 30_000, "- " * 30_000, "a:\n" + "".join(" " * i + "- \n" for i in range(1, 99))]
+)
 def test_deep_nesting_is_refused_before_it_is_built(text: str) -> None:
     found = findings(text)
     assert len(found) == 1
@@ -117,7 +119,9 @@ def test_an_alias_bomb_is_refused_in_no_time() -> None:
 
 
 def test_anchors_and_merge_keys_work_and_point_to_where_they_stand() -> None:
-    text = "x-base: &base {model: m, retry: 1}\nnodes:\n  a:\n    <<: *base\n    retry: 2\n  b:\n    <<: [*base, {p: 1}]\n"
+    text = (
+        "x-base: &base {model: m, retry: 1}\nnodes:\n  a:\n    <<: *base\n    retry: 2\n  b:\n    <<: [*base, {p: 1}]\n"
+    )
     document, found = parse_document(text, "p.yaml")
     assert not found
     assert document.value["nodes"] == {"a": {"model": "m", "retry": 2}, "b": {"model": "m", "retry": 1, "p": 1}}
@@ -140,7 +144,8 @@ def test_a_byte_order_mark_and_crlf_are_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "line", "column"), [(b"a: 1\nb: \xff", 2, 4), (b"\xfe\xff\x00a", 1, 1), (b"x" * (MAX_DOCUMENT_BYTES + 1), 1, 1)]
+    ("data", "line", "column"),
+    [(b"a: 1\nb: \xff", 2, 4), (b"\xfe\xff\x00a", 1, 1), (b"x" * (MAX_DOCUMENT_BYTES + 1), 1, 1)],
 )
 def test_what_is_no_text_is_refused(data: bytes, line: int, column: int) -> None:
     with pytest.raises(SpecError) as caught:
@@ -167,8 +172,13 @@ def test_every_key_and_value_has_its_place() -> None:
 
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co", "Cn"]), max_size=12),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdefgh_", min_size=1, max_size=6), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co", "Cn"]), max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdefgh_", min_size=1, max_size=6), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 

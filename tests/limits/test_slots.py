@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from random import Random
 
 import pytest
@@ -31,14 +32,17 @@ def test_the_order_is_priority_then_longest_remaining_path_then_arrival() -> Non
     assert order == ["high", "long", "later", "short", "low"]
 
 
-@given(st.integers(1, 5), st.lists(st.tuples(st.sampled_from(["request", "release", "withdraw"]), st.integers(0, 9)), max_size=60))
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.sampled_from(["request", "release", "withdraw"]), st.integers(0, 9)), max_size=60),
+)
 def test_never_more_than_the_cap_and_never_idle_while_somebody_waits(cap: int, acts: list[tuple[str, int]]) -> None:
     slots = Slots(cap, wake=lambda: None)
     granted: list[int] = []
     tickets: list[Ticket] = []
     for act, number in acts:
         if act == "request":
-            tickets.append(slots.request(Rank(1, -float(number)), lambda n=len(tickets): granted.append(n)))  # type: ignore[misc]
+            tickets.append(slots.request(Rank(1, -float(number)), partial(granted.append, len(tickets))))
         elif act == "release" and slots.held:
             slots.release()
         elif act == "withdraw" and tickets:

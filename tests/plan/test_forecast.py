@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +55,7 @@ def test_bounds_hold_for_every_graph(needs: list[list[int]], data: st.DataObject
         assert found.makespan_s <= found.sequential_s / cap + (1 - 1 / cap) * found.critical_path_s + 1e-9
     assert sum(seconds[node] for node in found.critical_path) == found.critical_path_s
     path = list(found.critical_path)
-    assert all(before in needs[after] for before, after in zip(path, path[1:], strict=False))
+    assert all(before in needs[after] for before, after in pairwise(path))
     assert all(found.slack_s[node] == 0 for node in path)
     assert all(slack >= 0 for slack in found.slack_s)
 

@@ -104,7 +104,9 @@ def raised(cls: Any) -> Exception:
         status = told[0]
         body = {"error": {"details": {"error_code": CODED[name]}}} if name in CODED else None
         response = httpx2.Response(status, request=REQUEST, headers={"x-request-id": "r", "request-id": "r"})
-        return cls("message", response=response, body=body) if name != "OAuthError" else cls(response=response, body=None)
+        return (
+            cls("message", response=response, body=body) if name != "OAuthError" else cls(response=response, body=None)
+        )
     error = cls.__new__(cls)
     Exception.__init__(error, "message")
     error.message, error.body, error.request = "message", None, REQUEST

@@ -15,7 +15,7 @@ from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.settings import Secrets, expand
 
-PROVIDER = '''
+PROVIDER = """
 from agentdag import ErrorKind, Failure, OnDelta, Reply, Request, Settings, Usage, call_error
 
 class Shouting:
@@ -29,7 +29,7 @@ class Shouting:
 
     async def aclose(self) -> None:
         print("closed")
-'''
+"""
 
 
 @pytest.fixture

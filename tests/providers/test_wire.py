@@ -23,7 +23,14 @@ STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream
 
 
 def ask(
-    plan: Compile, wire: WireServer, provider: str, model: str, *, stream: bool = False, extra: str = "", retry: str = "0"
+    plan: Compile,
+    wire: WireServer,
+    provider: str,
+    model: str,
+    *,
+    stream: bool = False,
+    extra: str = "",
+    retry: str = "0",
 ) -> RunResult:
     """A run of one node that asks *model* of *provider*."""
     base = wire.openai_url if provider == "openai" else wire.url
@@ -113,7 +120,14 @@ FAULTY = [
 @STREAMS
 @pytest.mark.parametrize(("fault", "kind", "status", "billed"), FAULTY, ids=[fault[0][:24] for fault in FAULTY])
 def test_every_fault_becomes_its_failure(
-    plan: Compile, wire: WireServer, provider: str, stream: bool, fault: str, kind: ErrorKind, status: int | None, billed: str
+    plan: Compile,
+    wire: WireServer,
+    provider: str,
+    stream: bool,
+    fault: str,
+    kind: ErrorKind,
+    status: int | None,
+    billed: str,
 ) -> None:
     wire.script["m"] = [fault]
     node = ask(plan, wire, provider, "m", stream=stream).nodes["only"]
@@ -188,7 +202,9 @@ def test_a_retry_after_beyond_the_longest_delay_fails_at_once(
 
 
 @BOTH
-@pytest.mark.parametrize(("fault", "stream"), [("stall", False), ("stall", True), ("stall:begun", True), ("stall:alive", True)])
+@pytest.mark.parametrize(
+    ("fault", "stream"), [("stall", False), ("stall", True), ("stall:begun", True), ("stall:alive", True)]
+)
 def test_silence_is_cut_at_the_attempts_timeout(
     plan: Compile, wire: WireServer, provider: str, fault: str, stream: bool
 ) -> None:
@@ -198,7 +214,9 @@ def test_silence_is_cut_at_the_attempts_timeout(
         providers: {{{provider}: {{base_url: "{base}"}}}}
         nodes: {{only: {{model: {provider}/m, prompt: hi, retry: 1, timeout: 300ms}}}}
     """
-    node = agentdag.run(plan(text.replace("retry: 1", "retry: {retries: 1, delay: 1ms}")), options=Options(stream=stream)).nodes["only"]
+    node = agentdag.run(
+        plan(text.replace("retry: 1", "retry: {retries: 1, delay: 1ms}")), options=Options(stream=stream)
+    ).nodes["only"]
     assert node.status is Status.TIMED_OUT
     assert node.attempts == 2
     assert node.error is not None
