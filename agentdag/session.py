@@ -21,7 +21,7 @@ from agentdag.calls import Provider, Usage
 from agentdag.engine.attempts import Run
 from agentdag.engine.runner import Runner
 from agentdag.errors import SpecError, UsageError
-from agentdag.events import Event, NodeSettled, Observer, Observers, RunFinished, RunStatus
+from agentdag.events import NodeSettled, Observer, Observers, RunFinished, RunStatus
 from agentdag.language.spec import ProviderSpec
 from agentdag.limits.governor import Governor
 from agentdag.limits.slots import Slots
@@ -50,7 +50,7 @@ class Options:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RunResult:
     """What a run came to. `nodes` holds how each node settled; times are in seconds."""
 
@@ -64,6 +64,9 @@ class RunResult:
     sequential_s: float
     critical_path_s: float
     exit_code: int
+
+    def __repr__(self) -> str:
+        return f"<RunResult {self.run}: {self.status}, {len(self.nodes)} nodes, {self.elapsed_s:.3f} s>"
 
     @property
     def ok(self) -> bool:
@@ -132,18 +135,7 @@ class Session:
             self._runner.wake()
 
     async def _run(self, providers: Mapping[str, Provider], began: float) -> RunResult:
-        results: dict[str, NodeSettled] = {}
-
-        def collect(event: Event) -> None:
-            if isinstance(event, NodeSettled):
-                results[event.node] = event
-
-        def emit(event: Event) -> None:
-            collect(event)
-            self.observers(event)
-
         slots = Slots(self.plan.concurrency, wake=self._wake)
-        start = asyncio.get_running_loop().time()
         run = Run(
             id=self.id,
             plan=self.plan,
@@ -152,15 +144,15 @@ class Session:
             functions=self._functions,
             simulator=SimulatedProvider(seed=self.options.seed) if self.options.simulate else None,
             governor=Governor(slots, Random()),  # noqa: S311 - spreads retries, hides nothing
-            emit=emit,
+            emit=self.observers,
             redact=self._secrets.redact,
-            now=_clock(start),
+            now=_clock(),
             started=datetime.now(UTC).isoformat(timespec="milliseconds"),
             stream=self.options.stream,
         )
         runner = self._runner = Runner(run, slots, startup_s=time.monotonic() - began)
         finished = await runner.run()
-        return _result(finished, results)
+        return _result(finished, run.settled)
 
     def _providers(self, http: SharedHttp) -> dict[str, Provider]:
         """Every provider that a node of this run will really ask."""
@@ -247,8 +239,10 @@ def _function(node: PlanNode, plan: Plan) -> Callable[..., Any]:
     return function
 
 
-def _clock(start: float) -> Callable[[], float]:
-    now = asyncio.get_running_loop().time
+def _clock() -> Callable[[], float]:
+    """Seconds since now, on the clock of the event loop."""
+    now = time.monotonic
+    start = now()
     return lambda: now() - start
 
 

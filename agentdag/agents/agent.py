@@ -11,12 +11,13 @@ from typing import Any, Protocol, TypeVar
 
 from agentdag.calls import NO_USAGE, OnDelta, Usage
 from agentdag.errors import Failure
-from agentdag.limits.governor import Call, Governor, Listener, Policy, Seat
+from agentdag.limits.governor import Call, Governor, Listener, Policy
+from agentdag.limits.slots import Seat
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Task:
     """One node's turn: its place in the queue, its limits, and who listens."""
 
@@ -27,9 +28,9 @@ class Task:
     listener: Listener
     on_delta: OnDelta
 
-    async def call(self, act: Callable[[int], Awaitable[T]], lane: str | None = None) -> Call[T]:
+    def call(self, act: Callable[[int], Awaitable[T]], lane: str | None = None) -> Awaitable[Call[T]]:
         """*act*, with the attempt's number, through the governor's door."""
-        return await self.governor.call(act, policy=self.policy, seat=self.seat, lane=lane, listener=self.listener)
+        return self.governor.call(act, policy=self.policy, seat=self.seat, lane=lane, listener=self.listener)
 
 
 @dataclass(frozen=True, slots=True)

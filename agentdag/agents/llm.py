@@ -20,7 +20,8 @@ class ModelAgent:
 
     async def perform(self, task: Task) -> Outcome:
         async def ask(attempt: int) -> Reply:
-            return await self.provider.complete(replace(self.request, attempt=attempt), task.on_delta)
+            request = self.request if attempt == 1 else replace(self.request, attempt=attempt)
+            return await self.provider.complete(request, task.on_delta)
 
         call = await task.call(ask, self.lane)
         if call.failure is not None or call.result is None:

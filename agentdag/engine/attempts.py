@@ -26,7 +26,8 @@ from agentdag.events import (
 )
 from agentdag.language.sandbox import View
 from agentdag.language.templates import TemplateError
-from agentdag.limits.governor import Governor, Policy, Seat
+from agentdag.limits.governor import Governor
+from agentdag.limits.slots import Seat
 from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
 PROGRESS_EVERY_S = 0.2
@@ -52,28 +53,35 @@ class Run:
     started: str
     """UTC, ISO 8601."""
     stream: bool = False
-    views: dict[str, View] = field(default_factory=dict)
-    """What templates see of each node that has settled."""
+    settled: dict[str, NodeSettled] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
+    """The ids of what has settled without a result."""
+    _views: dict[str, View] = field(default_factory=dict)
+    _shared_names: dict[str, View] = field(init=False)
+
+    def __post_init__(self) -> None:
+        run = {"id": self.id, "started": self.started}
+        self._shared_names = {"inputs": View("inputs", self.inputs), "run": View("run", run)}
+
+    def view(self, name: str) -> View:
+        """What templates see of the settled node *name*."""
+        if name not in self._views:
+            self._views[name] = view_of(self.settled[name])
+        return self._views[name]
+
+    def missing(self, node: PlanNode) -> tuple[str, ...]:
+        """Those of the node's needs that have settled without a result."""
+        return tuple(name for name in node.needs if name in self.absent) if self.absent else ()
 
     def names(self, node: PlanNode) -> dict[str, Any]:
         """What the templates of *node* see."""
-        views = self.views
-        needs = {name: views[name] for name in node.needs}
-        return {
-            "inputs": View("inputs", self.inputs),
-            "nodes": View("nodes", {name: views[name] for name in node.edges}),
-            "needs": View("needs", needs),
-            "missing": [name for name, view in needs.items() if not view["ok"]],
-            "run": View("run", {"id": self.id, "started": self.started}),
-        }
+        read = View("nodes", {name: self.view(name) for name in node.edges})
+        needs = View("needs", {name: read[name] for name in node.needs})
+        return {**self._shared_names, "nodes": read, "needs": needs, "missing": list(self.missing(node))}
 
     def output_names(self) -> dict[str, Any]:
         """What the templates under `outputs` see."""
-        return {
-            "inputs": View("inputs", self.inputs),
-            "nodes": View("nodes", self.views),
-            "run": View("run", {"id": self.id, "started": self.started}),
-        }
+        return {**self._shared_names, "nodes": View("nodes", {name: self.view(name) for name in self.settled})}
 
 
 class NodeLife:
@@ -85,6 +93,7 @@ class NodeLife:
         self.seat = seat
         self.waits: dict[str, float] = {}
         self.attempts = 0
+        self._model = None if node.model is None else str(node.model)
         self._begun = 0.0
         self._streamed_bytes = 0
         self._ttft_s: float | None = None
@@ -99,22 +108,21 @@ class NodeLife:
         """The node's end. Raises nothing but cancellation."""
         run, node = self._run, self.node
         try:
-            agent = self._agent(run.names(node))
+            agent = self._agent()
         except TemplateError as error:
             self.seat.leave()
             failure = Failure(ErrorKind.TEMPLATE, run.redact(str(error)))
             return self.settled(Status.FAILED, Outcome(0, 0.0, failure=failure))
-        retry = node.retry
-        policy = Policy(node.timeout_s, retry.retries, retry.delay_s, retry.max_delay_s, retry.on)
-        outcome = await agent.perform(Task(node.id, run.governor, self.seat, policy, self, self.on_delta))
+        outcome = await agent.perform(Task(node.id, run.governor, self.seat, node.policy, self, self.on_delta))
         if outcome.failure is None:
             return self.settled(Status.SUCCEEDED, outcome)
         timed_out = outcome.failure.kind is ErrorKind.TIMEOUT
         return self.settled(Status.TIMED_OUT if timed_out else Status.FAILED, outcome)
 
-    def _agent(self, names: Mapping[str, Any]) -> Agent:
+    def _agent(self) -> Agent:
         """The agent with everything rendered; raises TemplateError."""
         run, node, work = self._run, self.node, self.node.work
+        names = run.names(node) if isinstance(work, PromptWork) or work.arguments else {}
         simulated = run.simulator is not None and node.simulated is not False
         if isinstance(work, PromptWork):
             request = Request(
@@ -125,7 +133,7 @@ class NodeLife:
                 system=None if work.system is None else work.system.render(names),
                 sampling=work.sampling,
                 stream=run.stream,
-                timeout_s=node.timeout_s,
+                timeout_s=node.policy.timeout_s,
                 rehearsal=node.rehearsal,
             )
             provider = run.simulator if simulated and run.simulator else run.providers[work.model.provider]
@@ -140,8 +148,7 @@ class NodeLife:
         self.attempts = attempt
         self._streamed_bytes, self._ttft_s = 0, None
         self._begun = run.now()
-        model = None if node.model is None else str(node.model)
-        run.emit(NodeStarted(run.id, self._begun, node.id, node.wave, attempt, model))
+        run.emit(NodeStarted(run.id, self._begun, node.id, node.wave, attempt, self._model))
 
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         run = self._run
@@ -176,7 +183,7 @@ class NodeLife:
             status=status,
             latency_s=outcome.latency_s,
             attempts=outcome.attempts,
-            model=None if node.model is None else str(node.model),
+            model=self._model,
             usage=outcome.usage,
             output=outcome.output,
             error=None if outcome.failure is None else self._clean(outcome.failure),

@@ -13,7 +13,7 @@ from functools import partial
 
 from agentdag.agents.agent import Outcome
 from agentdag.calls import NO_USAGE
-from agentdag.engine.attempts import NodeLife, Run, view_of
+from agentdag.engine.attempts import NodeLife, Run
 from agentdag.engine.schedule import Schedule
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
@@ -26,13 +26,14 @@ from agentdag.events import (
     Status,
 )
 from agentdag.language.templates import TemplateError
-from agentdag.limits.governor import Seat
-from agentdag.limits.slots import Rank, Slots
+from agentdag.limits.slots import Seat, Slots
 from agentdag.plan.forecast import remaining_s
 
 GRACE_S = 10.0
 """How long what is in flight may still finish after the first interrupt."""
 PROGRESS_EVERY_S = 1.0
+SHORTEST_WAIT_S = 0.001
+"""A shorter wait for a slot is no more than the engine's own work."""
 _FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})
 
 
@@ -46,7 +47,8 @@ class Runner:
         self._startup_s = startup_s
         self._schedule = Schedule(plan.graph, [node.optional for node in plan.nodes], waves=plan.schedule == "waves")
         remaining = remaining_s(plan.graph, plan.durations_s)
-        self._ranks = [Rank(node.priority, -left) for node, left in zip(plan.nodes, remaining, strict=True)]
+        self._expected_path_s = max(remaining, default=0.0)
+        self._ranks = [(node.priority, -left) for node, left in zip(plan.nodes, remaining, strict=True)]
         self._lives: dict[int, tuple[NodeLife, asyncio.Task[None]]] = {}
         self._queued: dict[int, Seat] = {}
         self._latencies = [0.0] * len(plan.nodes)
@@ -72,6 +74,7 @@ class Runner:
                     self._ended.set()
                 await self._ended.wait()
         finally:
+            self._run.governor.deadlines.close()
             for timer in self._timers.values():
                 timer.cancel()
         return self._tell_end()
@@ -105,7 +108,7 @@ class Runner:
         del self._queued[number]
         self._schedule.start(number)
         life = NodeLife(self._run, self._run.plan.nodes[number], seat)
-        if (waited := self._run.now() - ready_at) > 0:
+        if (waited := self._run.now() - ready_at) > SHORTEST_WAIT_S:
             life.waited("slot", waited)
         self._lives[number] = life, self._group.create_task(self._live(number, life))
 
@@ -143,8 +146,11 @@ class Runner:
         """Tell the end of a node, and keep what its dependants read."""
         self._latencies[number] = settled.latency_s
         self._counts[settled.status] += 1
-        self._usage += settled.usage
-        self._run.views[settled.node] = view_of(settled)
+        if settled.usage is not NO_USAGE:
+            self._usage += settled.usage
+        self._run.settled[settled.node] = settled
+        if settled.status is not Status.SUCCEEDED:
+            self._run.absent.add(settled.node)
         self._run.emit(settled)
 
     def _skipped(self, number: int, reason: str) -> NodeSettled:
@@ -186,7 +192,6 @@ class Runner:
 
     def _tell_start(self) -> None:
         run, plan = self._run, self._run.plan
-        durations = plan.durations_s
         run.emit(
             RunStarted(
                 run=run.id,
@@ -196,16 +201,16 @@ class Runner:
                 concurrency=plan.concurrency,
                 schedule=plan.schedule,
                 time=run.started,
-                critical_path_s=max(remaining_s(plan.graph, durations), default=0.0),
-                sequential_s=sum(durations),
+                critical_path_s=self._expected_path_s,
+                sequential_s=sum(plan.durations_s),
             )
         )
 
     def _tell_barrier(self, number: int) -> None:
         run = self._run
         node = run.plan.nodes[number]
-        missing = tuple(name for name in node.needs if not run.views[name]["ok"])
-        arrived = tuple(name for name in node.needs if name not in missing)
+        missing = run.missing(node)
+        arrived = tuple(name for name in node.needs if name not in missing) if missing else node.needs
         run.emit(BarrierOpened(run.id, run.now(), node.id, "all", arrived, missing))
 
     def _tell_progress(self) -> None:
@@ -246,10 +251,10 @@ class Runner:
 
     def _outputs(self) -> tuple[dict[str, object], dict[str, str]]:
         """What the run gives: `outputs`, or the answers of the nodes that nobody needs."""
-        plan, views = self._run.plan, self._run.views
+        plan = self._run.plan
         outputs: dict[str, object] = {}
         errors: dict[str, str] = {}
-        names = self._run.output_names()
+        names = self._run.output_names() if plan.outputs else {}
         for name, template in plan.outputs.items():
             try:
                 outputs[name] = template.evaluate(names)
@@ -258,7 +263,7 @@ class Runner:
         if not plan.outputs:
             for number, node in enumerate(plan.nodes):
                 if not plan.graph.dependants[number]:
-                    view = views[node.id]
+                    view = self._run.view(node.id)
                     outputs[node.id] = view.get("output")
                     if not view["ok"]:
                         errors[node.id] = view.why("output")

@@ -6,19 +6,19 @@ Everything that changes a node's state stands here. This file knows no clock, no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum, auto
+from enum import IntEnum
 
 from agentdag.events import Status
 from agentdag.plan.graph import Graph
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a node is in its life."""
 
-    WAITING = auto()
-    READY = auto()
-    RUNNING = auto()
-    SETTLED = auto()
+    WAITING = 0
+    READY = 1
+    RUNNING = 2
+    SETTLED = 3
 
 
 _LEGAL = {

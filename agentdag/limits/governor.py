@@ -6,13 +6,15 @@ It takes plain callables and knows neither agents nor providers. Nothing that on
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
 from agentdag.errors import CallError, ErrorKind, Failure
-from agentdag.limits.slots import Rank, Slots, Ticket
+from agentdag.limits.deadlines import Deadlines
+from agentdag.limits.slots import Place, Seat, Slots
 
 T = TypeVar("T")
 
@@ -52,48 +54,6 @@ class Call(Generic[T]):
     failure: Failure | None = None
 
 
-class Seat:
-    """One node's claim on a slot: taken and given back as often as it acts."""
-
-    __slots__ = ("_slots", "_ticket", "held", "rank")
-
-    def __init__(self, slots: Slots, rank: Rank) -> None:
-        self._slots = slots
-        self.rank = rank
-        self.held = False
-        self._ticket: Ticket | None = None
-
-    def request(self, grant: Callable[[], None]) -> None:
-        """Queue for the slot; *grant* is called once it is held."""
-
-        def granted() -> None:
-            self.held = True
-            grant()
-
-        self._ticket = self._slots.request(self.rank, granted)
-
-    def leave(self) -> None:
-        """Give the slot back, or the place in the queue."""
-        if self.held:
-            self.held = False
-            self._slots.release()
-        elif self._ticket is not None:
-            self._slots.withdraw(self._ticket)
-
-    async def take(self) -> None:
-        """Wait until the slot is held."""
-        if self.held:
-            return
-        seated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.request(lambda: None if seated.cancelled() else seated.set_result(None))
-        self._slots.hand_out()
-        try:
-            await seated
-        except asyncio.CancelledError:
-            self.leave()
-            raise
-
-
 @dataclass
 class Governor:
     """Admits calls for one run. *chance* spreads retries."""
@@ -104,6 +64,7 @@ class Governor:
     """Lanes (a model on a key) that the provider has closed for the rest of the run, and why."""
     closing: bool = False
     """Whether the run is ending: what fails now is not tried again."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     async def call(
         self, act: Callable[[int], Awaitable[T]], *, policy: Policy, seat: Seat, lane: str | None, listener: Listener
@@ -113,47 +74,49 @@ class Governor:
         Failures are values; only cancellation is raised. The slot is given back at the end.
         """
         call: Call[T] = Call()
-        loop = asyncio.get_running_loop()
         try:
             while True:
-                if not seat.held:
-                    asked = loop.time()
+                if seat.place is not Place.HELD:
+                    asked = time.monotonic()
                     await seat.take()
-                    listener.waited("slot", loop.time() - asked)
+                    listener.waited("slot", time.monotonic() - asked)
                 if lane is not None and lane in self.shut:
                     call.failure = self.shut[lane]
                     return call
                 call.attempts += 1
                 listener.started(call.attempts)
-                begun = loop.time()
-                await _attempt(act, call, policy.timeout_s)
-                call.latency_s = loop.time() - begun
-                seat.leave()
+                begun = time.monotonic()
+                call.failure = None
+                deadline = self.deadlines.enter(policy.timeout_s)
+                try:
+                    call.result = await act(call.attempts)
+                except asyncio.CancelledError:
+                    if not deadline.ran_out():
+                        raise
+                    message = f"no answer within {policy.timeout_s:g} s"
+                    call.failure = Failure(ErrorKind.TIMEOUT, message, billed="maybe")
+                except CallError as error:
+                    call.failure = error.failure
+                finally:
+                    deadline.done = True
+                call.latency_s = time.monotonic() - begun
                 if call.failure is None:
                     return call
-                if lane is not None and call.failure.kind in _SHUTTING and call.failure.status != FORBIDDEN:
-                    self.shut[lane] = call.failure
-                wait_s = delay_s(call.failure, call.attempts, policy, self.chance)
-                if wait_s is None or self.closing:
+                wait_s = self._give_up_or_wait_s(call.failure, call.attempts, lane, policy)
+                if wait_s is None:
                     return call
+                seat.leave()
                 listener.retrying(call.attempts, wait_s, call.failure)
                 await asyncio.sleep(wait_s)
                 listener.waited("retry", wait_s)
         finally:
             seat.leave()
 
-
-async def _attempt(act: Callable[[int], Awaitable[T]], call: Call[T], timeout_s: float) -> None:
-    """One attempt, its outcome put into *call*."""
-    call.failure = None
-    scope = asyncio.timeout(timeout_s)
-    try:
-        async with scope:
-            call.result = await act(call.attempts)
-    except TimeoutError:
-        call.failure = Failure(ErrorKind.TIMEOUT, f"no answer within {timeout_s:g} s", billed="maybe")
-    except CallError as error:
-        call.failure = error.failure
+    def _give_up_or_wait_s(self, failure: Failure, attempt: int, lane: str | None, policy: Policy) -> float | None:
+        """Seconds until the next attempt, or None; what closes a lane for the run is remembered."""
+        if lane is not None and failure.kind in _SHUTTING and failure.status != FORBIDDEN:
+            self.shut[lane] = failure
+        return None if self.closing else delay_s(failure, attempt, policy, self.chance)
 
 
 def delay_s(failure: Failure, attempt: int, policy: Policy, chance: Random) -> float | None:

@@ -20,9 +20,10 @@ from agentdag.language.document import decode, parse_document, read_text
 from agentdag.language.findings import in_order
 from agentdag.language.spec import IDENTIFIER, RESERVED_IDS, PipelineSpec, RetrySpec
 from agentdag.language.templates import OUTPUT_NAMES, ValueTemplate
+from agentdag.limits.governor import Policy
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.nodes import Draft, NodeCompiler
-from agentdag.plan.plan import DEFAULT_LATENCY_S, Plan, PlanNode, Retry
+from agentdag.plan.plan import DEFAULT_LATENCY_S, Plan, PlanNode
 from agentdag.plan.values import check_input_specs
 from agentdag.plan.wiring import Wiring
 
@@ -192,8 +193,13 @@ class _Compiler:
             wave=wave,
             optional=spec.continue_on_failure,
             priority=_PRIORITIES[spec.priority],
-            timeout_s=DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s,
-            retry=Retry(retry.retries, retry.delay, retry.max_delay, frozenset(map(ErrorKind, retry.on))),
+            policy=Policy(
+                DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s,
+                retry.retries,
+                retry.delay,
+                retry.max_delay,
+                frozenset(map(ErrorKind, retry.on)),
+            ),
             expected_s=DEFAULT_LATENCY_S if latency_s is None else latency_s,
             assumed=latency_s is None,
             rehearsal=draft.rehearsal,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.calls import Rehearsal, Sampling
-from agentdag.errors import ErrorKind
 from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
+from agentdag.limits.governor import Policy
 from agentdag.plan.graph import Graph
 
 DEFAULT_LATENCY_S = 1.0
@@ -29,16 +29,6 @@ class ModelRef:
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How often an attempt is repeated, and for which failures; see SPEC `retry`."""
-
-    retries: int = 2
-    delay_s: float = 1.0
-    max_delay_s: float = 60.0
-    on: frozenset[ErrorKind] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +62,7 @@ class PlanNode:
     optional: bool
     priority: int
     """0 high, 1 normal, 2 low."""
-    timeout_s: float
-    retry: Retry
+    policy: Policy
     expected_s: float
     assumed: bool
     """Whether `expected_s` is no more than the default."""
@@ -127,11 +116,15 @@ class Plan:
 
 
 def _scaled(node: PlanNode, factor: float) -> PlanNode:
-    retry, rehearsal = node.retry, node.rehearsal
+    policy, rehearsal = node.policy, node.rehearsal
     return replace(
         node,
-        timeout_s=node.timeout_s * factor,
-        retry=replace(retry, delay_s=retry.delay_s * factor, max_delay_s=retry.max_delay_s * factor),
+        policy=replace(
+            policy,
+            timeout_s=policy.timeout_s * factor,
+            delay_s=policy.delay_s * factor,
+            max_delay_s=policy.max_delay_s * factor,
+        ),
         expected_s=node.expected_s * factor,
         rehearsal=replace(rehearsal, latency_s=rehearsal.latency_s * factor),
     )

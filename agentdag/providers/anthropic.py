@@ -28,7 +28,7 @@ class AnthropicProvider:
         self._settings = settings
         shared: dict[str, Any] = {
             "max_retries": 0,
-            "default_headers": dict(settings.headers),
+            "default_headers": dict(settings.headers) or None,
             "http_client": settings.http.client(anthropic),
         }
         if settings.base_url is not None:
@@ -38,7 +38,7 @@ class AnthropicProvider:
         except (ImportError, ValueError, RuntimeError, anthropic.AnthropicError) as error:
             hint = f"install the extra: pip install '.[{settings.type}]'" if isinstance(error, ImportError) else None
             raise UsageError(f"`{settings.name}` cannot be reached: {error}", hint=hint) from None
-        self._sdk = SdkClient(client, anthropic, settings.name)
+        self._sdk = SdkClient(client, anthropic, settings.name, "request-id")
 
     def _client(self, anthropic: Any, shared: dict[str, Any]) -> Any:
         settings = self._settings
@@ -50,9 +50,7 @@ class AnthropicProvider:
             place = {"region": settings.region, "project_id": settings.project}
             given = {key: value for key, value in place.items() if value is not None}
             return anthropic.AsyncAnthropicVertex(access_token=settings.api_key, **given, **shared)
-        key = settings.key("ANTHROPIC_API_KEY")
-        shared["default_headers"].setdefault("X-Api-Key", key)
-        return anthropic.AsyncAnthropic(api_key=key, **shared)
+        return anthropic.AsyncAnthropic(api_key=settings.key("ANTHROPIC_API_KEY"), **shared)
 
     def _need(self, module: str) -> None:
         from importlib.util import find_spec  # noqa: PLC0415 - rarely needed

@@ -6,10 +6,12 @@ It is the SDKs' own aiohttp transport: cancelling calls does not leak its connec
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 MAX_BODY_BYTES = 32 * 2**20
+_DIGITS = len(str(MAX_BODY_BYTES))
+"""A length of fewer digits is below the bound."""
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -29,11 +31,12 @@ class SharedHttp:
         if self._client is None:
             import httpx2  # noqa: PLC0415 - heavy: only a run that calls a provider pays for it
 
+            limits = httpx2.Limits(max_connections=self._connections, max_keepalive_connections=self._connections)
             self._client = sdk.DefaultAioHttpClient(
                 timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-                limits=httpx2.Limits(max_connections=self._connections, max_keepalive_connections=self._connections),
+                limits=limits,
                 headers={"accept-encoding": "identity"},
-                event_hooks={"response": [_bound]},
+                event_hooks={"response": [_bounding(httpx2.AsyncByteStream)]},
             )
         return self._client
 
@@ -42,20 +45,20 @@ class SharedHttp:
             await self._client.aclose()
 
 
-async def _bound(response: Any) -> None:
-    encoding = response.headers.pop("content-encoding", "identity")
-    response.stream = _bounded_stream(response.stream, encoding)
+def _bounding(byte_stream: type[Any]) -> Callable[[Any], Awaitable[None]]:
+    """A hook that bounds every answer's stream; *byte_stream* is the class that the client takes streams of."""
 
+    class BoundedStream(byte_stream):  # type: ignore[misc]  # known only once httpx2 is loaded
+        """A stream, decoded, that fails past the bound: compressed bytes are never all unpacked first."""
 
-def _bounded_stream(inner: Any, encoding: str) -> Any:
-    """*inner*, decoded, that fails past the bound: compressed bytes are never all unpacked first."""
-    import httpx2  # noqa: PLC0415 - as above
+        def __init__(self, inner: Any, encoding: bytes | None) -> None:
+            self._inner = inner
+            self._encoding = encoding
 
-    class BoundedStream(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             left = MAX_BODY_BYTES
-            unpack = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in {"gzip", "deflate"} else None
-            async for packed in inner:
+            unpack = zlib.decompressobj(zlib.MAX_WBITS | 32) if self._encoding in {b"gzip", b"deflate"} else None
+            async for packed in self._inner:
                 chunk = unpack.decompress(packed, left + 1) if unpack is not None else packed
                 left -= len(chunk)
                 if left < 0:
@@ -63,6 +66,15 @@ def _bounded_stream(inner: Any, encoding: str) -> Any:
                 yield chunk
 
         async def aclose(self) -> None:
-            await inner.aclose()
+            await self._inner.aclose()
 
-    return BoundedStream()
+    async def bound(response: Any) -> None:
+        told = {name.lower(): value for name, value in response.headers.raw}
+        encoding, length = told.get(b"content-encoding"), told.get(b"content-length", b"")
+        if encoding is not None:
+            del response.headers["content-encoding"]
+        elif length.isdigit() and len(length) < _DIGITS:
+            return  # aiohttp reads no more than was announced, and that is little
+        response.stream = BoundedStream(response.stream, encoding)
+
+    return bound

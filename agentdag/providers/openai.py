@@ -28,7 +28,7 @@ class OpenAIProvider:
         self._max_tokens_field = settings.max_tokens_field or ("max_tokens" if own_server else "max_completion_tokens")
         shared: dict[str, Any] = {
             "max_retries": 0,
-            "default_headers": dict(settings.headers),
+            "default_headers": dict(settings.headers) or None,
             "http_client": settings.http.client(openai),
         }
         if settings.type == "azure":
@@ -36,7 +36,7 @@ class OpenAIProvider:
         else:
             key = settings.key("OPENAI_API_KEY")
             client = openai.AsyncOpenAI(api_key=key, base_url=settings.base_url, **shared)
-        self._sdk = SdkClient(client, openai, settings.name)
+        self._sdk = SdkClient(client, openai, settings.name, "x-request-id")
 
     def _azure(self, openai: Any, shared: Mapping[str, Any]) -> Any:
         settings = self._settings

@@ -5,12 +5,11 @@ That path keeps the SDK's authentication, base URL and error classes at half the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from agentdag.errors import CallError, Failure, call_error
+from agentdag.errors import CallError, call_error
 from agentdag.providers.faults import bad_response, error_body_failure, failure_of
 from agentdag.providers.http import CONNECT_TIMEOUT_S
 
@@ -18,24 +17,30 @@ from agentdag.providers.http import CONNECT_TIMEOUT_S
 class SdkClient:
     """One client of one SDK. *client* is the SDK's own, *sdk* its module."""
 
-    def __init__(self, client: Any, sdk: Any, provider: str) -> None:
+    def __init__(self, client: Any, sdk: Any, provider: str, request_id_header: str) -> None:
+        import httpx2  # noqa: PLC0415 - heavy: only a run that calls a provider pays for it
+
         self._client = client
+        self._response_class = httpx2.Response
+        self._timeout_class = httpx2.Timeout
+        self._timeouts: dict[float, Any] = {}
         self._stream_class = sdk.AsyncStream[object]
+        self._request_id_header = request_id_header
         self.provider = provider
 
     async def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], str | None]:
         """The JSON object that *path* answers with, and the request's id. Raises CallError only."""
-        import httpx2  # noqa: PLC0415 - heavy: only a run that calls a provider pays for it
-
-        async with self._mapped():
-            response = await self._client.post(
-                path, cast_to=httpx2.Response, body=body, options={"timeout": _timeout(timeout_s)}
-            )
-            request_id = _request_id(response.headers)
-            kind = response.headers.get("content-type", "")
-            if "json" not in kind and not response.content.lstrip().startswith(b"{"):
-                raise self.fail(f"answered {kind or 'without a content type'} instead of JSON", request_id)
+        options = {"timeout": self._timeout(timeout_s)}
+        try:
+            response = await self._client.post(path, cast_to=self._response_class, body=body, options=options)
+        except Exception as error:
+            raise call_error(failure_of(error, self.provider)) from error
+        request_id = response.headers.get(self._request_id_header)
+        try:
             answer = response.json()
+        except ValueError as error:
+            kind = response.headers.get("content-type", "something without a type")
+            raise self.fail(f"answered {kind}, which is not the JSON that is due: {error}", request_id) from error
         if not isinstance(answer, dict):
             raise self.fail("answered JSON that is no object", request_id)
         if answer.get("error"):
@@ -52,11 +57,11 @@ class SdkClient:
                 path,
                 cast_to=object,
                 body=body,
-                options={"timeout": _timeout(timeout_s)},
+                options={"timeout": self._timeout(timeout_s)},
                 stream=True,
                 stream_cls=self._stream_class,
             )
-            request_id = _request_id(stream.response.headers)
+            request_id = stream.response.headers.get(self._request_id_header)
             try:
                 kind = stream.response.headers.get("content-type", "")
                 if "html" in kind:
@@ -65,11 +70,18 @@ class SdkClient:
             finally:
                 await stream.close()
 
+    def _timeout(self, timeout_s: float) -> Any:
+        """No shorter than the attempt, which is bounded outside: this only frees what nobody waits for."""
+        if timeout_s not in self._timeouts:
+            connect = min(CONNECT_TIMEOUT_S, timeout_s + 1)
+            self._timeouts[timeout_s] = self._timeout_class(timeout_s + 1, connect=connect, pool=None)
+        return self._timeouts[timeout_s]
+
     @asynccontextmanager
     async def _mapped(self) -> AsyncIterator[None]:
         try:
             yield
-        except (CallError, asyncio.CancelledError):
+        except CallError:
             raise
         except Exception as error:
             raise call_error(failure_of(error, self.provider)) from error
@@ -77,20 +89,6 @@ class SdkClient:
     def fail(self, message: str, request_id: str | None, *, final: bool = False) -> CallError:
         """The error for an answer that is no answer."""
         return call_error(bad_response(message, self.provider, request_id=request_id, final=final))
-
-    def failure(self, failure: Failure) -> CallError:
-        return call_error(failure)
-
-
-def _request_id(headers: Mapping[str, str]) -> str | None:
-    return headers.get("x-request-id") or headers.get("request-id")
-
-
-def _timeout(timeout_s: float) -> Any:
-    """No shorter than the attempt, which is bounded outside: this only frees what nobody waits for."""
-    import httpx2  # noqa: PLC0415 - as above
-
-    return httpx2.Timeout(timeout_s + 1, connect=min(CONNECT_TIMEOUT_S, timeout_s + 1), pool=None)
 
 
 def count(value: Any) -> int | None:

@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentdag.errors import ErrorKind, Failure, FinalError, call_error
-from agentdag.limits.governor import Governor, Policy, Seat, delay_s
-from agentdag.limits.slots import MAX_OVERTAKEN, Rank, Slots, Ticket
+from agentdag.limits.governor import Governor, Policy, delay_s
+from agentdag.limits.slots import MAX_OVERTAKEN, Place, Seat, Slots
 
 
 def test_the_order_is_priority_then_longest_remaining_path_then_arrival() -> None:
     order: list[str] = []
     slots = Slots(1, wake=lambda: None)
     for name, rank in [
-        ("low", Rank(2, -99.0)),
-        ("short", Rank(1, -1.0)),
-        ("long", Rank(1, -9.0)),
-        ("later", Rank(1, -9.0)),
-        ("high", Rank(0, -0.5)),
+        ("low", (2, -99.0)),
+        ("short", (1, -1.0)),
+        ("long", (1, -9.0)),
+        ("later", (1, -9.0)),
+        ("high", (0, -0.5)),
     ]:
-        slots.request(rank, lambda name=name: order.append(name))  # type: ignore[misc]
+        Seat(slots, rank).request(partial(order.append, name))
     while slots.waiting:
         slots.hand_out()
         slots.release()
@@ -34,22 +34,25 @@ def test_the_order_is_priority_then_longest_remaining_path_then_arrival() -> Non
 
 @given(
     st.integers(1, 5),
-    st.lists(st.tuples(st.sampled_from(["request", "release", "withdraw"]), st.integers(0, 9)), max_size=60),
+    st.lists(st.tuples(st.sampled_from(["request", "leave", "again"]), st.integers(0, 9)), max_size=60),
 )
 def test_never_more_than_the_cap_and_never_idle_while_somebody_waits(cap: int, acts: list[tuple[str, int]]) -> None:
     slots = Slots(cap, wake=lambda: None)
     granted: list[int] = []
-    tickets: list[Ticket] = []
+    seats: list[Seat] = []
     for act, number in acts:
         if act == "request":
-            tickets.append(slots.request(Rank(1, -float(number)), partial(granted.append, len(tickets))))
-        elif act == "release" and slots.held:
-            slots.release()
-        elif act == "withdraw" and tickets:
-            slots.withdraw(tickets[number % len(tickets)])
+            seats.append(Seat(slots, (1, -float(number))))
+            seats[-1].request(partial(granted.append, len(seats)))
+        elif act == "leave" and seats:
+            seats[number % len(seats)].leave()
+        elif act == "again" and seats and seats[number % len(seats)].place is Place.AWAY:
+            seats[number % len(seats)].request(lambda: None)
         slots.hand_out()
         assert slots.held <= cap
         assert slots.held == cap or not slots.waiting
+        assert slots.held == sum(seat.held for seat in seats)
+        assert slots.waiting == sum(seat.place is Place.WAITING for seat in seats)
     assert len(granted) == len(set(granted))
 
 
@@ -57,11 +60,12 @@ def test_whoever_is_passed_over_too_often_goes_next() -> None:
     slots = Slots(1, wake=lambda: None)
     waited: list[int] = []
     rounds = 0
-    slots.request(Rank(2, 0.0), lambda: waited.append(rounds))
+    Seat(slots, (2, 0.0)).request(lambda: waited.append(rounds))
     while not waited:
-        slots.request(Rank(0, -1.0), lambda: None)
+        other = Seat(slots, (0, -1.0))
+        other.request(lambda: None)
         slots.hand_out()
-        slots.release()
+        other.leave()
         rounds += 1
         assert rounds < 2 * MAX_OVERTAKEN
     assert waited[0] >= MAX_OVERTAKEN
@@ -112,7 +116,7 @@ def test_a_cap_of_one_does_not_deadlock_while_retries_wait() -> None:
 
         async def one() -> str | None:
             heard = Heard()
-            call = await door.call(act, policy=policy(), seat=Seat(door.slots, Rank(1, 0.0)), lane=None, listener=heard)
+            call = await door.call(act, policy=policy(), seat=Seat(door.slots, (1, 0.0)), lane=None, listener=heard)
             assert heard.attempts == [1, 2, 3]
             return call.result
 
@@ -132,7 +136,7 @@ def test_cancelling_whoever_waits_or_works_keeps_the_cap_exact() -> None:
             await asyncio.sleep(chance.random() / 500)
 
         async def one() -> None:
-            await door.call(act, policy=policy(), seat=Seat(door.slots, Rank(1, 0.0)), lane=None, listener=Heard())
+            await door.call(act, policy=policy(), seat=Seat(door.slots, (1, 0.0)), lane=None, listener=Heard())
 
         tasks = [asyncio.create_task(one()) for _ in range(300)]
         for task in tasks[::3]:
@@ -151,7 +155,7 @@ def test_a_functions_own_timeout_error_is_not_taken_for_ours() -> None:
         async def act(attempt: int) -> None:
             raise FinalError(Failure(ErrorKind.FUNCTION, "TimeoutError: mine"))
 
-        call = await door.call(act, policy=policy(), seat=Seat(door.slots, Rank(1, 0.0)), lane=None, listener=Heard())
+        call = await door.call(act, policy=policy(), seat=Seat(door.slots, (1, 0.0)), lane=None, listener=Heard())
         assert call.failure is not None
         assert call.failure.kind is ErrorKind.FUNCTION
 

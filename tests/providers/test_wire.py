@@ -75,11 +75,22 @@ def test_parameters_arrive_as_the_protocol_names_them(plan: Compile, wire: WireS
     if provider == "openai":
         assert body["messages"][0] == {"role": "system", "content": "Be kind"}
         assert body["stop"] == ["END"]
-        assert wire.calls[0].headers["Authorization"] == f"Bearer {KEY}"
     else:
         assert body["system"] == "Be kind"
         assert body["stop_sequences"] == ["END"]
-        assert wire.calls[0].headers["X-Api-Key"] == KEY
+    assert wire.calls[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+@BOTH
+def test_headers_are_sent_as_the_file_says(plan: Compile, wire: WireServer, provider: str) -> None:
+    """Some gateways want the key in a header of their own."""
+    base = wire.openai_url if provider == "openai" else wire.url
+    text = f"""
+        providers: {{{provider}: {{base_url: "{base}", headers: {{X-Api-Key: abc, X-Team: blue}}}}}}
+        nodes: {{only: {{model: {provider}/m, prompt: hi}}}}
+    """
+    assert agentdag.run(plan(text)).ok
+    assert (wire.calls[0].headers["X-Api-Key"], wire.calls[0].headers["X-Team"]) == ("abc", "blue")
 
 
 FAULTY = [
