@@ -109,8 +109,7 @@ class Session:
         self._inputs = resolve_inputs(self.plan, inputs or {})
         self._functions = {n.id: _function(n, plan) for n in self.plan.nodes if _calls(n, options)}
         self._runner: Runner | None = None
-        self.stopping = 0
-        """How often the run was asked to stop."""
+        self._signals: list[int] = []
 
     async def run(self, *, began: float | None = None) -> RunResult:
         """Run it to the end. *began* is when, on the monotonic clock, the start-up began that is told."""
@@ -126,9 +125,14 @@ class Session:
 
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""
-        self.stopping += 1
+        self._signals.append(signal)
         if self._runner is not None:
             self._runner.interrupt(signal)
+
+    @property
+    def interrupts(self) -> int:
+        """How often the run was asked to stop."""
+        return len(self._signals)
 
     def _wake(self) -> None:
         if self._runner is not None:
@@ -151,6 +155,8 @@ class Session:
             stream=self.options.stream,
         )
         runner = self._runner = Runner(run, slots, startup_s=time.monotonic() - began)
+        for signal in self._signals:  # came while providers were made
+            asyncio.get_running_loop().call_soon(runner.interrupt, signal)
         finished = await runner.run()
         return _result(finished, run.settled)
 

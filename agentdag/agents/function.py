@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import importlib
+import importlib.util
 import inspect
 import sys
 import threading
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -122,11 +124,29 @@ def load_function(module: str, function: str, folder: Path) -> Callable[..., Any
     if place not in sys.path:
         sys.path.insert(0, place)
     found: Any = importlib.import_module(module)
+    beside = folder.joinpath(*module.split(".")).with_suffix(".py").resolve()
+    if beside.is_file() and Path(getattr(found, "__file__", None) or "").resolve() != beside:
+        found = _load_file(f"{module}@{beside}", beside)  # another pipeline's module of the same name came first
     for name in function.split("."):
         found = getattr(found, name)
     if not callable(found):
         raise TypeError(f"`{module}:{function}` is {type(found).__name__}, which cannot be called")
     return found  # type: ignore[no-any-return]  # `callable` tells mypy nothing of what it returns
+
+
+def _load_file(name: str, path: Path) -> ModuleType:
+    """The module in *path*, under a *name* of its own."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} cannot be imported")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
 def check_arguments(function: Callable[..., Any], names: Mapping[str, Any]) -> str | None:

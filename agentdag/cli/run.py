@@ -67,13 +67,15 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
     elif view == "plain":
         observers.append(Lines(sys.stderr, max(len(node.id) for node in plan.nodes)))
     live = None
-    if view == "table":
+    if view == "table" and sys.stderr.isatty():
         from agentdag.views.live import LiveTable
 
         live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, arguments.color))
         observers.append(live)
     session = Session(plan, given, options=options, observers=tuple(observers))
     result = asyncio.run(_watched(session, live, began))
+    for observer, error in session.observers.dropped:
+        writer(sys.stderr)(f"warning: {type(observer).__name__} stopped: {type(error).__name__}: {error}\n")
     if view != "json":
         _close(arguments, result, board, ending, view)
     return result.exit_code
@@ -90,7 +92,7 @@ async def _watched(session: Session, live: Any, began: float) -> RunResult:
 def _interrupt(session: Session, live: Any, number: int) -> None:
     session.interrupt(number)
     text = "interrupted: what is in flight has 10 s to finish; again stops at once\n"
-    if session.stopping == 1:
+    if session.interrupts == 1:
         live.above(text) if live is not None else writer(sys.stderr)(text)
 
 

@@ -111,8 +111,7 @@ class NodeLife:
             agent = self._agent()
         except TemplateError as error:
             self.seat.leave()
-            failure = Failure(ErrorKind.TEMPLATE, run.redact(str(error)))
-            return self.settled(Status.FAILED, Outcome(0, 0.0, failure=failure))
+            return self.failed(ErrorKind.TEMPLATE, str(error))
         outcome = await agent.perform(Task(node.id, run.governor, self.seat, node.policy, self, self.on_delta))
         if outcome.failure is None:
             return self.settled(Status.SUCCEEDED, outcome)
@@ -191,6 +190,10 @@ class NodeLife:
             waits=self.waits,
             ttft_s=outcome.ttft_s,
         )
+
+    def failed(self, kind: ErrorKind, message: str) -> NodeSettled:
+        """The end of a node that failed outside of any call."""
+        return self.settled(Status.FAILED, Outcome(self.attempts, 0.0, failure=Failure(kind, message)))
 
     def cancelled(self, reason: str) -> NodeSettled:
         """The end of a node that was cut off while it was at work."""

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from agentdag.agents.agent import Outcome
 from agentdag.calls import NO_USAGE
 from agentdag.engine.attempts import NodeLife, Run
 from agentdag.engine.schedule import Schedule
-from agentdag.errors import ErrorKind, Failure
+from agentdag.errors import ErrorKind
 from agentdag.events import (
     BarrierOpened,
     NodeSettled,
@@ -58,6 +57,7 @@ class Runner:
         self._signal: int | None = None
         self._stop_reason: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._waking = False
         self._ended = asyncio.Event()
         self._group = asyncio.TaskGroup()
 
@@ -90,7 +90,13 @@ class Runner:
 
     def wake(self) -> None:
         """A slot came back while somebody waits for one."""
-        asyncio.get_running_loop().call_soon(self._slots.hand_out)
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._waking = False
+        self._slots.hand_out()
 
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
@@ -116,12 +122,15 @@ class Runner:
         try:
             settled = await life.live()
         except asyncio.CancelledError:
-            if self._stop_reason is None:
+            task = asyncio.current_task()
+            if self._stop_reason is not None:
+                settled = life.cancelled(self._stop_reason)
+            elif task is not None and task.cancelling():
                 raise
-            settled = life.cancelled(self._stop_reason)
+            else:
+                settled = life.failed(ErrorKind.INTERNAL, "the agent cancelled itself")
         except Exception as error:  # noqa: BLE001 - a bug of ours must not hurt the node's siblings either
-            failure = Failure(ErrorKind.INTERNAL, self._run.redact(f"{type(error).__name__}: {error}"))
-            settled = life.settled(Status.FAILED, Outcome(life.attempts, 0.0, failure=failure))
+            settled = life.failed(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
             life.seat.leave()
             del self._lives[number]

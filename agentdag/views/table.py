@@ -27,8 +27,8 @@ _MARKS = {
 _ASCII = {"▸": ">", "↻": "~", "✓": "+", "✗": "x", "○": "o", "■": "#", "·": ".", "→": "->", "…": "~", "━": "=", "─": "-"}
 _FIXED = 2 + 5 + 12 + 4 + 10 + 7 + 8 + 8
 """Columns of everything but the node and its model: mark, wave, status, try, time, first token, in, out."""
-_NARROWEST_MODEL = 10
-_WIDEST_NODE = 28
+_NARROWEST_MODEL = 8
+_NARROWEST_NODE, _WIDEST_NODE = 14, 28
 
 
 def render(board: Board, *, now: float, width: int, height: int, ascii_only: bool = False) -> list[Text]:
@@ -66,13 +66,14 @@ def _table(board: Board, now: float, width: int, height: int) -> list[Text]:
 
 
 def _widths(board: Board, width: int) -> tuple[int, int]:
-    """Columns for the node and for its model; the model gives way first."""
+    """Columns for the node and for its model; where they are too few, the model gives way first."""
     free = width - _FIXED
-    names = max((cell_len(row.node) for row in board.rows.values()), default=4)
-    node = max(8, min(names, _WIDEST_NODE, free))
+    names = min(_WIDEST_NODE, max((cell_len(row.node) for row in board.rows.values()), default=4))
     models = max((cell_len(row.model or "") for row in board.rows.values()), default=0)
-    model = min(free - node - 2, models)
-    return node, model if model >= min(_NARROWEST_MODEL, models) else 0
+    if not models or free - 2 - _NARROWEST_MODEL < min(names, _NARROWEST_NODE):
+        return max(8, min(names, free)), 0
+    node = min(names, max(_NARROWEST_NODE, free - 2 - models))
+    return node, min(models, free - 2 - node)
 
 
 def _columns(node_width: int, model_width: int) -> Text:

@@ -206,6 +206,16 @@ def test_functions_that_cannot_be_called_are_told_before_the_run(plan: Compile, 
         agentdag.run(plan("nodes: {n: {call: 'badargs:f', with: {b: 2}}}"))
 
 
+def test_two_pipelines_may_each_have_a_module_of_the_same_name(tmp_path: Path) -> None:
+    outputs = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        module(tmp_path / name, "samename", f"def f(): return {name!r}\n")
+        (tmp_path / name / "p.yaml").write_text("nodes: {n: {call: 'samename:f'}}")
+        outputs.append(agentdag.run(agentdag.load(tmp_path / name / "p.yaml")).outputs["n"])
+    assert outputs == ["one", "two"]
+
+
 def test_the_cap_is_exact_and_the_longest_path_goes_first(plan: Compile, tmp_path: Path) -> None:
     module(
         tmp_path,
@@ -384,6 +394,26 @@ def test_a_bug_in_the_engine_is_one_nodes_failure(plan: Compile, monkeypatch: py
     assert error is not None
     assert error.kind is ErrorKind.INTERNAL
     assert result.nodes["b"].status is Status.SUCCEEDED
+
+
+def test_a_function_that_cancels_itself_is_a_failure_and_not_the_end(plan: Compile, tmp_path: Path) -> None:
+    module(tmp_path, "selfcancel", "import asyncio\nasync def f(): raise asyncio.CancelledError\n")
+    result = agentdag.run(plan("nodes: {f: {call: 'selfcancel:f'}, g: {call: 'json:dumps', with: {obj: 1}}}"))
+    error = result.nodes["f"].error
+    assert error is not None
+    assert error.kind is ErrorKind.INTERNAL
+    assert result.nodes["g"].status is Status.SUCCEEDED
+
+
+def test_an_interrupt_before_the_run_is_not_lost(plan: Compile) -> None:
+    session = Session(
+        plan("nodes: {a: {prompt: hi, model: openai/m}, b: {prompt: '{{ nodes.a.output }}', model: openai/m}}"),
+        options=INSTANT,
+    )
+    session.interrupt(2)
+    result = asyncio.run(session.run())
+    assert result.exit_code == 130
+    assert result.nodes["b"].status is Status.SKIPPED
 
 
 def test_cancelling_the_caller_leaves_nothing_running(plan: Compile, tmp_path: Path) -> None:
