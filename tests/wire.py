@@ -7,8 +7,12 @@ last one repeated; without a script the call succeeds. Every request is kept in 
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 import json
+import struct
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -81,7 +85,9 @@ class WireServer:
         app.router.add_post("/v1/chat/completions", self._openai)
         app.router.add_post("/openai/deployments/{deployment}/chat/completions", self._openai)
         app.router.add_post("/v1/messages", self._anthropic)
-        app.router.add_post("/v1/v1/messages", self._anthropic)
+        vertex = "/projects/{project}/locations/{region}/publishers/anthropic/models/{model}:{verb}"
+        app.router.add_post(vertex, self._anthropic)
+        app.router.add_post("/model/{model}/{verb}", self._anthropic)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -99,7 +105,9 @@ class WireServer:
         return await self._handle(request, AnthropicWire())
 
     async def _handle(self, request: web.Request, wire: OpenAIWire | AnthropicWire) -> web.StreamResponse:
-        body = json.loads(await request.read())
+        body = {**request.match_info, **json.loads(await request.read())}
+        if request.match_info.get("verb") == "invoke-with-response-stream":
+            body["stream"] = True
         self.calls.append(Call(request.path, body, request.headers.copy()))
         self.arrived.set()
         model = body["model"]
@@ -296,13 +304,29 @@ class AnthropicWire:
 Wire = OpenAIWire | AnthropicWire
 
 
+def _amazon_frame(event: str) -> bytes:
+    """A server-sent event as a frame of application/vnd.amazon.eventstream."""
+    payload = json.dumps({"bytes": base64.b64encode(event.partition("data: ")[2].strip().encode()).decode()}).encode()
+    headers = b""
+    for name, value in (
+        (b":event-type", b"chunk"),
+        (b":content-type", b"application/json"),
+        (b":message-type", b"event"),
+    ):
+        headers += bytes([len(name)]) + name + b"\x07" + struct.pack("!H", len(value)) + value
+    prelude = struct.pack("!II", 16 + len(headers) + len(payload), len(headers))
+    message = prelude + struct.pack("!I", zlib.crc32(prelude)) + headers + payload
+    return message + struct.pack("!I", zlib.crc32(message))
+
+
 async def stream(request: web.Request, events: list[str]) -> web.StreamResponse:
+    amazon = request.match_info.get("verb") == "invoke-with-response-stream"
     response = web.StreamResponse(
         headers={"content-type": "text/event-stream", "x-request-id": "req-1", "request-id": "req-1"}
     )
     await response.prepare(request)
     for event in events:
-        await response.write(event.encode())
+        await response.write(_amazon_frame(event) if amazon else event.encode())
     await response.write_eof()
     return response
 
@@ -347,8 +371,6 @@ async def _stall(request: web.Request, body: dict[str, Any], wire: Wire, argumen
 
 async def _huge(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
     """48 MiB of answer; with `huge:gzip` in 48 KiB of bytes."""
-    import gzip
-
     response = web.StreamResponse(headers={"content-type": "application/json"})
     if body.get("stream"):
         response.headers["content-type"] = "text/event-stream"
@@ -370,8 +392,6 @@ async def _coded(request: web.Request, body: dict[str, Any], wire: Wire, argumen
 
 
 async def _gzip(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
-    import gzip
-
     data = json.dumps(wire.answer(body, "ok")).encode()
     return web.Response(
         body=gzip.compress(data), headers={"content-type": "application/json", "content-encoding": "gzip"}

@@ -46,7 +46,8 @@ class AnthropicProvider:
             self._need("boto3")
             return anthropic.AsyncAnthropicBedrock(aws_region=settings.region, api_key=settings.api_key, **shared)
         if settings.type == "vertex":
-            self._need("google.auth")
+            if settings.api_key is None:  # which is an access token here
+                self._need("google.auth")
             place = {"region": settings.region, "project_id": settings.project}
             given = {key: value for key, value in place.items() if value is not None}
             return anthropic.AsyncAnthropicVertex(access_token=settings.api_key, **given, **shared)

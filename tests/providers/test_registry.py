@@ -79,7 +79,8 @@ def settings(kind: str, **more: str) -> Settings:
 
 
 @pytest.mark.parametrize(("kind", "words"), [("bedrock", "boto3"), ("vertex", "google.auth"), ("azure", "endpoint")])
-def test_what_an_extra_or_a_setting_lacks_is_told(kind: str, words: str) -> None:
+def test_what_an_extra_or_a_setting_lacks_is_told(monkeypatch: pytest.MonkeyPatch, kind: str, words: str) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(agentdag.UsageError, match=words):
         registry.create(settings(kind))
 

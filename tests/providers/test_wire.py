@@ -307,6 +307,34 @@ def test_azure_goes_through_the_sdks_own_client(plan: Compile, wire: WireServer)
     assert wire.calls[0].body["model"] == "gpt-x"
 
 
+@STREAMS
+def test_vertex_goes_through_the_sdks_own_client(plan: Compile, wire: WireServer, stream: bool) -> None:
+    text = f"""
+        providers: {{g: {{type: vertex, base_url: "{wire.url}", region: europe-west1, project: p1, api_key: {KEY}}}}}
+        nodes: {{only: {{model: g/claude-x, prompt: hi}}}}
+    """
+    assert agentdag.run(plan(text), options=Options(stream=stream)).outputs == {"only": ANSWER}
+    verb = "streamRawPredict" if stream else "rawPredict"
+    assert wire.calls[0].path == f"/projects/p1/locations/europe-west1/publishers/anthropic/models/claude-x:{verb}"
+    assert wire.calls[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+@STREAMS
+def test_bedrock_goes_through_the_sdks_own_client_and_signs(
+    plan: Compile, wire: WireServer, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+    text = f"""
+        providers: {{aws: {{type: bedrock, base_url: "{wire.url}", region: eu-central-1}}}}
+        nodes: {{only: {{model: aws/anthropic.claude-x, prompt: hi}}}}
+    """
+    result = agentdag.run(plan(text), options=Options(stream=stream))
+    assert result.outputs == {"only": ANSWER}, result.nodes
+    assert wire.calls[0].path.startswith("/model/anthropic.claude-x/invoke")
+    assert wire.calls[0].headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+
+
 def test_a_provider_setting_turns_streaming_on_and_off(plan: Compile, wire: WireServer) -> None:
     for setting in (True, False):
         text = f"""
