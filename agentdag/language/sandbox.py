@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 MAX_STEPS = 1_000_000
 """Loop steps and elements touched, in one rendering."""
@@ -34,6 +35,10 @@ _FORMAT_WIDTH = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*|\{[^{}]*\{")
 
 
 _MAPPING_METHODS = frozenset({"items", "keys", "values", "get"})
+
+
+_WALKED_A_STEP = 2
+"""How many values are looked into for the price of one loop step."""
 
 
 class BoundsError(SecurityError):
@@ -61,14 +66,18 @@ class _Meter:
 
     def walk(self, value: Any) -> None:
         """Charge for every value inside *value*: lists that share parts print much longer than they are."""
-        waiting = [value]
+        if not isinstance(value, (Mapping, list, tuple)):
+            return
+        waiting, seen = [value], 0
         while waiting:
             each = waiting.pop()
             if isinstance(each, Mapping):
                 waiting.extend(each.values())
             elif isinstance(each, (list, tuple)):
                 waiting.extend(each)
-            self.charge(1)
+            seen += 1
+            if seen % _WALKED_A_STEP == 0:
+                self.charge(1)
 
     def check(self, value: Any) -> Any:
         """*value*, charged for its size; raises BoundsError where it is too large."""
@@ -157,6 +166,9 @@ class Environment(ImmutableSandboxedEnvironment):
             self.filters[name] = _bounded_filter(name, function)
         self.filters["bounded_loop"] = lambda items: _meter.get().loop(items)
         self.filters["bounded_concat"] = _concat
+        self.filters["bounded_value"] = _walked
+        for name, test in list(self.tests.items()):
+            self.tests[name] = _bounded_test(cast(Callable[..., Any], test))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A dot on a mapping looks up the key first and a method only if there is none."""
@@ -172,6 +184,8 @@ class Environment(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        _walked(left)
+        _walked(right)
         if operator == "*":
             _bound(_product(left, right))
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
@@ -190,34 +204,43 @@ class Environment(ImmutableSandboxedEnvironment):
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
             _check_arguments(name, owner, args, kwargs)
+        _walked([owner if isinstance(owner, (list, tuple, Mapping)) else None, args, kwargs])
         result = super().call(context, obj, *args, **kwargs)
         return _meter.get().check(result)
 
     def compile_bounded(self, tree: nodes.Template) -> jinja2.Template:
-        """*tree* compiled, with every loop and concatenation metered. *tree* is changed."""
-        for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "bounded_loop", [], [], None, None, lineno=loop.lineno)
-        _replace_concats(tree)
-        return self.from_string(tree)
+        """*tree* compiled, with every loop, concatenation and comparison metered. *tree* is changed."""
+        return self.from_string(_Metering().visit(tree))
 
 
-def _replace_concats(node: nodes.Node) -> None:
-    for field, value in node.iter_fields():
-        if isinstance(value, nodes.Node):
-            _replace_concats(value)
-            if isinstance(value, nodes.Concat):
-                setattr(node, field, _bounded_concat(value))
-        elif isinstance(value, list):
-            for index, item in enumerate(value):
-                if isinstance(item, nodes.Node):
-                    _replace_concats(item)
-                    if isinstance(item, nodes.Concat):
-                        value[index] = _bounded_concat(item)
+class _Metering(NodeTransformer):
+    """Sends through metered filters what Jinja compiles to bare Python."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - the visitor's way to name
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, "bounded_loop")
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "bounded_concat")
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, "bounded_value")
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, "bounded_value")
+        return node
 
 
-def _bounded_concat(node: nodes.Concat) -> nodes.Filter:
-    parts = nodes.List(node.nodes, lineno=node.lineno)
-    return nodes.Filter(parts, "bounded_concat", [], [], None, None, lineno=node.lineno)
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
+
+
+def _walked(value: Any) -> Any:
+    """*value*, charged for all that is inside it."""
+    _meter.get().walk(value)
+    return value
 
 
 def _concat(parts: Sequence[Any]) -> Any:
@@ -241,6 +264,16 @@ def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
         return _meter.get().check(function(*args, **kwargs))
 
     if skipped:
+        bounded.jinja_pass_arg = function.jinja_pass_arg  # type: ignore[attr-defined]
+    return bounded
+
+
+def _bounded_test(function: Callable[..., Any]) -> Callable[..., Any]:
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        _walked(args[-2:])
+        return function(*args, **kwargs)
+
+    if hasattr(function, "jinja_pass_arg"):
         bounded.jinja_pass_arg = function.jinja_pass_arg  # type: ignore[attr-defined]
     return bounded
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-import tracemalloc
+import resource
 
 import pytest
 
@@ -56,6 +55,12 @@ BOMBS = [
     "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | string }}",
     "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
     "{% for i in [[]] recursive %}{{ loop([[]]) }}{% endfor %}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x is eq(n.y) }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ [n.x, n.y] | sort }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ [n.x].index(n.y) }}",
+    "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ '%s' % [n.x] }}",
+    "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ '{}'.format(n.x) }}",
     "{% filter center(10**9) %}x{% endfilter %}",
 ]
 
@@ -72,14 +77,12 @@ def test_a_bomb_ends_soon_and_small(text: str) -> None:
     template = Template(text, NODE_NAMES)
     if template.problems:
         return  # refused before it could run
-    tracemalloc.start()
-    started = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF)
     with pytest.raises(TemplateError):
         template.render({"inputs": {}})
-    spent, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert spent < 20, "seconds of CPU under tracemalloc; without bounds these never end"
-    assert peak < 200 * 2**20
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime - before.ru_utime < 15, "seconds of CPU; without bounds these never end"
+    assert after.ru_maxrss - before.ru_maxrss < 300 * 1024, "KiB"
 
 
 def test_ordinary_work_is_within_the_bounds() -> None:
