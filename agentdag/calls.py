@@ -36,6 +36,11 @@ class Usage:
     cost_usd: Decimal | None = None
     estimated: bool = False
 
+    @property
+    def cost(self) -> Decimal | None:
+        """The same as `cost_usd`."""
+        return self.cost_usd
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             _sum(self.input_tokens, other.input_tokens),

@@ -7,6 +7,7 @@ An observer that raises is dropped and never hurts the run.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,8 @@ from typing import Any, ClassVar, Protocol
 
 from agentdag.calls import Usage
 from agentdag.errors import Failure
+
+_LOG = logging.getLogger("agentdag")
 
 
 class Status(StrEnum):
@@ -132,6 +135,8 @@ class NodeSettled:
     waits: Mapping[str, float]
     ttft_s: float | None = None
     cached: bool = False
+    finish_reason: str | None = None
+    """Why the model stopped, in its provider's word; `length` and `max_tokens` say that it was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,7 @@ class Observers:
             try:
                 observer(event)
             except Exception as error:  # noqa: BLE001 - foreign code: a view may not hurt the run
+                _LOG.warning("an observer stopped, the run goes on: %s: %s", type(error).__name__, error)
                 self.dropped.append((observer, error))
                 self._observers = [other for other in self._observers if other is not observer]
 

@@ -6,6 +6,8 @@ The only place that knows all of them; whatever is wrong with the invocation is 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import os
 import secrets
 import time
@@ -32,6 +34,8 @@ from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
+
+_LOG = logging.getLogger("agentdag")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +120,16 @@ class Session:
         http = SharedHttp(self.plan.concurrency)
         providers: dict[str, Provider] = {}
         try:
-            providers |= self._providers(http)
+            for name in self._asked():
+                providers[name] = self._provider(name, http)
             return await self._run(providers, self._began if began is None else began)
         finally:
-            for provider in providers.values():
-                await provider.aclose()
-            await http.aclose()
+            closing: Provider | SharedHttp
+            for closing in (*providers.values(), http):
+                try:
+                    await closing.aclose()
+                except Exception as error:  # noqa: BLE001 - a provider's bug must not lose a finished run
+                    _LOG.warning("a provider could not be closed: %s: %s", type(error).__name__, error)
 
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""
@@ -160,20 +168,20 @@ class Session:
         finished = await runner.run()
         return _result(finished, run.settled)
 
-    def _providers(self, http: SharedHttp) -> dict[str, Provider]:
+    def _asked(self) -> list[str]:
         """Every provider that a node of this run will really ask."""
         asked = {
             node.model.provider
             for node in self.plan.nodes
             if node.model is not None and not (self.options.simulate and node.simulated is not False)
         }
-        return {name: self._provider(name, http) for name in sorted(asked)}
+        return sorted(asked)
 
     def _provider(self, name: str, http: SharedHttp) -> Provider:
         spec = self.plan.providers.get(name) or ProviderSpec()
         kind = spec.type or name
         if kind == registry.SIMULATED:
-            return SimulatedProvider(name, self.options.seed)
+            return SimulatedProvider(name, self.options.seed, stream=spec.stream)
         self._secrets.add(spec.api_key if spec.api_key and "${" not in spec.api_key else None)
         fields = spec.model_dump(exclude={"type"})
         said = expand(fields, f"providers.{name}", self._environment, self._secrets)
@@ -212,7 +220,7 @@ def run(
 def _with_options(plan: Plan, options: Options) -> Plan:
     if options.time_scale != 1 and not options.simulate:
         raise UsageError("--time-scale scales simulated time only", hint="add --simulate")
-    if options.time_scale <= 0:
+    if not 0 < options.time_scale < math.inf:
         raise UsageError(f"--time-scale is a number above 0, not {options.time_scale:g}")
     if options.concurrency is not None and options.concurrency < 1:
         raise UsageError(f"--concurrency is at least 1, not {options.concurrency}")
@@ -236,7 +244,7 @@ def _function(node: PlanNode, plan: Plan) -> Callable[..., Any]:
     assert isinstance(work, CallWork)
     try:
         function = load_function(work.module, work.function, plan.path.parent)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         name = f"{work.module}:{work.function}"
         raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
     problem = check_arguments(function, work.arguments)

@@ -43,6 +43,7 @@ class Outcome:
     failure: Failure | None = None
     usage: Usage = NO_USAGE
     ttft_s: float | None = None
+    finish_reason: str | None = None
 
 
 class Agent(Protocol):

@@ -13,10 +13,10 @@ import inspect
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -25,7 +25,10 @@ from agentdag.agents.agent import Outcome, Task
 from agentdag.calls import Provider, Request
 from agentdag.errors import ErrorKind, Failure, FinalError
 
-_PLAIN = (str, int, bool, type(None))
+_ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
+"""What a future does not take, or what would end more than the function."""
+_NOT_THE_USERS = ("site-packages", str(Path(traceback.__file__).parent))
+_MAX_BITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,12 @@ class FunctionAgent:
         async def act(_attempt: int) -> Any:
             try:
                 if inspect.iscoroutinefunction(self.function):
-                    value = await self.function(**self.arguments)
-                else:
-                    value = await _in_thread(self.function, self.arguments)
+                    return _plain(await self.function(**self.arguments))
+                return await _in_thread(self.function, self.arguments)
+            except FinalError:
+                raise
             except (Exception, SystemExit) as error:
                 raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
-            return value if type(value) in _PLAIN else _plain(value)
 
         call = await task.call(act)
         return Outcome(call.attempts, call.latency_s, call.result, call.failure)
@@ -86,19 +89,28 @@ async def _in_thread(function: Callable[..., Any], arguments: Mapping[str, Any])
         failure: Exception | None = None
         try:
             value = context.run(function, **arguments)
-        except (StopIteration, SystemExit) as error:  # a future takes no StopIteration; SystemExit would end the run
+            value = value if inspect.isawaitable(value) else _plain(value)
+        except _ENDINGS as error:
             failure = RuntimeError(f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - foreign code
             failure = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, value, failure)
 
-    threading.Thread(target=work, name=f"call {function.__name__}", daemon=True).start()
+    threading.Thread(target=work, name=f"call {getattr(function, '__name__', 'function')}", daemon=True).start()
     value = await result
-    return await value if inspect.isawaitable(value) else value
+    return _plain(await value) if inspect.isawaitable(value) else value
 
 
 def _plain(value: Any) -> Any:
+    """*value* as what JSON can hold; raises FinalError where it cannot."""
+    if type(value) in {str, bool, NoneType} or (type(value) is int and value.bit_length() < _MAX_BITS):
+        return value
+    if isinstance(value, (Iterator, int)):
+        message = f"returned {type(value).__name__}, which JSON cannot hold"
+        raise FinalError(
+            Failure(ErrorKind.FUNCTION, message + ("; return a list" if isinstance(value, Iterator) else ""))
+        )
     try:
         return to_jsonable_python(value, inf_nan_mode="strings")
     except (PydanticSerializationError, ValueError, RecursionError) as error:
@@ -108,10 +120,9 @@ def _plain(value: Any) -> Any:
 
 def _told(error: BaseException) -> str:
     """The error with the place in the user's code where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = ""
-    if frames and Path(frames[-1].filename) != Path(__file__):
-        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) != Path(__file__)]
+    own = [frame for frame in frames if not any(part in frame.filename for part in _NOT_THE_USERS)] or frames
+    place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"
 
 

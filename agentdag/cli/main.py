@@ -5,6 +5,7 @@ Commands import what they use when they run, so that `--help` and `validate` loa
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from enum import StrEnum
@@ -179,10 +180,13 @@ def main() -> None:
     """The console script; everything that is the user's to mend ends with a message and exit code 2."""
     from agentdag.errors import UsageError
 
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - closed by whoever started us
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
         app()
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(USAGE)
+        what = "" if isinstance(error, UsageError) else "the output could not be written: "
+        sys.stderr.write(f"error: {what}{error}\n")
+        sys.exit(USAGE if isinstance(error, UsageError) else FAILED)

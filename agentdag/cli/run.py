@@ -21,12 +21,17 @@ from agentdag.errors import UsageError
 from agentdag.events import Event, NodeSettled, Observer, RunFinished
 from agentdag.language.document import decode
 from agentdag.language.findings import did_you_mean
+from agentdag.plan.draw import forecast_of
+from agentdag.plan.files import MAX_FILE_BYTES
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, parse_value
 from agentdag.session import Options, RunResult, Session, compile_pipeline
 from agentdag.views.board import Board
 from agentdag.views.lines import JsonLines, Lines, writer
 from agentdag.views.words import inert_lines
+
+_CLOSING_LINES = 64
+"""Lines that the closing table may have, however small the screen: it stays in the scrollback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +59,12 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
     if arguments.debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
     plan = compiled.plan
-    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
-        raise UsageError(f"the folder of {arguments.output} does not exist", hint="create it first")
+    if arguments.output is not None:
+        _check_output(arguments.output)
     given = _given_inputs(plan, arguments)
     view = _view(arguments)
     ending = _Ending()
-    board = Board.of((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
+    board = _board(plan, arguments.options)
     observers: list[Observer] = [board, ending]
     options = replace(arguments.options, stream=view == "table")
     if view == "json":
@@ -75,10 +80,23 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
     session = Session(plan, given, options=options, observers=tuple(observers))
     result = asyncio.run(_watched(session, live, began))
     for observer, error in session.observers.dropped:
-        writer(sys.stderr)(f"warning: {type(observer).__name__} stopped: {type(error).__name__}: {error}\n")
+        if isinstance(observer, JsonLines):
+            raise error
     if view != "json":
-        _close(arguments, result, board, ending, view)
+        _tell_end(arguments, result, board, ending, view)
+    if arguments.output is not None:
+        _write_file(arguments.output, result)
+    elif view != "json":
+        writer(sys.stdout)(_output_text(result, terminal=sys.stdout.isatty()))
     return result.exit_code
+
+
+def _board(plan: Plan, options: Options) -> Board:
+    """The board of *plan*, with how long it is expected to take under this run's cap and schedule."""
+    given = {"concurrency": options.concurrency, "schedule": options.schedule}
+    planned = plan.changed(**{name: value for name, value in given.items() if value is not None})
+    nodes = ((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
+    return Board.of(nodes, expected_s=forecast_of(planned).makespan_s * options.time_scale)
 
 
 async def _watched(session: Session, live: Any, began: float) -> RunResult:
@@ -91,9 +109,9 @@ async def _watched(session: Session, live: Any, began: float) -> RunResult:
 
 def _interrupt(session: Session, live: Any, number: int) -> None:
     session.interrupt(number)
-    text = "interrupted: what is in flight has 10 s to finish; again stops at once\n"
+    text = "interrupted: what is in flight has 10 s to finish; again stops at once"
     if session.interrupts == 1:
-        live.above(text) if live is not None else writer(sys.stderr)(text)
+        live.note(text) if live is not None else writer(sys.stderr)(text + "\n")
 
 
 @contextlib.contextmanager
@@ -132,6 +150,10 @@ def _view(arguments: RunArguments) -> str:
 def _given_inputs(plan: Plan, arguments: RunArguments) -> dict[str, Any]:
     """Inputs from `--inputs`, then from `-i`, which win."""
     given: dict[str, Any] = {}
+    from_stdin = [str(arguments.pipeline) == "-", arguments.inputs_file == "-"]
+    from_stdin += [text.endswith("=@-") for text in arguments.inputs]
+    if sum(from_stdin) > 1:
+        raise UsageError("stdin can be read only once", hint="give the others as files")
     if arguments.inputs_file is not None:
         given |= _inputs_object(arguments.inputs_file)
     for text in arguments.inputs:
@@ -151,7 +173,7 @@ def _given_inputs(plan: Plan, arguments: RunArguments) -> dict[str, Any]:
 
 
 def _inputs_object(name: str) -> dict[str, Any]:
-    text = sys.stdin.read() if name == "-" else _file_text(name)
+    text = _file_text(name)
     try:
         given = json.loads(text)
     except ValueError as error:
@@ -163,13 +185,14 @@ def _inputs_object(name: str) -> dict[str, Any]:
 
 def _file_text(name: str) -> str:
     try:
-        return decode(Path(name).read_bytes(), name, 16 * 2**20)
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return decode(data, name, MAX_FILE_BYTES)
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
 
 
-def _close(arguments: RunArguments, result: RunResult, board: Board, ending: _Ending, view: str) -> None:
-    """The closing words on stderr, the outputs on stdout or in the file that was asked for."""
+def _tell_end(arguments: RunArguments, result: RunResult, board: Board, ending: _Ending, view: str) -> None:
+    """The closing words, on stderr."""
     from rich.console import Console
 
     from agentdag.views.summary import summary
@@ -179,23 +202,19 @@ def _close(arguments: RunArguments, result: RunResult, board: Board, ending: _En
     console = Console(stderr=True, no_color=not color, highlight=False, soft_wrap=True, markup=False, emoji=False)
     with contextlib.suppress(OSError):
         if view == "table":
-            height = max(12, console.size.height - 8)
+            height = max(_CLOSING_LINES, console.size.height - 8)
             for line in render(board, now=result.elapsed_s, width=console.width, height=height)[:-2]:
                 console.print(line)
             console.print()
         if ending.finished is not None and (not arguments.quiet or result.exit_code):
             for line in summary(ending.finished, ending.settled):
                 console.print(line)
-    if arguments.output is not None:
-        _write_file(arguments.output, result)
-    else:
-        writer(sys.stdout)(_output_text(result, terminal=sys.stdout.isatty()))
 
 
 def _output_text(result: RunResult, *, terminal: bool) -> str:
     """One output as it is; several as a JSON object, or under headings on a terminal."""
-    outputs = result.outputs
-    if not outputs or all(value is None for value in outputs.values()):
+    outputs = {name: value for name, value in result.outputs.items() if value is not None or not terminal}
+    if all(value is None for value in outputs.values()):
         return ""
     if len(outputs) == 1:
         (value,) = outputs.values()
@@ -214,17 +233,44 @@ def _ended(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
+def _check_output(path: Path) -> None:
+    """Refuse, before any call, an output file that could not be written after it."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", hint="name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"the folder of {path} does not exist", hint="create it first")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise UsageError(f"{path} may not be written")
+
+
 def _write_file(path: Path, result: RunResult) -> None:
-    """The outputs in *path*, whole or not at all; as JSON where its name ends so."""
+    """The outputs in *path*, whole or not at all; as JSON where its name ends so.
+
+    A link is followed and the file's mode kept; what is no regular file (a pipe, a device) is written to directly.
+    """
     if path.suffix == ".json":
         text = json.dumps(dict(result.outputs), indent=2, ensure_ascii=False) + "\n"
     else:
         text = _output_text(result, terminal=False)
+    data = text.encode("utf-8", "backslashreplace")
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("wb") as stream:
+            stream.write(data)
+        return
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(target)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -93,6 +93,8 @@ class NodeLife:
         self.seat = seat
         self.waits: dict[str, float] = {}
         self.attempts = 0
+        self.begun = False
+        """Whether its task has taken its first step."""
         self._model = None if node.model is None else str(node.model)
         self._begun = 0.0
         self._streamed_bytes = 0
@@ -189,6 +191,7 @@ class NodeLife:
             reason=reason,
             waits=self.waits,
             ttft_s=outcome.ttft_s,
+            finish_reason=outcome.finish_reason,
         )
 
     def failed(self, kind: ErrorKind, message: str) -> NodeSettled:
@@ -201,8 +204,9 @@ class NodeLife:
         return self.settled(Status.CANCELLED, Outcome(self.attempts, spent, usage=NO_USAGE), reason)
 
     def _clean(self, failure: Failure) -> Failure:
-        message = self._run.redact(failure.message)
-        return failure if message == failure.message else replace(failure, message=message)
+        redact = self._run.redact
+        request_id = None if failure.request_id is None else redact(failure.request_id)
+        return replace(failure, message=redact(failure.message), request_id=request_id)
 
 
 def view_of(settled: NodeSettled) -> View:

@@ -72,7 +72,10 @@ class Runner:
                 self._launch_ready()
                 if self._schedule.done:
                     self._ended.set()
-                await self._ended.wait()
+                try:
+                    await self._ended.wait()
+                finally:
+                    self._leave_queue()
         finally:
             self._run.governor.deadlines.close()
             for timer in self._timers.values():
@@ -119,6 +122,7 @@ class Runner:
         self._lives[number] = life, self._group.create_task(self._live(number, life))
 
     async def _live(self, number: int, life: NodeLife) -> None:
+        life.begun = True
         try:
             settled = await life.live()
         except asyncio.CancelledError:
@@ -173,22 +177,32 @@ class Runner:
         """Launch nothing more: what has not begun is skipped, what waits for a retry is cut."""
         self._stop_reason = reason
         self._run.governor.closing = True
-        for seat in self._queued.values():
-            seat.leave()
-        self._queued.clear()
+        self._leave_queue()
         for number in self._schedule.abandon():
             self._record(number, self._skipped(number, reason))
-        for life, task in list(self._lives.values()):
-            if life.resting:
-                task.cancel()
+        self._cancel([number for number, (life, _) in self._lives.items() if life.resting], reason)
         if self._schedule.done:
             self._ended.set()
 
     def _cut(self, reason: str) -> None:
         """Cancel whatever still runs."""
         self._stop_reason = reason
-        for _, task in list(self._lives.values()):
+        self._cancel(list(self._lives), reason)
+
+    def _cancel(self, numbers: list[int], reason: str) -> None:
+        """Cut these nodes; a task that has not taken its first step would never tell its end by itself."""
+        for number in numbers:
+            life, task = self._lives[number]
             task.cancel()
+            if not life.begun:
+                del self._lives[number]
+                life.seat.leave()
+                self._settle(number, life.cancelled(reason))
+
+    def _leave_queue(self) -> None:
+        for seat in self._queued.values():
+            seat.leave()
+        self._queued.clear()
 
     def _time_out(self, timeout_s: float) -> None:
         self._failed = True
@@ -223,10 +237,10 @@ class Runner:
         run.emit(BarrierOpened(run.id, run.now(), node.id, "all", arrived, missing))
 
     def _tell_progress(self) -> None:
+        run, slots = self._run, self._slots
         resting = sum(life.resting for life, _ in self._lives.values())
-        waiting = {"slot": len(self._queued), "retry": resting}
-        run = self._run
-        run.emit(RunProgress(run.id, run.now(), self._slots.held, self._slots.waiting, waiting, self._usage))
+        waiting = {"slot": slots.waiting, "retry": resting - (slots.waiting - len(self._queued))}
+        run.emit(RunProgress(run.id, run.now(), slots.held, slots.waiting, waiting, self._usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
 
     def _tell_end(self) -> RunFinished:
@@ -274,6 +288,4 @@ class Runner:
                 if not plan.graph.dependants[number]:
                     view = self._run.view(node.id)
                     outputs[node.id] = view.get("output")
-                    if not view["ok"]:
-                        errors[node.id] = view.why("output")
         return outputs, errors

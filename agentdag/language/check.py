@@ -67,6 +67,7 @@ _FOREIGN = {
     "variables": "write `inputs:`",
     "env": "declare an input, or write ${NAME} under `providers:`",
 }
+_FOR_NODES = frozenset({"write `nodes:`", "did you mean `nodes`?"})
 _YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
 
 
@@ -147,6 +148,10 @@ def _report(report: Report, problem: Mapping[str, Any]) -> None:
     match kind:
         case "extra_forbidden":
             report.at(path, "AD201", f"unknown key `{key}`", _key_hint(key, path[:-1]), key=True)
+        case "missing" if path == ("nodes",) and any(
+            _key_hint(str(key), ()) in _FOR_NODES for key in report.document.value if key not in (known_keys(()) or [])
+        ):
+            pass  # told already, as the unknown key that was meant
         case "missing":
             hint = "write `<id>: {prompt: ...}` below it" if path == ("nodes",) else None
             report.at(path[:-1], "AD203", f"`{key}` is missing", hint, key=True)
@@ -180,6 +185,8 @@ def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem
         hint = "put quotes around text that holds `: ` or begins with `{`"
     elif kind == "string_type" and not isinstance(value, (list, type(None))):
         hint = "put quotes around it"
+    elif kind == "model_type" and path[:1] == ("inputs",) and isinstance(value, str):
+        hint = f"write {{type: {value}}}"
     elif kind == "model_type" and value is None:
         hint = f"write keys below `{key}:`, indented"
     report.at(path, "AD202", f"{item}`{key}` is {_DUE[kind]}, not {describe(value)}", hint)

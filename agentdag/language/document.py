@@ -70,11 +70,15 @@ class Source:
         return self.span((row, column), (row, column + length))
 
     def find(self, needle: str, first_line: int, last_line: int, default: Span) -> Span:
-        """The span of *needle* as a whole word on one of the lines (from 1), else *default*."""
-        pattern = re.compile(rf"(?<![\w.]){re.escape(needle)}(?!\w)")
-        for number in range(first_line, last_line + 1):
-            if match := pattern.search(self.line(number)):
-                return self.span((number - 1, match.start()), (number - 1, match.end()))
+        """The span of *needle* as a whole word on one of the lines (from 1), else *default*.
+
+        Where it stands alone is preferred to where a dot follows.
+        """
+        for after in (r"(?![\w.])", r"(?!\w)"):
+            pattern = re.compile(rf"(?<![\w.]){re.escape(needle)}{after}")
+            for number in range(first_line, last_line + 1):
+                if match := pattern.search(self.line(number)):
+                    return self.span((number - 1, match.start()), (number - 1, match.end()))
         return default
 
 

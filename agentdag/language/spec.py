@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic_core import PydanticCustomError
 
 from agentdag.errors import TRANSIENT, ErrorKind
+from agentdag.language.findings import did_you_mean
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 RESERVED_IDS = frozenset({"items", "keys", "values", "get"})
@@ -84,6 +85,7 @@ def _no_values(kind: str, short: str) -> BeforeValidator:
 
 
 Duration = Annotated[float, BeforeValidator(duration_s)]
+Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0)]
 Positive = Annotated[int, Field(ge=1)]
 Priority = Literal["high", "normal", "low"]
 
@@ -126,6 +128,13 @@ class ProviderSpec(Model):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     options: dict[str, Any] = {}
 
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://", "${")):
+            raise refusal(f"{describe(value)} is no address", "begin with https:// or http://")
+        return value
+
 
 class SamplingSpec(Model):
     """The model parameters, wherever they may stand."""
@@ -144,7 +153,8 @@ SAMPLING_KEYS = tuple(SamplingSpec.model_fields)
 
 def _check_model(value: Any) -> Any:
     if isinstance(value, str) and not MODEL_NAME.fullmatch(value):
-        raise refusal(f"{describe(value)} names no provider", "write `provider/model`, such as openai/gpt-5-mini")
+        lacks = "model" if value.endswith("/") else "provider"
+        raise refusal(f"{describe(value)} names no {lacks}", "write `provider/model`, such as openai/gpt-5-mini")
     return value
 
 
@@ -165,7 +175,7 @@ class LimitsSpec(Model):
     """Bounds of the whole run."""
 
     concurrency: Positive = 8
-    timeout: Duration | None = None
+    timeout: Limit | None = None
     fail_fast: bool = False
 
 
@@ -185,7 +195,8 @@ class RetrySpec(Model):
     def _known_kinds(cls, value: list[str]) -> list[str]:
         for kind in value:
             if kind not in RETRYABLE:
-                raise refusal(f"{kind!r} is nothing that is retried", f"known are {', '.join(RETRYABLE)}")
+                hint = did_you_mean(str(kind), RETRYABLE) or f"known are {', '.join(RETRYABLE)}"
+                raise refusal(f"{kind!r} is nothing that is retried", hint)
         return value
 
 
@@ -218,7 +229,8 @@ class SimulateSpec(Model):
             raise refusal(f"{describe(value)} is no list", f"write [{value}] or a probability such as 0.1")
         for kind in value if isinstance(value, list) else []:
             if kind not in kinds:
-                raise refusal(f"{describe(kind)} is no kind of error", f"known are {', '.join(kinds)}")
+                hint = did_you_mean(str(kind), kinds) or f"known are {', '.join(kinds)}"
+                raise refusal(f"{describe(kind)} is no kind of error", hint)
         return value
 
 
@@ -227,7 +239,7 @@ class DefaultsSpec(SamplingSpec):
 
     tier: str | None = None
     model: ModelName | None = None
-    timeout: Duration | None = None
+    timeout: Limit | None = None
     retry: Retry | None = None
 
 
@@ -244,7 +256,7 @@ class NodeSpec(SamplingSpec):
     needs: list[str] | None = None
     description: str | None = None
     continue_on_failure: bool = False
-    timeout: Duration | None = None
+    timeout: Limit | None = None
     retry: Retry | None = None
     priority: Priority = "normal"
     expect: ExpectSpec = ExpectSpec()

@@ -7,7 +7,7 @@ is read through its syntax tree. This file knows the names a template may use, a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from agentdag.language.findings import did_you_mean
-from agentdag.language.sandbox import environment, metered, to_text
+from agentdag.language.sandbox import bound, environment, metered, to_plain, to_text
 
 NODE_NAMES = frozenset({"inputs", "nodes", "needs", "missing", "run"})
 """What the templates of a node see."""
@@ -84,7 +84,6 @@ class Template:
         self.dynamic: int | None = None
         self.loops: int | None = None
         self._parts: list[str | tuple[str, ...]] | None = _simple_parts(text, names)
-        self._tree: nodes.Template | None = None
         self._compiled: Callable[[Mapping[str, Any]], Any] | None = None
         self._native = False
         if self._parts is None:
@@ -103,14 +102,16 @@ class Template:
 
     def _analyse(self, names: frozenset[str]) -> None:
         try:
-            self._tree = environment().parse(self.text)
+            analysis = _Analysis(environment().parse(self.text), names)
         except jinja2.TemplateSyntaxError as error:
             self.problems = (Problem("AD301", error.message or "syntax error", _syntax_hint(error), error.lineno),)
             return
         except RecursionError:
-            self.problems = (Problem("AD301", "this template is nested too deeply", None, 1),)
+            self.problems = (Problem("AD301", "this template is nested too deeply", "split it up", 1),)
             return
-        analysis = _Analysis(self._tree, names)
+        except ValueError as error:  # a number of thousands of digits
+            self.problems = (Problem("AD301", f"this template cannot be read: {error}", None, 1),)
+            return
         self.reads = tuple(analysis.reads)
         self.problems = tuple(analysis.problems)
         self.dynamic, self.loops = analysis.dynamic, analysis.loops
@@ -120,9 +121,11 @@ class Template:
         if self._parts is None:
             return str(self._run(names, native=False))
         try:
-            return "".join(p if isinstance(p, str) else str(_printed(p, names)) for p in self._parts)
+            parts = [part if isinstance(part, str) else _printed(part, names) for part in self._parts]
+            bound(sum(map(len, parts)))
         except (jinja2.TemplateError, ValueError, RecursionError) as error:
             raise TemplateError(_message(error)) from None
+        return "".join(parts)
 
     def value(self, names: Mapping[str, Any]) -> Any:
         """As `render`, but a template that is one single expression gives the value itself."""
@@ -131,8 +134,8 @@ class Template:
         paths = [part for part in self._parts if not isinstance(part, str)]
         if len(paths) == 1 and not any(part.strip() for part in self._parts if isinstance(part, str)):
             try:
-                return _lookup(paths[0], names)
-            except jinja2.TemplateError as error:
+                return to_plain(_lookup(paths[0], names))
+            except (jinja2.TemplateError, RecursionError) as error:
                 raise TemplateError(_message(error)) from None
         return self.render(names)
 
@@ -140,7 +143,6 @@ class Template:
         try:
             if self._compiled is None or self._native != native:
                 self._compiled, self._native = _compile(self.text, native=native), native
-                self._tree = None
             with metered():
                 return self._compiled(names)
         except (jinja2.TemplateError, RecursionError) as error:
@@ -159,9 +161,7 @@ def _compile(text: str, *, native: bool) -> Callable[[Mapping[str, Any]], Any]:
 
     def evaluate(names: Mapping[str, Any]) -> Any:
         result = template.make_module(dict(names)).result  # type: ignore[attr-defined]
-        if isinstance(result, jinja2.Undefined):
-            result._fail_with_undefined_error()  # noqa: SLF001 - the only way to raise an Undefined's own error
-        return list(result) if isinstance(result, Iterator) else result
+        return to_plain(result)
 
     return evaluate
 
@@ -218,7 +218,7 @@ def _lookup(path: tuple[str, ...], names: Mapping[str, Any]) -> Any:
     return value
 
 
-def _printed(path: tuple[str, ...], names: Mapping[str, Any]) -> Any:
+def _printed(path: tuple[str, ...], names: Mapping[str, Any]) -> str:
     try:
         return to_text(_lookup(path, names))
     except jinja2.UndefinedError as error:
@@ -249,6 +249,8 @@ class _Analysis:
                     self.reads.append(Read(chain[0], chain[1:], part.lineno, printed=True))
         elif isinstance(node, (nodes.Filter, nodes.Test)):
             self._check_function(node)
+        elif isinstance(node, nodes.For) and node.recursive:
+            self._problem("AD301", "a loop cannot be recursive", "use a macro", node)
         elif isinstance(node, (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
             self._problem("AD301", "a template cannot load another one", "use `prompt_file`, or an input", node)
         for child in node.iter_child_nodes():
@@ -275,12 +277,15 @@ class _Analysis:
             self._problem("AD302", f"there is no {kind} `{node.name}`", did_you_mean(node.name, known), node, node.name)
 
     def _check_names(self, tree: nodes.Template) -> None:
+        finder = meta.TrackingCodeGenerator(environment())
+        finder.optimizer = None  # it would run constant expressions
         try:
-            unknown = meta.find_undeclared_variables(tree) - self._names - set(environment().globals)
+            finder.visit(tree)
         except jinja2.TemplateAssertionError as error:
             if not self.problems:
                 self.problems.append(Problem("AD301", error.message or "syntax error", None, error.lineno))
             return
+        unknown = finder.undeclared_identifiers - self._names - set(environment().globals)
         seen: set[str] = set()
         for name in tree.find_all(nodes.Name):
             if name.name in unknown and name.name not in seen:
@@ -337,8 +342,10 @@ def read_problem(read: Read, inputs: Mapping[str, Any]) -> Problem | None:
 
 def _syntax_hint(error: jinja2.TemplateSyntaxError) -> str | None:
     message = error.message or ""
-    if "unexpected '}'" in message or "expected token 'end of print statement'" in message:
-        return "a value is printed as {{ name }}"
+    if "unexpected '}'" in message or "expected token 'end of print statement', got" in message:
+        return "one expression stands between {{ and }}"
+    if "end of print statement" in message:
+        return "close it with }}"
     if "unexpected end of template" in message or "Unexpected end of template" in message:
         return "close the {% if %} or {% for %} with {% endif %} or {% endfor %}"
     return None

@@ -52,6 +52,8 @@ class Call(Generic[T]):
     latency_s: float = 0.0
     result: T | None = None
     failure: Failure | None = None
+    doubtful: bool = False
+    """Whether an attempt failed that may have been billed."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Governor:
                     await seat.take()
                     listener.waited("slot", time.monotonic() - asked)
                 if lane is not None and lane in self.shut:
-                    call.failure = self.shut[lane]
+                    call.failure = Failure(self.shut[lane].kind, f"not asked: {self.shut[lane].message}")
                     return call
                 call.attempts += 1
                 listener.started(call.attempts)
@@ -94,7 +96,7 @@ class Governor:
                     if not deadline.ran_out():
                         raise
                     message = f"no answer within {policy.timeout_s:g} s"
-                    call.failure = Failure(ErrorKind.TIMEOUT, message, billed="maybe")
+                    call.failure = Failure(ErrorKind.TIMEOUT, message, billed="no" if lane is None else "maybe")
                 except CallError as error:
                     call.failure = error.failure
                 finally:
@@ -102,6 +104,7 @@ class Governor:
                 call.latency_s = time.monotonic() - begun
                 if call.failure is None:
                     return call
+                call.doubtful |= call.failure.billed != "no"
                 wait_s = self._give_up_or_wait_s(call.failure, call.attempts, lane, policy)
                 if wait_s is None:
                     return call

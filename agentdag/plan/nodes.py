@@ -65,8 +65,11 @@ class NodeCompiler:
             kind = provider.type or name
             if kind not in self.provider_types:
                 path = ("providers", name, "type") if provider.type else ("providers", name)
-                hint = did_you_mean(kind, self.provider_types) or f"known are {', '.join(sorted(self.provider_types))}"
+                known = ", ".join(sorted(self.provider_types))
+                hint = did_you_mean(kind, self.provider_types) or f"known are {known}"
                 message = f"there is no provider type `{kind}`"
+                if provider.type is None:
+                    message, hint = f"`{name}` does not say its type", f"write `type:` with one of {known}"
                 self.report.at(path, "AD205", message, hint, key=not provider.type)
         for name, tier in self.spec.tiers.items():
             long = isinstance(self._raw("tiers", name), dict)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -125,6 +126,10 @@ def _status_failure(error: Any, provider: str) -> Failure:
     message, words = _told(error.body)
     words |= {str(word) for word in (getattr(error, "code", None), getattr(error, "type", None)) if word}
     message = message or error.message
+    if message.lstrip().startswith("<"):
+        message = f"answered an HTML page with status {status}"
+    if 300 <= status < 400:
+        message = f"redirects to {headers.get('location')}: put the final address into `base_url`"
     kind = _kind(status, words, message)
     billed: Billed = "no" if 400 <= status < 500 or kind is ErrorKind.OVERLOADED else "maybe"
     request_id = headers.get("x-request-id") or headers.get("request-id")
@@ -173,7 +178,8 @@ def _transport_failure(error: Exception, provider: str) -> Failure | None:
     """What the connection did, told by the whole chain of causes; None where it did nothing."""
     chain = list(_causes(error))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
-    words = _short("; ".join(dict.fromkeys(str(link) for link in reversed(chain) if str(link))))
+    telling = [link for link in chain if type(link).__module__.startswith("aiohttp")] or chain[::-1]
+    words = _short(next((str(link) for link in telling if str(link)), type(error).__name__))
     if any(isinstance(link, BodyTooLargeError) for link in chain):
         return bad_response(words, provider, final=True)
     if any(isinstance(link, ssl.SSLError) for link in chain) or "ClientSSLError" in names:
@@ -205,17 +211,21 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a date."""
     try:
         if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
+            return _finite(float(milliseconds) / 1000)
         after = headers.get("retry-after")
-        return None if after is None else max(0.0, float(after))
+        return None if after is None else _finite(float(after))
     except ValueError:
         pass
     after = headers.get("retry-after")
     try:
         date = email.utils.parsedate_to_datetime(after or "")
-    except ValueError:
+        return _finite(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time())
+
+
+def _finite(seconds: float) -> float | None:
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _short(text: str) -> str:

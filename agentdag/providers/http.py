@@ -36,6 +36,7 @@ class SharedHttp:
                 timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
                 limits=limits,
                 headers={"accept-encoding": "identity"},
+                follow_redirects=False,  # prompts and keys go to the address in the file and nowhere else
                 event_hooks={"response": [_bounding(httpx2.AsyncByteStream)]},
             )
         return self._client

@@ -29,8 +29,9 @@ _STATUS = {
 class SimulatedProvider:
     """Plays every model. *seed* decides jitter and failures."""
 
-    def __init__(self, name: str = "simulated", seed: int = 0) -> None:
+    def __init__(self, name: str = "simulated", seed: int = 0, *, stream: bool | None = None) -> None:
         self._name = name
+        self._stream = stream
         self._seed = seed
 
     async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
@@ -47,7 +48,8 @@ class SimulatedProvider:
             raise call_error(Failure(failing, message, self._name, _STATUS.get(failing)))
         text = self._text(request)
         ttft_s = None
-        if request.stream and latency_s > 0:
+        stream = request.stream if self._stream is None else self._stream
+        if stream and latency_s > 0:
             step = max(1, -(-len(text) // _PIECES))
             pieces = [text[start : start + step] for start in range(0, len(text), step)]
             for number, piece in enumerate(pieces, start=1):

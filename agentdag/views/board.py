@@ -66,12 +66,16 @@ class Board:
     input_tokens: int = 0
     output_tokens: int = 0
     """Of what has settled."""
+    expected_s: float | None = None
+    """How long the run is expected to take under its cap."""
+    note: str = ""
+    """A word to whoever watches."""
 
     @classmethod
-    def of(cls, nodes: Iterable[tuple[str, int, str | None]]) -> Board:
+    def of(cls, nodes: Iterable[tuple[str, int, str | None]], *, expected_s: float | None = None) -> Board:
         """The board of *nodes*, each an id, its wave, and its model where it asks one."""
         rows = [Row(*node) for node in nodes]
-        board = cls({row.node: row for row in sorted(rows, key=lambda row: row.wave)})
+        board = cls({row.node: row for row in sorted(rows, key=lambda row: row.wave)}, expected_s=expected_s)
         board.counts[PENDING] = len(rows)
         return board
 

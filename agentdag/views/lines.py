@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from typing import TextIO
 
@@ -79,8 +81,19 @@ class JsonLines:
         self._write(event_json(event) + "\n")
 
 
+def _let_go(stream: TextIO) -> None:
+    """Point a broken stream to nowhere, so that flushing it at exit does not complain."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def writer(stream: TextIO) -> Callable[[str], None]:
-    """A write to *stream* at once, that does nothing more once its reader has gone away."""
+    """A write to *stream* at once, that does nothing more once its reader has gone away.
+
+    Raises OSError where it cannot be written for any other reason: lost output is not to pass for success.
+    """
     open_ = True
 
     def write(text: str) -> None:
@@ -94,7 +107,8 @@ def writer(stream: TextIO) -> Callable[[str], None]:
             encoding = stream.encoding or "ascii"
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
-        except (OSError, ValueError):
+        except (BrokenPipeError, ValueError):
             open_ = False
+            _let_go(stream)
 
     return write

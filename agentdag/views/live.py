@@ -59,6 +59,12 @@ class LiveTable:
             self._write(_BEGIN + self._home() + _ERASE_BELOW + _SHOW + _END)
             self._painted = 0
 
+    def note(self, text: str) -> None:
+        """A word to whoever watches, below the table."""
+        self._board.note = text
+        if self._timer is not None:
+            self._paint()
+
     def above(self, text: str) -> None:
         """Print whole lines above the region."""
         if self._timer is not None:

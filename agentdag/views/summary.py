@@ -9,16 +9,21 @@ from agentdag.views.lines import settled_text
 from agentdag.views.words import count, inert, seconds
 
 MAX_LISTED = 20
+MAX_NAMED = 5
 _STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red", RunStatus.INTERRUPTED: "bold yellow"}
 
 
 def summary(finished: RunFinished, settled: list[NodeSettled]) -> list[Text]:
     """The lines to print at the end; failures first, then what they kept from running."""
-    troubles = [node for node in settled if node.status is not Status.SUCCEEDED]
-    troubles.sort(key=lambda node: node.status is Status.SKIPPED)
-    lines = [_trouble(node) for node in troubles[:MAX_LISTED]]
-    if len(troubles) > MAX_LISTED:
-        lines.append(Text(f"and {len(troubles) - MAX_LISTED} more that did not succeed", style="dim"))
+    failed = [node for node in settled if node.status not in {Status.SUCCEEDED, Status.SKIPPED}]
+    lines = [_trouble(node) for node in failed[:MAX_LISTED]]
+    if len(failed) > MAX_LISTED:
+        lines.append(Text(f"and {len(failed) - MAX_LISTED:,} more that did not succeed", style="dim"))
+    skipped: dict[str, list[str]] = {}
+    for node in settled:
+        if node.status is Status.SKIPPED:
+            skipped.setdefault(node.reason or "", []).append(node.node)
+    lines += [_skipped(names, reason) for reason, names in list(skipped.items())[:MAX_LISTED]]
     for name, why in finished.output_errors.items():
         lines.append(Text(f"output {inert(name)} is null: {inert(why)}", style="yellow"))
     lines.append(_verdict(finished))
@@ -33,9 +38,17 @@ def summary(finished: RunFinished, settled: list[NodeSettled]) -> list[Text]:
 
 
 def _trouble(node: NodeSettled) -> Text:
-    style = "dim" if node.status is Status.SKIPPED else "red"
     line = Text(f"{inert(node.node)} ", style="bold")
-    line.append(settled_text(node), style=style)
+    line.append(settled_text(node), style="red")
+    return line
+
+
+def _skipped(names: list[str], reason: str) -> Text:
+    """All that one cause has kept from running."""
+    line = Text(inert(", ".join(names[:MAX_NAMED])), style="bold")
+    if len(names) > MAX_NAMED:
+        line.append(f" and {len(names) - MAX_NAMED:,} more", style="bold")
+    line.append(f" skipped: {inert(reason)}", style="dim")
     return line
 
 

@@ -25,6 +25,8 @@ _MARKS = {
     "cancelled": ("■", "magenta"),
 }
 _ASCII = {"▸": ">", "↻": "~", "✓": "+", "✗": "x", "○": "o", "■": "#", "·": ".", "→": "->", "…": "~", "━": "=", "─": "-"}
+_COUNTED = (RETRYING, "failed", "timed_out", "skipped", "cancelled")
+"""What the footer counts where there is any."""
 _FIXED = 2 + 5 + 12 + 4 + 10 + 7 + 8 + 8
 """Columns of everything but the node and its model: mark, wave, status, try, time, first token, in, out."""
 _NARROWEST_MODEL = 8
@@ -34,7 +36,8 @@ _NARROWEST_NODE, _WIDEST_NODE = 14, 28
 def render(board: Board, *, now: float, width: int, height: int, ascii_only: bool = False) -> list[Text]:
     """The whole picture, at most *height* lines of at most *width* columns. *now* is on the run's clock."""
     width = max(20, width)
-    lines = [_header(board), *_table(board, now, width, height - 3), *_footer(board, now)]
+    footer = _footer(board, now)
+    lines = [_header(board), *_table(board, now, width, height - 1 - len(footer)), *footer]
     return [_fitted(line, width, ascii_only=ascii_only) for line in lines[: max(1, height)]]
 
 
@@ -128,14 +131,17 @@ def _footer(board: Board, now: float) -> list[Text]:
         return []
     elapsed = board.finished.elapsed_s if board.finished else now
     line = Text(seconds(elapsed), style="bold")
-    line.append(f" of {seconds(started.critical_path_s)} critical path", style="dim")
-    line.append(f", {seconds(started.sequential_s)} in sequence", style="dim")
+    if board.expected_s is not None:
+        line.append(f" of {seconds(board.expected_s)} expected")
+    line.append(f"; critical path {seconds(started.critical_path_s)}", style="dim")
+    line.append(f", in sequence {seconds(started.sequential_s)}", style="dim")
     counts = board.counts
-    told = [f"{counts[RUNNING]} running", f"{counts[PENDING]} waiting"]
-    told += [f"{counts[RETRYING]} retrying"] if counts[RETRYING] else []
+    told = [f"{counts[status]} {status}" for status in (RUNNING, PENDING)]
+    told += [f"{counts[status]} {status.replace('_', ' ')}" for status in _COUNTED if counts[status]]
     made = board.output_tokens + board.streaming_tokens()
     tokens = f"{board.input_tokens:,} tokens in, {made:,} out"
-    return [line, Text(f"{', '.join(told)}; {tokens}", style="dim")]
+    lines = [line, Text(f"{', '.join(told)}; {tokens}", style="dim")]
+    return [*lines, Text(board.note, style="bold yellow")] if board.note else lines
 
 
 def _fitted(line: Text, width: int, *, ascii_only: bool) -> Text:

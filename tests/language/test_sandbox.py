@@ -62,6 +62,34 @@ BOMBS = [
     "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ '%s' % [n.x] }}",
     "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ '{}'.format(n.x) }}",
     "{% filter center(10**9) %}x{% endfilter %}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ {1: n.x}.values() }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ 'x' ~ {1: n.x}.values() }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ 'a' | replace('a', n.x) }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ nodes[n.x] }}",
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ {(n.x, n.x): 1} }}",
+    "{{ [1] | tojson(indent=10**9) }}",
+    "{{ 1 | round(20000000, 'ceil') }}",
+    "{{ 'a'.encode() * 10**10 }}",
+    "{{ ('x' * 10**6).join(range(100000) | map('string')) }}",
+    "{{ range(90000) | join('x' * 10**6) }}",
+    "{{ ('\\t' * 10**6).expandtabs(10**6) }}",
+    "{{ ('x\\r' * 1000) | indent(10**7) }}",
+    "{{ ('%(a)9999d' * 1500000) % {'a': 1} }}",
+    "{{ ('{0:9999}' * 2000000).format(1) }}",
+    "{{ ('{0}' * 3000).format('x' * 10**6) }}",
+    "{{ ('a' * 2000000) | wordwrap(1) }}",
+    "{{ ([[1]] * 200000) | sum(start=[]) }}",
+    "{{ ('a' * 4000000).rfind('ab' + 'a' * 2000000) }}",
+    "{% set L = range(100000) | list %}{% for i in range(100000) %}{% if 'q' in L %}{% endif %}{% endfor %}",
+    "{% for i in range(100000) %}{% if 'ab' in inputs.long %}{% endif %}{% endfor %}",
+    "{% for i in range(100000) %}{% if inputs.long is lower %}{% endif %}{% endfor %}",
+    "{% for i in range(4) %}{% for j in range(100000) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
+    "{% set s = 'a' * 4000000 %}{% set n = namespace(l=[]) %}{% for i in range(1000) %}{% set n.l = [n.l, s[i:]] %}{% endfor %}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(30) }}",
+    "{{ (['a' * 4000000] * 1000) | sort }}",
+    "{% set n = namespace(l=[]) %}{% for i in range(600) %}{% set n.l = n.l + ['y' * 4000000] %}{% endfor %}",
+    "{{ ('y' * 4000000) | list }}",
 ]
 
 
@@ -79,7 +107,7 @@ def test_a_bomb_ends_soon_and_small(text: str) -> None:
         return  # refused before it could run
     before = resource.getrusage(resource.RUSAGE_SELF)
     with pytest.raises(TemplateError):
-        template.render({"inputs": {}})
+        template.render({"inputs": {"long": "a" * 4_000_000}, "nodes": {}})
     after = resource.getrusage(resource.RUSAGE_SELF)
     assert after.ru_utime - before.ru_utime < 15, "seconds of CPU; without bounds these never end"
     assert after.ru_maxrss - before.ru_maxrss < 300 * 1024, "KiB"

@@ -75,11 +75,16 @@ def test_loops_over_needs_and_dynamic_reads_are_seen() -> None:
         ("{{ inputs.a | uper }}", "AD302", 1, "upper"),
         ("{{ inputs.a is definde }}", "AD302", 1, "defined"),
         ("{% if inputs.a %}", "AD301", 1, "endif"),
-        ("{{ inputs.a }", "AD301", 1, "{{ name }}"),
+        ("{{ inputs.a }", "AD301", 1, "between {{ and }}"),
         ("\n\n{% endfor %}", "AD301", 3, ""),
         ("{% include 'x' %}", "AD301", 1, "prompt_file"),
         ("{% set nodes = 1 %}", "AD302", 1, "another name"),
         ("{{ lipsum() }}", "AD302", 1, ""),
+        ("{% for x in inputs.a recursive %}{% endfor %}", "AD301", 1, "macro"),
+        ("{{ inputs.a", "AD301", 1, "}}"),
+        ("{{ " + "1+" * 3000 + "1 }}", "AD301", 1, ""),
+        ("{{ inputs.a" + "|upper" * 3000 + " }}", "AD301", 1, ""),
+        ("{{ " + "9" * 5001 + " }}", "AD301", 1, ""),
     ],
 )
 def test_what_is_wrong_in_itself_is_found_before_the_run(text: str, code: str, line: int, hint: str) -> None:
@@ -165,6 +170,37 @@ def test_what_only_data_decides_fails_that_template_with_the_reason(text: str, m
         template(text).render(NAMES)
     with pytest.raises(TemplateError):
         template(f"{text} .").value(NAMES)
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ 1 if 2[0] else 3 }}", '{{ "abc".x and 1 }}', "{{ {[]: 1}.a }}", "{{ {{}: 1} | length }}"]
+)
+def test_expressions_are_not_run_while_they_are_read(text: str) -> None:
+    assert not template(text).problems
+    with pytest.raises(TemplateError):
+        template(text).render({})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{{ range(3) }}", [0, 1, 2]), ("{{ inputs.rows[0].keys() }}", ["a"]), ("{{ (1, 2) }}", [1, 2]), ("{{ [inputs.rows | map(attribute='a')] }}", [[1]])],
+)  # fmt: skip
+def test_values_are_always_what_json_can_hold(text: str, expected: Any) -> None:
+    assert template(text).value(NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ inputs.rows[0].items }}", "{{ inputs.text.upper }}", "{{ inputs.nan }}", "{{ namespace(a=1) }}"]
+)
+def test_what_json_cannot_hold_is_refused(text: str) -> None:
+    with pytest.raises(TemplateError):
+        template(text).value({**NAMES, "inputs": {**NAMES["inputs"], "nan": float("nan")}})
+
+
+def test_a_value_is_a_copy_that_its_owner_may_change() -> None:
+    value = template("{{ inputs.rows }}").value(NAMES)
+    value[0]["a"] = 99
+    assert NAMES["inputs"]["rows"] == [{"a": 1}]
 
 
 PATHS = st.sampled_from(["inputs.n", "inputs.text", "inputs.rows", "nodes.a.output", "run.id"])
