@@ -124,10 +124,10 @@ class Session:
                 providers[name] = self._provider(name, http)
             return await self._run(providers, self._began if began is None else began)
         finally:
-            closing: Provider | SharedHttp
-            for closing in (*providers.values(), http):
+            open_: list[Provider | SharedHttp] = [*providers.values(), http]
+            for each in open_:
                 try:
-                    await closing.aclose()
+                    await each.aclose()
                 except Exception as error:  # noqa: BLE001 - a provider's bug must not lose a finished run
                     _LOG.warning("a provider could not be closed: %s: %s", type(error).__name__, error)
 

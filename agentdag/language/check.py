@@ -68,7 +68,13 @@ _FOREIGN = {
     "env": "declare an input, or write ${NAME} under `providers:`",
 }
 _FOR_NODES = frozenset({"write `nodes:`", "did you mean `nodes`?"})
+MAX_MESSAGE = 400
 _YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
+
+
+def shortened(text: str) -> str:
+    """*text*, which may quote what somebody wrote, at a length that can be read."""
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 20]} ... {text[-14:]}"
 
 
 class Report:
@@ -83,7 +89,7 @@ class Report:
         self.add(code, self.document.span(path, key=key), message, hint)
 
     def add(self, code: str, span: Span, message: str, hint: str | None = None, severity: Severity = "error") -> None:
-        self.findings.append(Finding(code, severity, span, message, hint))
+        self.findings.append(Finding(code, severity, span, shortened(message), hint and shortened(hint)))
 
     def in_template(self, path: Path_, problem: Problem, source: Source | None = None) -> None:
         """A problem in the template at *path*, or in the prompt file *source*."""
@@ -95,12 +101,15 @@ class Report:
             whole = source.span((line - 1, 0), (line - 1, max(1, len(source.line(line)))))
         else:
             source, place = self.document.source, self.document.span(path)
-            block = self.document.style(path) in {"|", ">"}
+            style = self.document.style(path)
+            block = style in {"|", ">"}
             line = min(place.line + problem.line - (0 if block else 1), place.end_line)
             last = place.end_line
             text = source.line(line)
             indent = len(text) - len(text.lstrip())
             whole = source.span((line - 1, indent), (line - 1, len(text))) if block else place
+            if style != "|":  # its lines may be folded
+                line = place.line
         if not problem.needle:
             return whole
         return source.find(problem.needle, line, last, default=whole)
@@ -112,9 +121,20 @@ class Checked:
 
     spec: PipelineSpec | None
     damaged: set[tuple[str | int, ...]] = field(default_factory=set)
+    _touched: set[tuple[str | int, ...]] = field(default_factory=set)
+
+    def cut(self, path: tuple[str | int, ...]) -> None:
+        """Remember that what stood at *path* is gone."""
+        self.damaged.add(path)
+        self._touched.update(path[:length] for length in range(len(path) + 1))
+
+    def is_cut(self, path: tuple[str | int, ...]) -> bool:
+        """Whether *path* or something around it is gone."""
+        return any(path[:length] in self.damaged for length in range(len(path) + 1))
 
     def is_damaged(self, *path: str) -> bool:
-        return any(cut[: len(path)] == path for cut in self.damaged)
+        """Whether *path* or something inside it is gone."""
+        return path in self._touched
 
 
 def check_document(document: Document, report: Report) -> Checked:
@@ -133,9 +153,9 @@ def check_document(document: Document, report: Report) -> Checked:
                 value = copy.deepcopy(value)
             for problem in problems:
                 path = tuple(problem["loc"])
-                if not any(path[: len(cut)] == cut for cut in checked.damaged):
+                if not checked.is_cut(path):
                     _report(report, problem)
-                _cut(value, path, checked.damaged)
+                _cut(value, path, checked)
         else:
             return checked
     return checked
@@ -143,6 +163,8 @@ def check_document(document: Document, report: Report) -> Checked:
 
 def _report(report: Report, problem: Mapping[str, Any]) -> None:
     kind, path = problem["type"], tuple(problem["loc"])
+    if kind not in {"extra_forbidden", "missing"}:
+        path = _existing(report.document.value, path)
     context = problem.get("ctx") or {}
     key = str(path[-1]) if path else "the pipeline"
     match kind:
@@ -166,6 +188,16 @@ def _report(report: Report, problem: Mapping[str, Any]) -> None:
             report.at(path, "AD202", f"`{key}` is {words} {context[bound]}, not {problem['input']}")
         case _:
             _report_type(report, path, kind, problem)
+
+
+def _existing(value: Any, path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The part of *path* that the file has: pydantic adds the names of its own types."""
+    for length, step in enumerate(path):
+        if (isinstance(value, dict) and step in value) or (isinstance(value, list) and isinstance(step, int) and step < len(value)):
+            value = value[step]
+        else:
+            return path[:length]
+    return path
 
 
 def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem: Mapping[str, Any]) -> None:
@@ -201,7 +233,7 @@ def _key_hint(key: str, parent: tuple[str | int, ...]) -> str | None:
     return near or (f"known here: {', '.join(known)}" if known else None)
 
 
-def _cut(value: Any, path: Sequence[Any], damaged: set[tuple[str | int, ...]]) -> None:
+def _cut(value: Any, path: Sequence[Any], checked: Checked) -> None:
     """Remove what stands at *path*; where nothing stands there, its nearest parent that does."""
     container, parent, found = value, None, []
     for step in path:
@@ -215,4 +247,4 @@ def _cut(value: Any, path: Sequence[Any], damaged: set[tuple[str | int, ...]]) -
         found.append(step)
     if parent is not None and len(found) > 0:
         parent.pop(found[-1], None)
-        damaged.add(tuple(found))
+        checked.cut(tuple(found))

@@ -72,13 +72,14 @@ class Source:
     def find(self, needle: str, first_line: int, last_line: int, default: Span) -> Span:
         """The span of *needle* as a whole word on one of the lines (from 1), else *default*.
 
-        Where it stands alone is preferred to where a dot follows.
+        Inside a template's braces is preferred to outside, and alone to where a dot follows.
         """
-        for after in (r"(?![\w.])", r"(?!\w)"):
-            pattern = re.compile(rf"(?<![\w.]){re.escape(needle)}{after}")
+        inside = r"(?:\{\{|\{%)(?:(?!\}\}|%\}).)*?"
+        for before, after in ((inside, r"(?![\w.])"), (inside, r"(?!\w)"), ("", r"(?!\w)")):
+            pattern = re.compile(rf"{before}(?<![\w.])({re.escape(needle)}){after}")
             for number in range(first_line, last_line + 1):
                 if match := pattern.search(self.line(number)):
-                    return self.span((number - 1, match.start()), (number - 1, match.end()))
+                    return self.span((number - 1, match.start(1)), (number - 1, match.end(1)))
         return default
 
 
@@ -262,7 +263,7 @@ class _Builder:
                 return text
             digits = text.replace("_", "")
             return int(digits) if _INT.fullmatch(text) else float(digits)
-        return int(text, 0) if _BASED.fullmatch(text) else text
+        return int(text, 0) if len(text) <= MAX_DIGITS and _BASED.fullmatch(text) else text
 
     def _key(self, frame: _Frame, event: Any) -> None:
         value = event.value if event.style else self._plain(event)

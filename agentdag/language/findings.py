@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import islice
 
 from agentdag.errors import Finding
 
@@ -35,14 +37,29 @@ CODES = {
     "AD403": "a cycle",
 }
 
+MANY_WORDS = 100
 MAX_WIDTH = 120
 """Longer source lines are shown as the part around the mark."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """A hint that names the known word nearest to *word*, or None."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else None
+    near = _nearest(word, _candidates(word, tuple(known)))
+    return f"did you mean `{near}`?" if near else None
+
+
+def _candidates(word: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of *known* that may be near to *word*: all of a few, and of many only what begins or is as long like it."""
+    if len(known) <= MANY_WORDS:
+        return known
+    alike = (each for each in known if each[:1] == word[:1] and abs(len(each) - len(word)) <= 1)
+    return tuple(islice(alike, MANY_WORDS // 4))
+
+
+@lru_cache(maxsize=1024)
+def _nearest(word: str, known: tuple[str, ...]) -> str | None:
+    near = difflib.get_close_matches(word[:MAX_WIDTH], known, n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
@@ -58,7 +75,9 @@ def to_text(findings: Sequence[Finding]) -> str:
 
 def _paragraph(finding: Finding) -> str:
     span = finding.span
-    lines = [f"{span.file}:{span.line}:{span.column}: {finding.severity}[{finding.code}]: {inert(finding.message)}"]
+    lines = [
+        f"{inert(span.file)}:{span.line}:{span.column}: {finding.severity}[{finding.code}]: {inert(finding.message)}"
+    ]
     if span.excerpt.strip():
         number = str(span.line)
         gutter = " " * len(number)

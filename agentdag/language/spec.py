@@ -22,7 +22,7 @@ RESERVED_IDS = frozenset({"items", "keys", "values", "get"})
 MODEL_NAME = re.compile(r"([^/\s]+)/(\S+)")
 CALL_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?", re.ASCII)
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,12})ms)?", re.ASCII)
 _UNITS_S = (Decimal(3600), Decimal(60), Decimal(1), Decimal("0.001"))
 
 

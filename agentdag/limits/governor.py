@@ -83,7 +83,8 @@ class Governor:
                     await seat.take()
                     listener.waited("slot", time.monotonic() - asked)
                 if lane is not None and lane in self.shut:
-                    call.failure = Failure(self.shut[lane].kind, f"not asked: {self.shut[lane].message}")
+                    shut = self.shut[lane]
+                    call.failure = Failure(shut.kind, f"not asked: {shut.message}", shut.provider)
                     return call
                 call.attempts += 1
                 listener.started(call.attempts)
@@ -96,7 +97,8 @@ class Governor:
                     if not deadline.ran_out():
                         raise
                     message = f"no answer within {policy.timeout_s:g} s"
-                    call.failure = Failure(ErrorKind.TIMEOUT, message, billed="no" if lane is None else "maybe")
+                    provider = None if lane is None else lane.partition("/")[0]
+                    call.failure = Failure(ErrorKind.TIMEOUT, message, provider, billed="maybe" if provider else "no")
                 except CallError as error:
                     call.failure = error.failure
                 finally:

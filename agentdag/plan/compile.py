@@ -27,6 +27,8 @@ from agentdag.plan.plan import DEFAULT_LATENCY_S, Plan, PlanNode
 from agentdag.plan.values import check_input_specs
 from agentdag.plan.wiring import Wiring
 
+MAX_SHOWN = 20
+"""Nodes of a cycle that are named."""
 DEFAULT_TIMEOUT_S = 600.0
 _PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
@@ -153,10 +155,13 @@ class _Compiler:
                 continue  # told as a self edge already
             start = cycle.index(min(cycle))
             way = [names[number] for number in (*cycle[start:], *cycle[:start])]
-            path = " -> ".join((*way, way[0]))
+            shown = (
+                way if len(way) <= MAX_SHOWN else [*way[: MAX_SHOWN - 1], f"... ({len(way) - MAX_SHOWN} more)", way[-1]]
+            )
+            path = " -> ".join((*shown, way[0]))
             message = f"these nodes wait for each other: {path}"
             hint = f"`a -> b` says that a needs b; remove one of these {len(way)} edges"
-            self.report.add("AD403", self.drafts[way[0]].places[way[1]], message, hint)
+            self.report.add("AD403", self.drafts[way[0]].places[way[1]](), message, hint)
 
     def _plan(self, graph: Graph, outputs: Mapping[str, ValueTemplate], numbers: Mapping[str, int]) -> Plan:
         spec = self.spec

@@ -47,7 +47,7 @@ class Functions:
             return None
         try:
             tree = ast.parse(Path(spec.origin).read_bytes())
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise FunctionProblem(f"`{module}` cannot be read: {error}") from None
         return _top_names(tree)
 

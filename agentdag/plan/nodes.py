@@ -5,7 +5,7 @@ How nodes depend on each other stands in `plan/wiring.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ class Draft:
     source: Source | None = None
     """The prompt file, where there is one."""
     edges: list[str] = field(default_factory=list)
-    places: dict[str, Span] = field(default_factory=dict)
-    """Where each edge is written."""
+    places: dict[str, Callable[[], Span]] = field(default_factory=dict)
+    """Tells where each edge is written; asked only where a cycle has to be shown."""
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
     simulated: bool | None = None
 

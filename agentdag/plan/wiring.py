@@ -5,8 +5,9 @@ A node's edges are both together; what cannot be known before the run is refused
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agentdag.errors import Span
@@ -56,7 +57,7 @@ class Wiring:
             elif name in draft.places:
                 self.report.at(path, "AD104", f"`{name}` is listed twice", "remove one")
             else:
-                self._edge(draft, name, self.report.document.span(path))
+                self._edge(draft, name, partial(self.report.document.span, path))
 
     def _read(self, draft: Draft, path: Path_, template: Template, source: Source | None) -> None:
         listed = draft.spec.needs is not None
@@ -76,7 +77,7 @@ class Wiring:
                     self.report.in_template(path, wrong, source)
             elif read.root == "nodes" and read.path[0] not in draft.places:
                 place = Problem("", "", None, read.line, f"nodes.{read.path[0]}")
-                self._edge(draft, read.path[0], self.report.template_span(path, place, source))
+                self._edge(draft, read.path[0], partial(self.report.template_span, path, place, source))
 
     @staticmethod
     def _reads_nodes(draft: Draft) -> bool:
@@ -112,6 +113,6 @@ class Wiring:
         message = "which nodes this reads cannot be known before the run"
         self.report.in_template(path, Problem("AD306", message, hint, line, "nodes"), source)
 
-    def _edge(self, draft: Draft, name: str, place: Span) -> None:
+    def _edge(self, draft: Draft, name: str, place: Callable[[], Span]) -> None:
         draft.edges.append(name)
         draft.places[name] = place

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 MAX_BODY_BYTES = 32 * 2**20
+MAX_EVENT_BYTES = 2**20
 _DIGITS = len(str(MAX_BODY_BYTES))
 """A length of fewer digits is below the bound."""
 CONNECT_TIMEOUT_S = 10.0
@@ -52,18 +53,23 @@ def _bounding(byte_stream: type[Any]) -> Callable[[Any], Awaitable[None]]:
     class BoundedStream(byte_stream):  # type: ignore[misc]  # known only once httpx2 is loaded
         """A stream, decoded, that fails past the bound: compressed bytes are never all unpacked first."""
 
-        def __init__(self, inner: Any, encoding: bytes | None) -> None:
+        def __init__(self, inner: Any, encoding: bytes | None, *, events: bool) -> None:
             self._inner = inner
             self._encoding = encoding
+            self._events = events
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            left = MAX_BODY_BYTES
+            left, line = MAX_BODY_BYTES, 0
             unpack = zlib.decompressobj(zlib.MAX_WBITS | 32) if self._encoding in {b"gzip", b"deflate"} else None
             async for packed in self._inner:
                 chunk = unpack.decompress(packed, left + 1) if unpack is not None else packed
                 left -= len(chunk)
                 if left < 0:
                     raise BodyTooLargeError(f"the answer is larger than {MAX_BODY_BYTES // 2**20} MiB")
+                if self._events:  # the SDKs' decoders take quadratic time in the length of a line
+                    line = len(chunk) - 1 - chunk.rfind(b"\n") if b"\n" in chunk else line + len(chunk)
+                    if line > MAX_EVENT_BYTES:
+                        raise BodyTooLargeError(f"one event is larger than {MAX_EVENT_BYTES // 2**20} MiB")
                 yield chunk
 
         async def aclose(self) -> None:
@@ -76,6 +82,7 @@ def _bounding(byte_stream: type[Any]) -> Callable[[Any], Awaitable[None]]:
             del response.headers["content-encoding"]
         elif length.isdigit() and len(length) < _DIGITS:
             return  # aiohttp reads no more than was announced, and that is little
-        response.stream = BoundedStream(response.stream, encoding)
+        events = told.get(b"content-type", b"").startswith(b"text/event-stream")
+        response.stream = BoundedStream(response.stream, encoding, events=events)
 
     return bound
