@@ -391,6 +391,10 @@ async def _coded(request: web.Request, body: dict[str, Any], wire: Wire, argumen
     return wire.error(int(status), message, headers={}, code=code or None)
 
 
+async def _whole(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
+    return web.json_response(wire.answer(body, "ok"))
+
+
 async def _gzip(request: web.Request, body: dict[str, Any], wire: Wire, argument: str) -> web.StreamResponse:
     data = json.dumps(wire.answer(body, "ok")).encode()
     return web.Response(
@@ -406,4 +410,5 @@ FAULTS: dict[str, Callable[[web.Request, dict[str, Any], Wire, str], Awaitable[w
     "huge": _huge,
     "coded": _coded,
     "gzip": _gzip,
+    "whole": _whole,
 }

@@ -10,6 +10,7 @@ import contextvars
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 import threading
 import traceback
@@ -112,10 +113,12 @@ def _plain(value: Any) -> Any:
             Failure(ErrorKind.FUNCTION, message + ("; return a list" if isinstance(value, Iterator) else ""))
         )
     try:
-        return to_jsonable_python(value, inf_nan_mode="strings")
+        plain = to_jsonable_python(value)
+        json.dumps(plain, allow_nan=False)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         message = f"returned {type(value).__name__}, which is not what JSON can hold: {error}"
         raise FinalError(Failure(ErrorKind.FUNCTION, message)) from error
+    return plain
 
 
 def _told(error: BaseException) -> str:

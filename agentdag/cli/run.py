@@ -17,8 +17,8 @@ from typing import Any
 
 from agentdag.cli.check import report, wants_color
 from agentdag.cli.main import USAGE
-from agentdag.errors import UsageError
-from agentdag.events import Event, NodeSettled, Observer, RunFinished
+from agentdag.errors import SpecError, UsageError
+from agentdag.events import Event, NodeSettled, Observer, RunFinished, Status
 from agentdag.language.document import decode
 from agentdag.language.findings import did_you_mean
 from agentdag.plan.draw import forecast_of
@@ -66,7 +66,7 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
     ending = _Ending()
     board = _board(plan, arguments.options)
     observers: list[Observer] = [board, ending]
-    options = replace(arguments.options, stream=view == "table")
+    options = replace(arguments.options, stream=view in {"table", "json"})
     if view == "json":
         observers.append(JsonLines(sys.stdout))
     elif view == "plain":
@@ -176,7 +176,7 @@ def _inputs_object(name: str) -> dict[str, Any]:
     text = _file_text(name)
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--inputs {name} is no JSON: {error}") from None
     if not isinstance(given, dict):
         raise UsageError(f"--inputs {name} is no JSON object", hint='write {"name": value}')
@@ -187,6 +187,8 @@ def _file_text(name: str) -> str:
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return decode(data, name, MAX_FILE_BYTES)
+    except SpecError as error:
+        raise UsageError(f"cannot read {name}: {error.findings[0].message}") from None
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
 
@@ -212,16 +214,21 @@ def _tell_end(arguments: RunArguments, result: RunResult, board: Board, ending: 
 
 
 def _output_text(result: RunResult, *, terminal: bool) -> str:
-    """One output as it is; several as a JSON object, or under headings on a terminal."""
+    """One output as it is; several as a JSON object, or under headings on a terminal.
+
+    Where a run did not get to its outputs, the answers of what did succeed are printed in their place.
+    """
     outputs = {name: value for name, value in result.outputs.items() if value is not None or not terminal}
     if all(value is None for value in outputs.values()):
+        outputs = {name: node.output for name, node in result.nodes.items() if node.status is Status.SUCCEEDED}
+    if not outputs:
         return ""
     if len(outputs) == 1:
         (value,) = outputs.values()
         text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
         return _ended("\n" + inert_lines(text) if terminal else text)
     if not terminal:
-        return json.dumps(dict(outputs), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(outputs, indent=2, ensure_ascii=False) + "\n"
     parts = []
     for name, value in outputs.items():
         text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)

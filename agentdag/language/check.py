@@ -193,7 +193,9 @@ def _report(report: Report, problem: Mapping[str, Any]) -> None:
 def _existing(value: Any, path: tuple[Any, ...]) -> tuple[Any, ...]:
     """The part of *path* that the file has: pydantic adds the names of its own types."""
     for length, step in enumerate(path):
-        if (isinstance(value, dict) and step in value) or (isinstance(value, list) and isinstance(step, int) and step < len(value)):
+        if (isinstance(value, dict) and step in value) or (
+            isinstance(value, list) and isinstance(step, int) and step < len(value)
+        ):
             value = value[step]
         else:
             return path[:length]

@@ -23,7 +23,7 @@ from agentdag.language.templates import OUTPUT_NAMES, ValueTemplate
 from agentdag.limits.governor import Policy
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.nodes import Draft, NodeCompiler
-from agentdag.plan.plan import DEFAULT_LATENCY_S, Plan, PlanNode
+from agentdag.plan.plan import DEFAULT_LATENCY_S, CallWork, Plan, PlanNode
 from agentdag.plan.values import check_input_specs
 from agentdag.plan.wiring import Wiring
 
@@ -203,7 +203,7 @@ class _Compiler:
                 retry.retries,
                 retry.delay,
                 retry.max_delay,
-                frozenset(map(ErrorKind, retry.on)),
+                _retried(retry, draft),
             ),
             expected_s=DEFAULT_LATENCY_S if latency_s is None else latency_s,
             assumed=latency_s is None,
@@ -216,3 +216,10 @@ class _Compiler:
         said = {"spec": self.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)}
         said["files"] = {draft.id: draft.prompt_text for draft in self.drafts.values() if draft.source is not None}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _retried(retry: RetrySpec, draft: Draft) -> frozenset[ErrorKind]:
+    """The failures that are tried again. A function is repeated only for what the file names."""
+    if isinstance(draft.work, CallWork) and "on" not in retry.model_fields_set:
+        return frozenset()
+    return frozenset(map(ErrorKind, retry.on))

@@ -71,6 +71,9 @@ class NodeCompiler:
                 if provider.type is None:
                     message, hint = f"`{name}` does not say its type", f"write `type:` with one of {known}"
                 self.report.at(path, "AD205", message, hint, key=not provider.type)
+            for key in sorted(self.provider_types.get(kind, frozenset()) & provider.model_fields_set):
+                message = f"`{key}` means nothing for a provider of type {kind}"
+                self.report.at(("providers", name, key), "AD204", message, "remove it", key=True)
         for name, tier in self.spec.tiers.items():
             long = isinstance(self._raw("tiers", name), dict)
             self._model(tier.model, ("tiers", name, "model") if long else ("tiers", name))

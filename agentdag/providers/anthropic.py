@@ -67,6 +67,9 @@ class AnthropicProvider:
         if stream:
             return await self._streamed(request, body, on_delta)
         answer, request_id = await self._sdk.post(_PATH, body, request.timeout_s)
+        return self._whole(request, answer, request_id)
+
+    def _whole(self, request: Request, answer: dict[str, Any], request_id: str | None) -> Reply:
         content = answer.get("content")
         if not isinstance(content, list):
             raise self._sdk.fail("the answer has no content", request_id)
@@ -83,6 +86,8 @@ class AnthropicProvider:
         usage: dict[str, Any] = {}
         started = time.monotonic()
         async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, request_id):
+            if isinstance(events, dict):
+                return self._whole(request, events, request_id)
             async for event in events:
                 match event:
                     case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(piece)}}:

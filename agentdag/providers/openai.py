@@ -60,6 +60,9 @@ class OpenAIProvider:
         if stream:
             return await self._streamed(request, body, on_delta)
         answer, request_id = await self._sdk.post(_PATH, body, request.timeout_s)
+        return self._whole(request, answer, request_id)
+
+    def _whole(self, request: Request, answer: dict[str, Any], request_id: str | None) -> Reply:
         choices = answer.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
@@ -76,6 +79,8 @@ class OpenAIProvider:
         finish, usage, ttft_s, refusal = None, None, None, ""
         started = time.monotonic()
         async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, request_id):
+            if isinstance(events, dict):
+                return self._whole(request, events, request_id)
             async for event in events:
                 if not isinstance(event, dict):
                     raise self._sdk.fail("the stream holds JSON that is no object", request_id)

@@ -24,7 +24,16 @@ _BUILT_IN = {
     "bedrock": "agentdag.providers.anthropic:AnthropicProvider",
     "vertex": "agentdag.providers.anthropic:AnthropicProvider",
 }
-_UNSUPPORTED = {kind: frozenset({"seed"}) for kind in ("anthropic", "bedrock", "vertex")}
+_CLOUD = frozenset({"api_version", "region", "project"})
+_UNSUPPORTED = {
+    "openai": frozenset({"options"}) | _CLOUD,
+    "azure": frozenset({"options", "region", "project"}),
+    "anthropic": frozenset({"seed", "options", "max_tokens_field"}) | _CLOUD,
+    "bedrock": frozenset({"seed", "options", "max_tokens_field", "api_version", "project"}),
+    "vertex": frozenset({"seed", "options", "max_tokens_field", "api_version"}),
+    SIMULATED: frozenset({"base_url", "api_key", "headers", "options", "max_tokens_field"}) | _CLOUD,
+}
+"""The settings and the model parameters that mean nothing for a type; saying so beats ignoring them."""
 
 
 @cache
@@ -33,7 +42,7 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def provider_types() -> dict[str, frozenset[str]]:
-    """Every type that a pipeline may name, each with the model parameters that it does not know."""
+    """Every type that a pipeline may name, each with the settings and model parameters that it does not know."""
     return {kind: _UNSUPPORTED.get(kind, frozenset()) for kind in (*_BUILT_IN, SIMULATED, *_installed())}
 
 

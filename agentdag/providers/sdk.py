@@ -5,6 +5,7 @@ That path keeps the SDK's authentication, base URL and error classes at half the
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,22 +37,29 @@ class SdkClient:
         except Exception as error:
             raise call_error(failure_of(error, self.provider)) from error
         request_id = response.headers.get(self._request_id_header)
+        kind = response.headers.get("content-type", "something without a type")
+        return self._object(response.content, kind, request_id), request_id
+
+    def _object(self, content: bytes, kind: str, request_id: str | None) -> dict[str, Any]:
+        """The JSON object in *content*; raises CallError where it is something else, or tells an error."""
         try:
-            answer = response.json()
-        except ValueError as error:
-            kind = response.headers.get("content-type", "something without a type")
+            answer = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise self.fail(f"answered {kind}, which is not the JSON that is due: {error}", request_id) from error
         if not isinstance(answer, dict):
             raise self.fail("answered JSON that is no object", request_id)
         if answer.get("error"):
             raise call_error(error_body_failure(answer, self.provider, request_id))
-        return answer, request_id
+        return answer
 
     @asynccontextmanager
     async def stream(
         self, path: str, body: Mapping[str, Any], timeout_s: float
-    ) -> AsyncIterator[tuple[AsyncIterator[Any], str | None]]:
-        """The events of a streamed answer as plain values, and the request's id. Raises CallError only."""
+    ) -> AsyncIterator[tuple[AsyncIterator[Any] | dict[str, Any], str | None]]:
+        """The events of a streamed answer as plain values, and the request's id. Raises CallError only.
+
+        A server that knows no streams answers as a whole: then its JSON object stands in place of the events.
+        """
         async with self._mapped():
             stream = await self._client.post(
                 path,
@@ -66,7 +74,10 @@ class SdkClient:
                 kind = stream.response.headers.get("content-type", "")
                 if "html" in kind:
                     raise self.fail(f"answered {kind} instead of a stream", request_id)
-                yield aiter(stream), request_id
+                if kind.startswith("application/json"):
+                    yield self._object(await stream.response.aread(), kind, request_id), request_id
+                else:
+                    yield aiter(stream), request_id
             finally:
                 await stream.close()
 

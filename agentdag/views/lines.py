@@ -65,7 +65,8 @@ def settled_text(event: NodeSettled) -> str:
     if event.status is Status.SUCCEEDED:
         usage = event.usage
         tokens = f", {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out" if usage.output_tokens else ""
-        return f"{words} in {seconds(event.latency_s)}{tokens}"
+        cut = ", cut at max_tokens" if event.finish_reason in {"length", "max_tokens"} else ""
+        return f"{words} in {seconds(event.latency_s)}{tokens}{cut}"
     if event.error is not None:
         return f"{words} after {seconds(event.latency_s)}: {failure(event.error, event.attempts)}"
     return f"{words}: {inert(event.reason or '')}"

@@ -128,10 +128,17 @@ def test_inputs_and_pipelines_come_from_stdin(small: Path) -> None:
         (["--time-scale", "-1"], "above 0"),
         (["--no-such-option"], "--no-such-option"),
         (["-o", "no/such/folder/x.json"], "does not exist"),
+        (["--time-scale", "nan"], "above 0"),
+        (["--time-scale", "inf"], "above 0"),
+        (["-i", "who=@binary"], "not UTF-8"),
+        (["--inputs", "deep"], "no JSON"),
+        (["--inputs", "-", "-i", "who=@-"], "only once"),
     ],
 )
 def test_wrong_usage_is_told_and_ends_with_2(small: Path, arguments: list[str], words: str) -> None:
-    done = agentdag("run", str(small), *FAST, *arguments, NO_COLOR="1")
+    (small.parent / "binary").write_bytes(b"\xff\x00")
+    (small.parent / "deep").write_text("[" * 100_000)
+    done = agentdag("run", "small.yaml", *FAST, *arguments, cwd=small.parent, NO_COLOR="1")
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -175,6 +182,49 @@ def test_outputs_go_to_a_file_where_asked(small: Path, name: str, check: object)
     assert done.stdout == ""
     assert json.loads((small.parent / name).read_text()) == {"a": "said {{ x }}", "b": "2"}
     assert [path.name for path in small.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_output_file_is_written_as_a_shell_would(small: Path) -> None:
+    folder = small.parent
+    (folder / "target").write_text("old")
+    (folder / "target").chmod(0o640)
+    (folder / "link").symlink_to("target")
+    assert agentdag("run", "small.yaml", *FAST, "-q", "-o", "link", cwd=folder).returncode == 0
+    assert (folder / "link").is_symlink()
+    assert json.loads((folder / "target").read_text())
+    assert (folder / "target").stat().st_mode & 0o777 == 0o640
+    os.mkfifo(folder / "pipe")
+    with subprocess.Popen(["cat", "pipe"], cwd=folder, stdout=subprocess.PIPE, text=True) as reader:
+        assert agentdag("run", "small.yaml", *FAST, "-q", "-o", "pipe", cwd=folder).returncode == 0
+        assert reader.stdout is not None
+        assert json.loads(reader.stdout.read())
+    assert (folder / "pipe").is_fifo()
+    assert agentdag("run", "small.yaml", *FAST, "-o", ".", cwd=folder).returncode == 2
+    assert agentdag("run", "small.yaml", *FAST, "--format", "json", "-o", "out.json", cwd=folder).returncode == 0
+    assert json.loads((folder / "out.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "command", [["run", *FAST], ["run", *FAST, "--format", "json"], ["graph"], ["validate", "--format", "json"]]
+)
+def test_output_that_is_lost_is_no_success(small: Path, command: list[str]) -> None:
+    line = f"{sys.executable} -m agentdag.cli {' '.join(command)} small.yaml > /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, cwd=small.parent, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_streams_crash_nothing(small: Path) -> None:
+    for closed in (">&-", "2>&-"):
+        line = f"{sys.executable} -m agentdag.cli run small.yaml {' '.join(FAST)} {closed}"
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, cwd=small.parent, timeout=60, check=False
+        )
+        assert done.returncode == 0
+        assert "Traceback" not in done.stderr
 
 
 def test_quiet_says_nothing_but_the_outputs(small: Path) -> None:
@@ -289,6 +339,15 @@ nodes:
     assert rest[-1]["exit_code"] == 128 + number
     process.stdout.close()
     process.stderr.close()
+
+
+def test_what_is_finished_is_printed_when_a_run_does_not_get_to_its_outputs(tmp_path: Path) -> None:
+    text = "nodes: {a: {prompt: hi, model: openai/m, simulate: {output: A}}, b: {prompt: '{{ nodes.a.output }}', model: openai/m, retry: 0, simulate: {fail: [auth]}}}\noutputs: {memo: '{{ nodes.b.output }}'}"
+    (tmp_path / "p.yaml").write_text(text)
+    done = agentdag("run", "p.yaml", *FAST, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == "A\n"
+    assert "output memo is null" in done.stderr
 
 
 def test_the_canary_is_nowhere(tmp_path: Path, wire: WireServer) -> None:

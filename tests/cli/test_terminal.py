@@ -82,7 +82,7 @@ def test_the_table_shows_what_runs_and_ends_as_text_that_stays(tmp_path: Path) -
     assert "✓ 0    parser     succeeded" in shown
     assert "· 2    summary    pending" in shown
     assert "critical path" in shown
-    assert re.search(r"\d running, \d waiting", shown)
+    assert re.search(r"\d running, \d pending", shown)
     terminal.finish()
     everything = terminal.everything()
     assert everything.count("financial") == everything.count("legal") == 1, everything

@@ -415,6 +415,87 @@ def test_an_interrupt_before_the_run_is_not_lost(plan: Compile) -> None:
     assert result.nodes["b"].status is Status.SKIPPED
 
 
+def test_two_interrupts_before_the_run_end_it_and_do_not_hang(plan: Compile) -> None:
+    """A task that is cancelled before its first step never runs: its node must settle all the same."""
+    session = Session(
+        plan("nodes: {a: {prompt: hi, model: openai/m, expect: {latency: 1h}}}"), options=Options(simulate=True)
+    )
+    session.interrupt(2)
+    session.interrupt(2)
+    result = asyncio.run(asyncio.wait_for(session.run(), 20))
+    assert result.nodes["a"].status is Status.CANCELLED
+    assert result.exit_code == 130
+
+
+def test_cancelling_the_caller_while_nodes_queue_is_silent(plan: Compile, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = "\n".join(f"  n{i}: {{prompt: hi, expect: {{latency: 1h}}}}" for i in range(20))
+    found = plan(f"limits: {{concurrency: 2}}\ndefaults: {{model: openai/m}}\nnodes:\n{nodes}\n")
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(agentdag.arun(found, options=Options(simulate=True)), 0.05)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    assert not caplog.records
+
+
+def test_what_one_function_does_to_a_value_no_other_sees(plan: Compile, tmp_path: Path) -> None:
+    module(
+        tmp_path,
+        "mutate1",
+        "def make(): return {'rows': [1, 2]}\ndef clear(d): d['rows'].clear(); return 0\ndef size(d, after): return len(d['rows'])\n",
+    )
+    found = plan("""
+        nodes:
+          make: {call: mutate1:make}
+          clear: {call: mutate1:clear, with: {d: "{{ nodes.make.output }}"}}
+          size: {call: mutate1:size, with: {d: "{{ nodes.make.output }}", after: "{{ nodes.clear.output }}"}}
+    """)
+    result = agentdag.run(found)
+    assert result.outputs["size"] == 2
+    assert result.nodes["make"].output == {"rows": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import asyncio\n    raise asyncio.CancelledError",
+        "raise KeyboardInterrupt",
+        "return (i for i in range(3))",
+        "return 10**5000",
+        "return float('inf')",
+    ],
+)
+def test_odd_endings_and_odd_values_of_a_thread_are_told(plan: Compile, tmp_path: Path, body: str) -> None:
+    name = f"odd{abs(hash(body))}"
+    module(tmp_path, name, f"def f():\n    {body}\n")
+    result = agentdag.run(plan(f"nodes: {{f: {{call: '{name}:f'}}}}"))
+    error = result.nodes["f"].error
+    assert error is not None
+    assert error.kind is ErrorKind.FUNCTION
+
+
+def test_callables_of_any_make_are_called(plan: Compile, tmp_path: Path) -> None:
+    module(tmp_path, "partial1", "from functools import partial\nadd = partial(lambda a, b: a + b, 2)\n")
+    assert agentdag.run(plan("nodes: {f: {call: 'partial1:add', with: {b: 3}}}")).outputs["f"] == 5
+
+
+def test_a_module_that_ends_the_program_is_told_before_the_run(plan: Compile, tmp_path: Path) -> None:
+    module(tmp_path, "exits1", "import sys\nsys.exit(0)\ndef f(): pass\n")
+    with pytest.raises(agentdag.UsageError, match="SystemExit"):
+        agentdag.run(plan("nodes: {f: {call: 'exits1:f'}}"))
+
+
+def test_a_timed_out_function_is_not_started_again_by_itself(plan: Compile, tmp_path: Path) -> None:
+    module(tmp_path, "hang2", "import threading\nevent = threading.Event()\ndef f(): event.wait()\n")
+    result = agentdag.run(plan("nodes: {f: {call: 'hang2:f', timeout: 30ms, retry: 3}}"))
+    assert (result.nodes["f"].status, result.nodes["f"].attempts) == (Status.TIMED_OUT, 1)
+    import hang2  # type: ignore[import-not-found]
+
+    hang2.event.set()
+
+
 def test_cancelling_the_caller_leaves_nothing_running(plan: Compile, tmp_path: Path) -> None:
     module(
         tmp_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -69,8 +70,17 @@ WRONG = [
     ("tiers: {fast: openai/m}\nnodes: {a: {prompt: hi, tier: fast, model: openai/m}}", [("AD204", "tier", "keep one")]),
     ("tiers: {fast: m}\nnodes: {a: {prompt: hi, tier: fast}}", [("AD202", "m", "provider/model")]),
     ("providers: {mine: {type: opnai}}\n" + MODEL + "nodes: {a: {prompt: hi}}", [("AD205", "opnai", "`openai`")]),
-    ("providers: {mine: {}}\n" + MODEL + "nodes: {a: {prompt: hi}}", [("AD205", "mine", "known are")]),
+    ("providers: {mine: {}}\n" + MODEL + "nodes: {a: {prompt: hi}}", [("AD205", "mine", "`type:`")]),
     ("nodes: {a: {prompt: hi, model: anthropic/m, seed: 3}}", [("AD204", "seed", "remove")]),
+    ("providers: {openai: {region: x}}\n" + MODEL + "nodes: {a: {prompt: hi}}", [("AD204", "region", "remove")]),
+    ("providers: {openai: {base_url: 'host:80'}}\n" + MODEL + "nodes: {a: {prompt: hi}}", [("AD202", "'host:80'", "http")]),
+    ("node: {a: {prompt: hi}}", [("AD201", "node", "`nodes`")]),
+    (MODEL + "nodes: {a: {prompt: hi, timeout: 0s}}", [("AD202", "0s", "more than 0")]),
+    (MODEL + "nodes: {a: {prompt: hi, simulate: {fail: 2}}}", [("AD202", "2", "`fail`")]),
+    ("inputs: {n: {type: number, default: .nan}}\n" + MODEL + "nodes: {a: {prompt: hi}}", [("AD202", ".nan", "")]),
+    ("inputs: {n: string}\n" + MODEL + "nodes: {a: {prompt: hi}}", [("AD202", "string", "{type: string}")]),
+    (MODEL + "nodes: {a: {prompt: 'say x about {{ x }}'}}", [("AD302", "x }}", "")]),
+    (MODEL + "nodes: {b: {prompt: hi}, a: {prompt: '{{ nodes.b.output }} {{ nodes }}'}}", [("AD306", "nodes }}", "needs")]),
     # files
     (MODEL + "nodes: {a: {prompt_file: no.txt}}", [("AD206", "no.txt", "relative")]),
     (MODEL + "nodes: {a: {prompt_file: ../../etc/passwd}}", [("AD206", "../../etc/passwd", "--allow-path")]),
@@ -122,6 +132,29 @@ def test_a_mistake_is_told_once_at_its_place_with_its_mend(
         assert line[span.column - 1 :].startswith(marked), (line[span.column - 1 :], marked)
         assert hint in f"{finding.message} {finding.hint}", finding
         assert finding.code in CODES
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "{promt: hi, model: openai/m}",
+        "{prompt: hi, model: openai/m, needs: [x%d]}",
+        "{prompt: '{{ nodes.y%d.output }}', model: openai/m}",
+    ],
+)
+def test_thousands_of_mistakes_are_told_in_no_time(compiled: Compile, node: str) -> None:
+    nodes = "\n".join(f"  n{i}: {node % i if '%d' in node else node}" for i in range(3000))
+    started = time.process_time()
+    found = compiled(f"nodes:\n{nodes}\n").findings
+    assert len(found) == 3000
+    assert time.process_time() - started < 20
+
+
+@pytest.mark.parametrize("text", ["nodes: {a: {prompt: hi, model: openai/m, seed: 0x%s}}" % ("f" * 5000), "nodes: {a: {prompt: hi, model: openai/m, timeout: %ss}}" % ("9" * 5000)])  # fmt: skip
+def test_numbers_of_any_length_are_refused_and_not_raised(compiled: Compile, text: str) -> None:
+    (finding,) = compiled(text).findings
+    assert finding.code == "AD202"
+    assert len(finding.message) < 500
 
 
 def test_every_problem_of_a_file_is_told_at_once(compiled: Compile) -> None:

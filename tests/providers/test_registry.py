@@ -25,10 +25,15 @@ class Shouting:
     async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
         if request.model == "broken":
             raise call_error(Failure(ErrorKind.REFUSED, "no"))
+        if request.model == "odd":
+            return Reply("x", Usage(cost_usd=0.5), "stop")
+        if request.model == "none":
+            return None
         return Reply(request.prompt.upper() + self.mark, Usage(1, 2, 0), "stop")
 
     async def aclose(self) -> None:
         print("closed")
+        raise RuntimeError("cannot close")
 """
 
 
@@ -58,13 +63,23 @@ def test_an_installed_provider_is_used_under_its_type_and_under_other_names(tmp_
     assert run(tmp_path, installed, text, "validate").returncode == 0
     done = run(tmp_path, installed, text, "run", "--quiet")
     assert done.stdout == '{\n  "a": "HELLO!",\n  "b": "HELLO?"\n}\n', done.stderr
-    assert done.stderr.count("closed") == 2
+    assert done.stderr.count("a provider could not be closed: RuntimeError: cannot close") == 2
 
 
 def test_its_failures_are_failures_like_any_other(tmp_path: Path, installed: Path) -> None:
     done = run(tmp_path, installed, "nodes: {a: {prompt: hello, model: shout/broken}}", "run")
     assert done.returncode == 1
     assert "refused: no" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["odd", "none"])
+def test_what_is_no_reply_is_that_nodes_failure(tmp_path: Path, installed: Path, model: str) -> None:
+    text = f"nodes: {{a: {{prompt: hello, model: shout/{model}}}, b: {{prompt: hello, model: shout/x}}}}"
+    done = run(tmp_path, installed, text, "run")
+    assert done.returncode == 1
+    assert "bad_response: the provider returned" in done.stderr
+    assert "HELLO!" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_one_that_cannot_be_loaded_is_told_before_the_run(tmp_path: Path, installed: Path) -> None:

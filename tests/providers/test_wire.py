@@ -282,6 +282,37 @@ def test_a_bad_key_shuts_the_model_for_the_run(plan: Compile, wire: WireServer, 
     assert len(wire.calls) <= 3
 
 
+@BOTH
+def test_a_server_that_answers_whole_where_a_stream_was_asked_is_understood(
+    plan: Compile, wire: WireServer, provider: str
+) -> None:
+    wire.script = {"m": ["whole"], "e": ["coded:200,overloaded,not now"]}
+    assert ask(plan, wire, provider, "m", stream=True).outputs == {"only": ANSWER}
+    error = ask(plan, wire, provider, "e", stream=True).nodes["only"].error
+    assert error is not None
+    assert error.kind is ErrorKind.OVERLOADED
+
+
+@BOTH
+def test_prompts_and_keys_follow_no_redirect(plan: Compile, wire: WireServer, provider: str) -> None:
+    wire.script["m"] = [f"307:location={wire.url}/elsewhere"]
+    error = ask(plan, wire, provider, "m", retry="3").nodes["only"].error
+    assert error is not None
+    assert "redirects to" in error.message
+    assert len(wire.calls) == 1
+
+
+@BOTH
+def test_a_cut_answer_says_so_and_a_doubtful_attempt_makes_the_cost_unknown(
+    plan: Compile, wire: WireServer, provider: str
+) -> None:
+    wire.script["m"] = ["reset", "ok"]
+    node = ask(plan, wire, provider, "m", retry="1").nodes["only"]
+    assert node.usage.estimated
+    assert node.usage.cost is None
+    assert node.finish_reason in {"stop", "end_turn"}
+
+
 def test_both_sdks_share_one_run_and_its_cap(plan: Compile, wire: WireServer) -> None:
     nodes = "\n".join(f"  n{i}: {{model: {'openai' if i % 2 else 'anthropic'}/m{i}, prompt: hi}}" for i in range(24))
     text = f"""providers: {{openai: {{base_url: "{wire.openai_url}"}}, anthropic: {{base_url: "{wire.url}"}}}}

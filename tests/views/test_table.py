@@ -60,8 +60,25 @@ def test_each_state_shows_as_it_is() -> None:
     assert lines[4].split() == ["✓", "1", "n2", "succeeded", "openai/gpt-5-mini", "2.5", "s", "0.7", "s", "1,000", "20"]
     assert lines[5].split() == ["✗", "1", "n3", "failed", "openai/gpt-5-mini", "2.5", "s"]
     assert lines[6].split() == ["·", "2", "n4", "pending", "openai/gpt-5-mini"]
-    assert lines[7] == "5.0 s of 10.0 s critical path, 20.0 s in sequence"
-    assert lines[8] == "1 running, 1 waiting, 1 retrying; 1,000 tokens in, 53 out"
+    assert lines[7] == "5.0 s; critical path 10.0 s, in sequence 20.0 s"
+    assert lines[8] == "1 running, 1 pending, 1 retrying, 1 failed; 1,000 tokens in, 53 out"
+
+
+def test_the_footer_compares_with_what_is_expected_under_the_cap_and_has_room_for_a_word() -> None:
+    shown = Board.of([("n0", 0, None)], expected_s=17.0)
+    shown(RunStarted("r", 0.0, "name", 1, 8, "eager", "t", 10.0, 20.0))
+    shown.note = "interrupted"
+    assert text(shown).splitlines()[3:] == [
+        "5.0 s of 17.0 s expected; critical path 10.0 s, in sequence 20.0 s",
+        "0 running, 1 pending; 0 tokens in, 0 out",
+        "interrupted",
+    ]
+
+
+def test_what_one_cause_has_stopped_is_told_together() -> None:
+    nodes = [settled(f"n{i}", Status.SKIPPED, reason="a failed") for i in range(7)]
+    finished = RunFinished("r", 1.0, RunStatus.FAILED, 1.0, 0.1, 0.0, 0.0, NO_USAGE, {}, {}, {Status.SKIPPED: 7}, 1)
+    assert summary(finished, nodes)[0].plain == "n0, n1, n2, n3, n4 and 2 more skipped: a failed"
 
 
 def test_a_new_attempt_forgets_what_the_last_one_streamed() -> None:
