@@ -23,7 +23,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentdag.agents.agent import Outcome, Task
-from agentdag.calls import Provider, Request
+from agentdag.calls import Provider, Rehearsal, Request
 from agentdag.errors import ErrorKind, Failure, FinalError
 
 _ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
@@ -59,13 +59,13 @@ class StandInAgent:
     """Plays a function: waits and fails as the simulator does, and gives the output that the file says."""
 
     simulator: Provider
-    request: Request
+    rehearsal: Rehearsal
 
     async def perform(self, task: Task) -> Outcome:
         async def act(attempt: int) -> Any:
-            request = Request(task.node, attempt, "function", "", rehearsal=self.request.rehearsal)
+            request = Request(task.node, attempt, "function", "", rehearsal=self.rehearsal)
             await self.simulator.complete(request, task.on_delta)
-            return request.rehearsal.output
+            return self.rehearsal.output
 
         call = await task.call(act)
         return Outcome(call.attempts, call.latency_s, call.result, call.failure)

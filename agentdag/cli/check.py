@@ -13,6 +13,7 @@ from agentdag.errors import Finding
 from agentdag.language.findings import to_json, to_text
 from agentdag.session import compile_pipeline
 from agentdag.views.lines import writer
+from agentdag.views.words import speaks
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 
@@ -32,6 +33,8 @@ def validate_paths(paths: Sequence[Path], output_format: str, color: str, allowe
     else:
         if findings:
             out(_colored(to_text(findings), sys.stdout, color) + "\n\n")
+        if not files:
+            return USAGE
         told = f"{errors} error{'' if errors == 1 else 's'}" if errors else "no problems"
         err(f"{len(files)} file{'' if len(files) == 1 else 's'} checked: {told}\n")
     return USAGE if errors or missing else OK
@@ -47,7 +50,7 @@ def show_graph(path: Path, output_format: str, changes: dict[str, Any], color: s
     if compiled.plan is None:
         return USAGE
     plan = compiled.plan.changed(**changes)
-    ascii_only = not _speaks(sys.stdout, "●→")
+    ascii_only = not speaks(sys.stdout, "●→")
     text = graph_json(plan) if output_format == "json" else graph_text(plan, ascii_only=ascii_only)
     writer(sys.stdout)(text + "\n")
     return OK
@@ -84,14 +87,6 @@ def _colored(text: str, stream: TextIO, color: str) -> str:
         else:
             lines.append(line)
     return "\n".join(lines)
-
-
-def _speaks(stream: TextIO, text: str) -> bool:
-    try:
-        text.encode(stream.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _pipelines(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

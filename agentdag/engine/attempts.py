@@ -30,8 +30,8 @@ from agentdag.limits.governor import Governor
 from agentdag.limits.slots import Seat
 from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
-PROGRESS_EVERY_S = 0.2
-SHORTEST_WAIT_S = 0.05
+TOKENS_EVERY_S = 0.2
+SHORTEST_TOLD_WAIT_S = 0.05
 """A shorter wait for a slot is told in `waits`, but not as an event of its own."""
 
 
@@ -141,7 +141,7 @@ class NodeLife:
             return ModelAgent(provider, request, str(work.model), run.redact)
         arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
         if simulated and node.simulated and run.simulator is not None:
-            return StandInAgent(run.simulator, Request(node.id, 1, "function", "", rehearsal=node.rehearsal))
+            return StandInAgent(run.simulator, node.rehearsal)
         return FunctionAgent(run.functions[node.id], arguments)
 
     def started(self, attempt: int) -> None:
@@ -158,7 +158,7 @@ class NodeLife:
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot or a retry."""
         self.waits[on] = self.waits.get(on, 0.0) + seconds
-        if seconds >= SHORTEST_WAIT_S:
+        if seconds >= SHORTEST_TOLD_WAIT_S:
             run = self._run
             run.emit(NodeWaiting(run.id, run.now(), self.node.id, on, seconds))
 
@@ -167,7 +167,7 @@ class NodeLife:
         now = self._run.now()
         if self._ttft_s is None:
             self._ttft_s = now - self._begun
-        elif now - self._told_at < PROGRESS_EVERY_S:
+        elif now - self._told_at < TOKENS_EVERY_S:
             self._streamed_bytes += len(piece.encode("utf-8", "replace"))
             return
         self._told_at = now

@@ -31,7 +31,7 @@ from agentdag.plan.forecast import remaining_s
 GRACE_S = 10.0
 """How long what is in flight may still finish after the first interrupt."""
 PROGRESS_EVERY_S = 1.0
-SHORTEST_WAIT_S = 0.001
+SHORTEST_COUNTED_WAIT_S = 0.001
 """A shorter wait for a slot is no more than the engine's own work."""
 _FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})
 
@@ -117,7 +117,7 @@ class Runner:
         del self._queued[number]
         self._schedule.start(number)
         life = NodeLife(self._run, self._run.plan.nodes[number], seat)
-        if (waited := self._run.now() - ready_at) > SHORTEST_WAIT_S:
+        if (waited := self._run.now() - ready_at) > SHORTEST_COUNTED_WAIT_S:
             life.waited("slot", waited)
         self._lives[number] = life, self._group.create_task(self._live(number, life))
 

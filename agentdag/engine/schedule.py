@@ -85,7 +85,7 @@ class Schedule:
                     continue
                 if blocks:
                     self._cause[dependant] = self.cause(each)
-                    self._state[dependant] = State.SETTLED
+                    self._move(dependant, State.SETTLED)
                     skipped.append(dependant)
                     ended.append((dependant, Status.SKIPPED))
                 elif not self._awaited[dependant]:

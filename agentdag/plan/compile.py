@@ -181,7 +181,6 @@ class _Compiler:
             schedule=spec.schedule,
             digest=self._digest(),
             allowed=self.allowed,
-            numbers=numbers,
         )
 
     def _node(self, draft: Draft, wave: int) -> PlanNode:

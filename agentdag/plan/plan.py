@@ -6,7 +6,7 @@ Every template is parsed, every reference resolved, every default filled in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,6 @@ class Plan:
     """A fingerprint of all that the file and its prompt files say."""
     allowed: tuple[Path, ...] = ()
     """Folders besides the pipeline's own from which files may be read."""
-    numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def durations_s(self) -> Sequence[float]:

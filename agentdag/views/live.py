@@ -20,6 +20,7 @@ from rich.console import Console
 from agentdag.events import Event, RunFinished, RunStarted
 from agentdag.views.board import Board
 from agentdag.views.table import render
+from agentdag.views.words import speaks
 
 FRAME_S = 0.1
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
@@ -33,7 +34,7 @@ class LiveTable:
     def __init__(self, board: Board, stream: TextIO, *, color: bool) -> None:
         self._board = board
         self._stream = stream
-        self._ascii = not _can_encode(stream)
+        self._ascii = not speaks(stream, "▸↻✓✗■·…→")
         self._console = Console(file=io.StringIO(), force_terminal=True, no_color=not color, width=10_000)
         self._painted = 0
         self._size: tuple[int, int] | None = None
@@ -142,11 +143,3 @@ class _Above(io.TextIOBase):
 
     def writable(self) -> bool:
         return True
-
-
-def _can_encode(stream: TextIO) -> bool:
-    try:
-        "▸↻✓✗■·…→".encode(stream.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 from agentdag.errors import Failure
+from agentdag.language.findings import inert
+
+__all__ = ["count", "failure", "inert", "inert_lines", "seconds", "speaks"]
 
 
 def seconds(value: float) -> str:
@@ -22,14 +27,18 @@ def count(value: int, noun: str) -> str:
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
-def inert(text: str) -> str:
-    """*text* on one line, with everything that could act on a terminal made visible."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else f"<U+{ord(c):04X}>" for c in text)
-
-
 def inert_lines(text: str) -> str:
     """As `inert`, but line ends and tabs stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"<U+{ord(c):04X}>" for c in text)
+
+
+def speaks(stream: TextIO, text: str) -> bool:
+    """Whether *stream* can show *text*."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def failure(error: Failure, attempts: int = 0) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
+import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -64,16 +63,14 @@ def layered(size: int) -> Needs:
     ]
 
 
-def plan_of(needs: Needs, cap: int) -> Plan:
-    module = sys.modules.setdefault("bench_instant", types.ModuleType("bench_instant"))
-    module.instant = instant  # type: ignore[attr-defined]
-    Path("/tmp/bench_instant.py").write_text("def instant(): ...\n")
+def plan_of(needs: Needs, cap: int, folder: Path) -> Plan:
+    (folder / "bench_instant.py").write_text("import asyncio\nasync def instant(): await asyncio.sleep(0)\n")
     nodes = "\n".join(
         f"  n{node}: {{call: 'bench_instant:instant', needs: [{', '.join(f'n{b}' for b in dict.fromkeys(before))}]}}"
         for node, before in enumerate(needs)
     )
     text = f"limits: {{concurrency: {cap}}}\nnodes:\n{nodes}\n"
-    compiled = compile_text(text, Path("/tmp/bench.yaml"), provider_types=provider_types())
+    compiled = compile_text(text, folder / "bench.yaml", provider_types=provider_types())
     assert compiled.plan is not None, compiled.findings[:3]
     return compiled.plan
 
@@ -86,11 +83,16 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def measure() -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _measure(Path(folder))
+
+
+def _measure(folder: Path) -> Iterator[Figure]:
     for shape in (chain, fan, layered):
         ours_by_size = {}
         for size in (1_000, 10_000):
             needs = [list(dict.fromkeys(before)) for before in shape(size)]
-            plan = plan_of(needs, cap=100)
+            plan = plan_of(needs, 100, folder)
             ours, bare = [], []
             for _ in range(ROUNDS):
                 board = Board.of((node.id, node.wave, None) for node in plan.nodes)
