@@ -205,7 +205,7 @@ def _tell_end(arguments: RunArguments, result: RunResult, board: Board, ending: 
     with contextlib.suppress(OSError):
         if view == "table":
             height = max(_CLOSING_LINES, console.size.height - 8)
-            for line in render(board, now=result.elapsed_s, width=console.width, height=height)[:-2]:
+            for line in render(board, now=result.elapsed_s, width=console.width, height=height, footer=False):
                 console.print(line)
             console.print()
         if ending.finished is not None and (not arguments.quiet or result.exit_code):

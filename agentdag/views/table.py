@@ -33,11 +33,13 @@ _NARROWEST_MODEL = 8
 _NARROWEST_NODE, _WIDEST_NODE = 14, 28
 
 
-def render(board: Board, *, now: float, width: int, height: int, ascii_only: bool = False) -> list[Text]:
+def render(
+    board: Board, *, now: float, width: int, height: int, ascii_only: bool = False, footer: bool = True
+) -> list[Text]:
     """The whole picture, at most *height* lines of at most *width* columns. *now* is on the run's clock."""
     width = max(20, width)
-    footer = _footer(board, now)
-    lines = [_header(board), *_table(board, now, width, height - 1 - len(footer)), *footer]
+    last = _footer(board, now) if footer else []
+    lines = [_header(board), *_table(board, now, width, height - 1 - len(last)), *last]
     return [_fitted(line, width, ascii_only=ascii_only) for line in lines[: max(1, height)]]
 
 
