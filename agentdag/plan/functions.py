@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -21,12 +23,21 @@ class FunctionProblem(Exception):
         self.hint = hint
 
 
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The keyword arguments that a function takes; `accepted` is None where it takes any."""
+
+    required: tuple[str, ...]
+    accepted: frozenset[str] | None
+
+
 class Functions:
     """What the modules in reach of one pipeline define, each read once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names: dict[str, frozenset[str] | None] = {}
+        self._parameters: dict[tuple[str, str], Parameters] = {}
 
     def check(self, module: str, function: str) -> None:
         """Raise FunctionProblem where `module:function` is certainly not there.
@@ -40,6 +51,10 @@ class Functions:
         if names is not None and name not in names:
             raise FunctionProblem(f"`{module}` has no `{name}`", did_you_mean(name, names))
 
+    def parameters(self, module: str, function: str) -> Parameters | None:
+        """What the checked `module:function` takes, or None where its source does not tell."""
+        return self._parameters.get((module, function))
+
     def _names_in(self, module: str) -> frozenset[str] | None:
         """The names at the top of *module*, or None where that cannot be told; raises FunctionProblem."""
         spec = self._find(module)
@@ -49,6 +64,14 @@ class Functions:
             tree = ast.parse(Path(spec.origin).read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise FunctionProblem(f"`{module}` cannot be read: {error}") from None
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list:
+                taken = _parameters(node.args)
+                if taken is not None:
+                    self._parameters[module, node.name] = taken
+            else:
+                for name in _bound(node):
+                    self._parameters.pop((module, name), None)
         return _top_names(tree)
 
     def _find(self, module: str) -> ModuleSpec | None:
@@ -70,6 +93,28 @@ class Functions:
                 raise FunctionProblem(f"there is no module `{module}`", hint)
             paths = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
         return spec
+
+
+def _parameters(arguments: ast.arguments) -> Parameters | None:
+    """What a function's own words say; None where some can be given by position only."""
+    if arguments.posonlyargs:
+        return None
+    plain = [each.arg for each in arguments.args]
+    needed = plain[: len(plain) - len(arguments.defaults)]
+    needed += [
+        each.arg for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default
+    ]
+    accepted = frozenset(plain + [each.arg for each in arguments.kwonlyargs])
+    return Parameters(tuple(needed), None if arguments.kwarg else accepted)
+
+
+def _bound(node: ast.stmt) -> Iterator[str]:
+    """The names that a statement binds again: what a function of that name takes is then unknown."""
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            yield each.id
+        elif isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield each.name
 
 
 def _top_names(tree: ast.Module) -> frozenset[str] | None:

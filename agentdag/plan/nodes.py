@@ -18,7 +18,7 @@ from agentdag.language.findings import did_you_mean
 from agentdag.language.spec import CALL_KEYS, KINDS, PROMPT_KEYS, SAMPLING_KEYS, NodeSpec, PipelineSpec, SamplingSpec
 from agentdag.language.templates import NODE_NAMES, Template, ValueTemplate
 from agentdag.plan.files import FileProblem, locate, read
-from agentdag.plan.functions import FunctionProblem, Functions
+from agentdag.plan.functions import FunctionProblem, Functions, Parameters
 from agentdag.plan.plan import CallWork, ModelRef, PromptWork
 
 Path_ = tuple[str | int, ...]
@@ -177,7 +177,23 @@ class NodeCompiler:
         except FunctionProblem as problem:
             self.report.at((*path, "call"), "AD207", str(problem), problem.hint)
             return None
+        self._check_arguments(node.call, self._functions.parameters(module, function), arguments, path)
         return CallWork(module, function, arguments)
+
+    def _check_arguments(
+        self, call: str, taken: Parameters | None, given: Mapping[str, ValueTemplate], path: Path_
+    ) -> None:
+        if taken is None:
+            return
+        unknown = [name for name in given if taken.accepted is not None and name not in taken.accepted]
+        for name in unknown:
+            known = sorted(taken.accepted or ())
+            hint = did_you_mean(name, known) or (f"it takes {', '.join(known)}" if known else "it takes nothing")
+            self.report.at((*path, "with", name), "AD207", f"`{call}` takes no `{name}`", hint, key=True)
+        missing = [name for name in taken.required if name not in given]
+        if missing and not unknown:
+            told = " and ".join(f"`{name}`" for name in missing)
+            self.report.at((*path, "call"), "AD207", f"`{call}` needs {told}", "give it under `with:`")
 
     def _model_of(self, node: NodeSpec, path: Path_) -> tuple[ModelRef, SamplingSpec | None] | None:
         """The model that *node* asks, and the tier it came from."""

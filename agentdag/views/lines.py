@@ -111,5 +111,8 @@ def writer(stream: TextIO) -> Callable[[str], None]:
         except (BrokenPipeError, ValueError):
             open_ = False
             _let_go(stream)
+        except OSError:
+            _let_go(stream)
+            raise
 
     return write

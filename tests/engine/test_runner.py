@@ -198,7 +198,7 @@ def test_a_hanging_function_times_out_and_holds_up_nobody(plan: Compile, tmp_pat
 
 def test_functions_that_cannot_be_called_are_told_before_the_run(plan: Compile, tmp_path: Path) -> None:
     module(tmp_path, "badimport", "def f(): pass\nraise RuntimeError('at import')\n")
-    module(tmp_path, "badargs", "def f(a, b=1): pass\n")
+    module(tmp_path, "badargs", "def wrap(g): return g\n@wrap\ndef f(a, b=1): pass\n")
     with pytest.raises(agentdag.UsageError, match="RuntimeError: at import"):
         agentdag.run(plan("nodes: {n: {call: 'badimport:f'}}"))
     with pytest.raises(agentdag.UsageError, match=r"missing a required argument: 'a'.*\(a, b=1\)"):
