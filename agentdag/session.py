@@ -120,8 +120,7 @@ class Session:
         http = SharedHttp(self.plan.concurrency)
         providers: dict[str, Provider] = {}
         try:
-            for name in self._asked():
-                providers[name] = self._provider(name, http)
+            self._make_providers(providers, http)
             return await self._run(providers, self._began if began is None else began)
         finally:
             open_: list[Provider | SharedHttp] = [*providers.values(), http]
@@ -167,6 +166,18 @@ class Session:
             asyncio.get_running_loop().call_soon(runner.interrupt, signal)
         finished = await runner.run()
         return _result(finished, run.settled)
+
+    def _make_providers(self, providers: dict[str, Provider], http: SharedHttp) -> None:
+        """Fill in every provider that is asked; raises UsageError that names all that cannot be made."""
+        problems: list[UsageError] = []
+        for name in self._asked():
+            try:
+                providers[name] = self._provider(name, http)
+            except UsageError as problem:
+                problems.append(problem)
+        if problems:
+            hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+            raise UsageError("; ".join(p.message for p in problems), hint="; ".join(hints) or None)
 
     def _asked(self) -> list[str]:
         """Every provider that a node of this run will really ask."""

@@ -78,6 +78,10 @@ class WireServer:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._main())
+        stalled = asyncio.all_tasks(self._loop)
+        for task in stalled:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*stalled, return_exceptions=True))
         self._loop.close()
 
     async def _main(self) -> None:

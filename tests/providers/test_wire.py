@@ -422,6 +422,14 @@ def test_a_missing_variable_is_told_before_any_call(plan: Compile) -> None:
         agentdag.run(plan(text))
 
 
+def test_all_missing_keys_are_told_at_once(plan: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    found = plan("nodes: {a: {model: openai/m, prompt: hi}, b: {model: anthropic/m, prompt: hi}}")
+    with pytest.raises(agentdag.UsageError, match=r"(?s)ANTHROPIC_API_KEY is not set; .*OPENAI_API_KEY is not set"):
+        agentdag.run(found)
+
+
 def test_a_huge_body_costs_little_memory(tmp_path: Path, wire: WireServer) -> None:
     """In a process of its own, so that its peak is its own."""
     wire.script["m"] = ["huge:gzip"]
