@@ -105,7 +105,7 @@ class Session:
         options = options or Options()
         self._began = time.monotonic()
         self.options = options
-        self.plan = _with_options(plan, options)
+        self.plan = planned(plan, options)
         self.observers = Observers(observers)
         self.id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         self._secrets = Secrets()
@@ -228,7 +228,8 @@ def run(
     raise UsageError("agentdag.run() cannot be called from async code", hint="write `await agentdag.arun(...)`")
 
 
-def _with_options(plan: Plan, options: Options) -> Plan:
+def planned(plan: Plan, options: Options) -> Plan:
+    """*plan* as *options* change it, durations scaled; raises UsageError where an option makes no sense."""
     if options.time_scale != 1 and not options.simulate:
         raise UsageError("--time-scale scales simulated time only", hint="add --simulate")
     if not 0 < options.time_scale < math.inf:

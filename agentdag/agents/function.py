@@ -29,7 +29,6 @@ from agentdag.errors import ErrorKind, Failure, FinalError
 _ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
 """What a future does not take, or what would end more than the function."""
 _NOT_THE_USERS = ("site-packages", str(Path(traceback.__file__).parent))
-_MAX_BITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +104,11 @@ async def _in_thread(function: Callable[..., Any], arguments: Mapping[str, Any])
 
 def _plain(value: Any) -> Any:
     """*value* as what JSON can hold; raises FinalError where it cannot."""
-    if type(value) in {str, bool, NoneType} or (type(value) is int and value.bit_length() < _MAX_BITS):
+    if type(value) in {str, bool, NoneType}:
         return value
-    if isinstance(value, (Iterator, int)):
-        message = f"returned {type(value).__name__}, which JSON cannot hold"
-        raise FinalError(
-            Failure(ErrorKind.FUNCTION, message + ("; return a list" if isinstance(value, Iterator) else ""))
-        )
+    if isinstance(value, Iterator):
+        message = f"returned {type(value).__name__}, which JSON cannot hold; return a list"
+        raise FinalError(Failure(ErrorKind.FUNCTION, message))
     try:
         plain = to_jsonable_python(value)
         json.dumps(plain, allow_nan=False)

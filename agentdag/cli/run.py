@@ -25,7 +25,7 @@ from agentdag.plan.draw import forecast_of
 from agentdag.plan.files import MAX_FILE_BYTES
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, parse_value
-from agentdag.session import Options, RunResult, Session, compile_pipeline
+from agentdag.session import Options, RunResult, Session, compile_pipeline, planned
 from agentdag.views.board import Board
 from agentdag.views.lines import JsonLines, Lines, writer
 from agentdag.views.words import inert_lines
@@ -93,10 +93,8 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
 
 def _board(plan: Plan, options: Options) -> Board:
     """The board of *plan*, with how long it is expected to take under this run's cap and schedule."""
-    given = {"concurrency": options.concurrency, "schedule": options.schedule}
-    planned = plan.changed(**{name: value for name, value in given.items() if value is not None})
     nodes = ((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
-    return Board.of(nodes, expected_s=forecast_of(planned).makespan_s * options.time_scale)
+    return Board.of(nodes, expected_s=forecast_of(planned(plan, options)).makespan_s)
 
 
 async def _watched(session: Session, live: Any, began: float) -> RunResult:
