@@ -15,29 +15,44 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 Billed = Literal["no", "yes", "maybe"]
 Severity = Literal["error", "warning"]
 
 
-class ErrorKind(StrEnum):
+class Word(StrEnum):
+    """A word of the language, with what it means."""
+
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str = "") -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        return member
+
+
+class ErrorKind(Word):
     """Why a node failed; the words of `error.kind` in events."""
 
-    RATE_LIMIT = "rate_limit"
-    OVERLOADED = "overloaded"
-    SERVER = "server"
-    CONNECTION = "connection"
-    TIMEOUT = "timeout"
-    BAD_RESPONSE = "bad_response"
-    AUTH = "auth"
-    QUOTA = "quota"
-    REFUSED = "refused"
-    TOO_LONG = "too_long"
-    BAD_REQUEST = "bad_request"
-    TEMPLATE = "template"
-    FUNCTION = "function"
-    INTERNAL = "internal"
+    RATE_LIMIT = "rate_limit", "The provider takes no more requests or tokens for now (429). Retried."
+    OVERLOADED = "overloaded", "The provider is short of capacity (529, or an overload told in a stream). Retried."
+    SERVER = "server", "The provider failed (500, 502, 503, 504). Retried."
+    CONNECTION = "connection", "No connection, or one that broke; not retried where its certificate is bad."
+    TIMEOUT = "timeout", "The attempt took longer than the node's `timeout`. Retried, then the node is `timed_out`."
+    BAD_RESPONSE = "bad_response", "The answer is broken: truncated, empty, no JSON, a stream without an end. Retried."
+    AUTH = (
+        "auth",
+        "The key is missing, wrong, or not allowed (401, 403). Never retried; 401 shuts that model for the run.",
+    )
+    QUOTA = "quota", "The account has no credit left. Never retried; shuts that model for the run."
+    REFUSED = "refused", "The model or a content filter refused. Never retried."
+    TOO_LONG = "too_long", "The prompt does not fit into the model's context. Never retried."
+    BAD_REQUEST = "bad_request", "The provider does not accept the request: a parameter, a model's name. Never retried."
+    TEMPLATE = "template", "A template failed on the data of this run, such as a missing output that it reads."
+    FUNCTION = "function", "A Python function raised, or returned what JSON cannot hold. Retried only if `on` names it."
+    INTERNAL = "internal", "A bug in agentdag or in an extension; the run's other nodes are not touched."
 
 
 TRANSIENT = frozenset(

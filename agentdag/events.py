@@ -10,31 +10,52 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol, Self
 
 from agentdag.calls import Usage
-from agentdag.errors import Failure
+from agentdag.errors import Failure, Word
 
 _LOG = logging.getLogger("agentdag")
 
 
-class Status(StrEnum):
+class Status(Word):
     """How a node settled."""
 
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    TIMED_OUT = "timed_out"
-    SKIPPED = "skipped"
-    CANCELLED = "cancelled"
+    SUCCEEDED = "succeeded", "The node has an output."
+    FAILED = "failed", "Its last attempt failed, or one of its templates; `error` says why."
+    TIMED_OUT = "timed_out", "Its last attempt took longer than its `timeout`."
+    SKIPPED = (
+        "skipped",
+        "It was not started; `reason` names what it would have needed, or why nothing more was launched.",
+    )
+    CANCELLED = "cancelled", "It was cut off while it ran: an interrupt, the run's timeout, or `fail_fast`."
 
 
-class RunStatus(StrEnum):
+class RunStatus(Word):
     """How a run ended."""
 
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
+    SUCCEEDED = "succeeded", "Every required node succeeded."
+    FAILED = "failed", "A required node did not succeed, or the run took longer than `limits.timeout`."
+    INTERRUPTED = "interrupted", "Ctrl-C or SIGTERM stopped it; what had finished is kept."
+
+
+class Exit(IntEnum):
+    """The exit codes of the program, with what they mean."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    SUCCEEDED = 0, "The run succeeded; the pipelines are valid."
+    FAILED = 1, "The run ran and failed: a required node did not succeed, or its output could not be written."
+    USAGE = 2, "Wrong usage or an invalid pipeline (with `validate --strict`: or a warning); no call was made."
+    INTERRUPTED = 130, "Ctrl-C (SIGINT) stopped the run; what had finished is printed."
+    TERMINATED = 143, "SIGTERM stopped the run; what had finished is printed."
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from agentdag.limits.slots import Slots
 from agentdag.plan.compile import Compiled, compile_file
 from agentdag.plan.plan import CallWork, Plan, PlanNode
 from agentdag.plan.values import resolve_inputs
-from agentdag.providers import registry
+from agentdag.providers import prices, registry
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
@@ -77,9 +77,10 @@ class RunResult:
         return self.status is RunStatus.SUCCEEDED
 
 
-def compile_pipeline(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Compiled:
-    """The pipeline at *path* with everything that was found in it."""
-    return compile_file(Path(path), provider_types=registry.provider_types(), allowed=allowed)
+def compile_pipeline(path: str | Path, *, allowed: tuple[Path, ...] = (), lint: bool = False) -> Compiled:
+    """The pipeline at *path* with everything that was found in it; with *lint* warnings too."""
+    types = registry.provider_types()
+    return compile_file(Path(path), provider_types=types, allowed=allowed, lint=prices.unknown_model if lint else None)
 
 
 def load(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Plan:
@@ -194,7 +195,7 @@ class Session:
         if kind == registry.SIMULATED:
             return SimulatedProvider(name, self.options.seed, stream=spec.stream)
         self._secrets.add(spec.api_key if spec.api_key and "${" not in spec.api_key else None)
-        fields = spec.model_dump(exclude={"type"})
+        fields = spec.model_dump(exclude={"type", "prices"})
         said = expand(fields, f"providers.{name}", self._environment, self._secrets)
         settings = Settings(
             name=name, type=kind, http=http, secrets=self._secrets, environment=self._environment, **said

@@ -1,59 +1,80 @@
-"""`validate` and `graph`: what can be told about a pipeline without running it."""
+"""`validate`: what is wrong with pipelines, for people, for CI servers, and for other programs."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from agentdag.cli.main import OK, USAGE
+from agentdag.cli.files import pipelines
 from agentdag.errors import Finding
+from agentdag.events import Exit
 from agentdag.language.findings import to_json, to_text
+from agentdag.plan.compile import Compiled
 from agentdag.session import compile_pipeline
 from agentdag.views.lines import writer
-from agentdag.views.words import speaks
-
-SUFFIXES = frozenset({".yaml", ".yml"})
+from agentdag.views.words import count
 
 
-def validate_paths(paths: Sequence[Path], output_format: str, color: str, allowed: tuple[Path, ...]) -> int:
-    """Check every pipeline in *paths* and print what was found; the exit code."""
-    files, missing = _pipelines(paths)
-    findings: list[Finding] = []
-    for file in files:
-        findings += compile_pipeline(file, allowed=allowed).findings
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateArguments:
+    """What was typed."""
+
+    paths: Sequence[Path]
+    format: str
+    strict: bool
+    print: bool
+    color: str
+    allowed: tuple[Path, ...]
+
+
+def validate_paths(arguments: ValidateArguments) -> int:
+    """Check every pipeline in the paths and print what was found; the exit code."""
+    found = pipelines(arguments.paths)
+    compiled = [compile_pipeline(file, allowed=arguments.allowed, lint=True) for file in found.files]
+    findings = [finding for each in compiled for finding in each.findings]
     errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
     out, err = writer(sys.stdout), writer(sys.stderr)
-    for path in missing:
+    for path in found.empty:
         err(f"error: there is no pipeline in {path}\n")
-    if output_format == "json":
-        out(to_json(findings, len(files)) + "\n")
+    if arguments.print:
+        report(findings, arguments.color)
+        out(_resolved(compiled))
+    elif arguments.format == "text":
+        out(_colored(to_text(findings), sys.stdout, arguments.color) + "\n\n" if findings else "")
     else:
-        if findings:
-            out(_colored(to_text(findings), sys.stdout, color) + "\n\n")
-        if not files:
-            return USAGE
-        told = f"{errors} error{'' if errors == 1 else 's'}" if errors else "no problems"
-        err(f"{len(files)} file{'' if len(files) == 1 else 's'} checked: {told}\n")
-    return USAGE if errors or missing else OK
+        out(_for_machines(arguments, findings, found.files))
+    if found.files and arguments.format == "text":
+        told = [count(errors, "error")] if errors else []
+        told += [count(warnings, "warning")] if warnings else []
+        others = f" ({found.others} other YAML files are no pipelines)" if found.others else ""
+        err(f"{count(len(found.files), 'file')} checked: {', '.join(told) or 'no problems'}{others}\n")
+    failed = errors or found.empty or (arguments.strict and warnings)
+    return Exit.USAGE if failed else Exit.SUCCEEDED
 
 
-def show_graph(path: Path, output_format: str, changes: dict[str, Any], color: str, allowed: tuple[Path, ...]) -> int:
-    """Print the graph of the pipeline at *path*, with *changes* to its limits; the exit code."""
-    from agentdag.plan.draw import to_json as graph_json
-    from agentdag.plan.draw import to_text as graph_text
+def _for_machines(arguments: ValidateArguments, findings: Sequence[Finding], files: Sequence[Path]) -> str:
+    from agentdag.language.reports import to_github, to_junit, to_sarif
 
-    compiled = compile_pipeline(path, allowed=allowed)
-    report(compiled.findings, color)
-    if compiled.plan is None:
-        return USAGE
-    plan = compiled.plan.changed(**changes)
-    ascii_only = not speaks(sys.stdout, "●→")
-    text = graph_json(plan) if output_format == "json" else graph_text(plan, ascii_only=ascii_only)
-    writer(sys.stdout)(text + "\n")
-    return OK
+    render: dict[str, Callable[[], str]] = {
+        "json": lambda: to_json(findings, len(files)) + "\n",
+        "github": lambda: to_github(findings),
+        "sarif": lambda: to_sarif(findings),
+        "junit": lambda: to_junit(findings, [str(file) for file in files], strict=arguments.strict),
+    }
+    return render[arguments.format]()
+
+
+def _resolved(compiled: Sequence[Compiled]) -> str:
+    from agentdag.plan.resolved import resolved
+
+    plans = [each.plan for each in compiled if each.plan is not None]
+    texts = [f"# {plan.path}\n{resolved(plan)}" if len(plans) > 1 else resolved(plan) for plan in plans]
+    return "---\n".join(texts)
 
 
 def report(findings: Sequence[Finding], color: str) -> None:
@@ -87,17 +108,3 @@ def _colored(text: str, stream: TextIO, color: str) -> str:
         else:
             lines.append(line)
     return "\n".join(lines)
-
-
-def _pipelines(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The files to check, and those of *paths* in which there is none."""
-    files: list[Path] = []
-    missing: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-            files += found
-            missing += [] if found else [path]
-        else:
-            files.append(path)
-    return files, missing

@@ -16,9 +16,6 @@ import typer
 
 STARTED = time.monotonic()
 
-OK, FAILED, USAGE = 0, 1, 2
-"""Exit codes: the run succeeded, it ran and failed, it could not be run as asked."""
-
 app = typer.Typer(
     name="agentdag",
     help="Run pipelines of LLM agents declared in YAML: in parallel, along the critical path.",
@@ -44,6 +41,9 @@ class RunFormat(StrEnum):
 class FindingFormat(StrEnum):
     text = "text"
     json = "json"
+    github = "github"
+    sarif = "sarif"
+    junit = "junit"
 
 
 class ScheduleName(StrEnum):
@@ -120,19 +120,31 @@ def run(  # noqa: PLR0913 - one option each
     raise typer.Exit(run_pipeline(arguments, began=STARTED))
 
 
-@app.command(epilog="Example: agentdag validate pipelines/")
+@app.command(epilog="Example: agentdag validate pipelines/ --strict --format github")
 def validate(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pipelines, or folders of them.")],
-    output_format: Annotated[FindingFormat, typer.Option("--format", help="For people or for machines.")] = (
-        FindingFormat.text
-    ),
+    output_format: Annotated[
+        FindingFormat, typer.Option("--format", help="For people, for CI servers, or for other programs.")
+    ] = FindingFormat.text,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail the check as errors do.")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="Print the pipeline as resolved, with all defaults.")] = False,
     color: ColorOption = Color.auto,
     allow_path: AllowPath = None,
 ) -> None:
     """Check pipelines without running them; every finding at once, exit 2 where there is an error."""
-    from agentdag.cli.check import validate_paths
+    from agentdag.cli.check import ValidateArguments, validate_paths
 
-    raise typer.Exit(validate_paths(paths, output_format.value, color.value, tuple(allow_path or ())))
+    if print_ and output_format is not FindingFormat.text:
+        raise typer.BadParameter("--print and --format exclude each other")
+    arguments = ValidateArguments(
+        paths=paths,
+        format=output_format.value,
+        strict=strict,
+        print=print_,
+        color=color.value,
+        allowed=tuple(allow_path or ()),
+    )
+    raise typer.Exit(validate_paths(arguments))
 
 
 class GraphFormat(StrEnum):
@@ -152,7 +164,7 @@ def graph(
     allow_path: AllowPath = None,
 ) -> None:
     """Show the waves, the critical path, the slack, and how long the run takes."""
-    from agentdag.cli.check import show_graph
+    from agentdag.cli.graph import show_graph
 
     changes = {"concurrency": concurrency, "schedule": None if schedule is None else schedule.value}
     given = {name: value for name, value in changes.items() if value is not None}
@@ -179,6 +191,7 @@ def root(
 def main() -> None:
     """The console script; everything that is the user's to mend ends with a message and exit code 2."""
     from agentdag.errors import UsageError
+    from agentdag.events import Exit
 
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - closed by whoever started us
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -189,4 +202,4 @@ def main() -> None:
             raise
         what = "" if isinstance(error, UsageError) else "the output could not be written: "
         sys.stderr.write(f"error: {what}{error}\n")
-        sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+        sys.exit(Exit.USAGE if isinstance(error, UsageError) else Exit.FAILED)

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.cli.check import report, wants_color
-from agentdag.cli.main import USAGE
 from agentdag.errors import SpecError, UsageError
-from agentdag.events import Event, NodeSettled, Observer, RunFinished, Status
+from agentdag.events import Event, Exit, NodeSettled, Observer, RunFinished, Status
 from agentdag.language.document import decode
 from agentdag.language.findings import did_you_mean
-from agentdag.plan.draw import forecast_of
 from agentdag.plan.files import MAX_FILE_BYTES
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, parse_value
@@ -55,7 +53,7 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
     compiled = compile_pipeline(arguments.pipeline, allowed=arguments.allowed)
     report(compiled.findings, arguments.color)
     if compiled.plan is None:
-        return USAGE
+        return Exit.USAGE
     if arguments.debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
     plan = compiled.plan
@@ -94,7 +92,7 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
 def _board(plan: Plan, options: Options) -> Board:
     """The board of *plan*, with how long it is expected to take under this run's cap and schedule."""
     nodes = ((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
-    return Board.of(nodes, expected_s=forecast_of(planned(plan, options)).makespan_s)
+    return Board.of(nodes, expected_s=planned(plan, options).forecast().makespan_s)
 
 
 async def _watched(session: Session, live: Any, began: float) -> RunResult:

@@ -17,6 +17,7 @@ from agentdag.engine.schedule import Schedule
 from agentdag.errors import ErrorKind
 from agentdag.events import (
     BarrierOpened,
+    Exit,
     NodeSettled,
     RunFinished,
     RunProgress,
@@ -270,7 +271,7 @@ class Runner:
     def _verdict(self) -> tuple[RunStatus, int]:
         if self._signal is not None:
             return RunStatus.INTERRUPTED, 128 + self._signal
-        return (RunStatus.FAILED, 1) if self._failed else (RunStatus.SUCCEEDED, 0)
+        return (RunStatus.FAILED, Exit.FAILED) if self._failed else (RunStatus.SUCCEEDED, Exit.SUCCEEDED)
 
     def _outputs(self) -> tuple[dict[str, object], dict[str, str]]:
         """What the run gives: `outputs`, or the answers of the nodes that nobody needs."""

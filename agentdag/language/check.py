@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from agentdag.errors import Finding, Severity, Span
+from agentdag.errors import Finding, Span
 from agentdag.language.document import Document, Path_, Source
-from agentdag.language.findings import did_you_mean
-from agentdag.language.spec import PipelineSpec, describe, known_keys
+from agentdag.language.findings import did_you_mean, severity_of
+from agentdag.language.ignores import Ignores
+from agentdag.language.scalars import describe
+from agentdag.language.spec import PipelineSpec, known_keys
 from agentdag.language.templates import Problem
 
 _DUE = {
@@ -78,22 +81,38 @@ def shortened(text: str) -> str:
 
 
 class Report:
-    """Collects findings about one document."""
+    """Collects findings about one document; a comment in it may silence warnings."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
         self.findings: list[Finding] = []
+        self._ignores: Ignores | None = None
 
     def at(self, path: Path_, code: str, message: str, hint: str | None = None, *, key: bool = False) -> None:
-        """An error at the value (or the key) at *path*."""
-        self.add(code, self.document.span(path, key=key), message, hint)
+        """A finding at the value (or the key) at *path*."""
+        self.add(code, self.document.span(path, key=key), message, hint, path)
 
-    def add(self, code: str, span: Span, message: str, hint: str | None = None, severity: Severity = "error") -> None:
-        self.findings.append(Finding(code, severity, span, shortened(message), hint and shortened(hint)))
+    def add(self, code: str, span: Span, message: str, hint: str | None = None, path: Path_ = ()) -> None:
+        finding = Finding(code, severity_of(code), span, shortened(message), hint and shortened(hint))
+        if finding.severity == "error" or not self._is_silenced(finding, path):
+            self.findings.append(finding)
 
     def in_template(self, path: Path_, problem: Problem, source: Source | None = None) -> None:
         """A problem in the template at *path*, or in the prompt file *source*."""
-        self.add(problem.code, self.template_span(path, problem, source), problem.message, problem.hint)
+        self.add(problem.code, self.template_span(path, problem, source), problem.message, problem.hint, path)
+
+    def _is_silenced(self, finding: Finding, path: Path_) -> bool:
+        """A comment counts on the finding's own line and where its value begins: a block text cannot hold one."""
+        if self._ignores is None:
+            self._ignores = Ignores(self.document)
+        lines = {self.document.span(path, key=True).line} if path else set()
+        if finding.span.file == self.document.source.file:
+            lines.add(finding.span.line)
+        return self._ignores.silences(finding, lines)
+
+    def tell_idle_ignores(self, known: AbstractSet[str]) -> None:
+        """A finding for every comment that has silenced nothing so far; *known* are all codes that there are."""
+        self.findings += (self._ignores or Ignores(self.document)).idle(known)
 
     def template_span(self, path: Path_, problem: Problem, source: Source | None) -> Span:
         if source is not None:

@@ -126,6 +126,19 @@ class Document:
         event = self.marks[id(container)][path[-1]].value
         return getattr(event, "style", None)
 
+    def scalars(self) -> Iterator[tuple[int, int]]:
+        """Where each text begins and ends, by character: what looks like a comment in there is none."""
+        for marks in self.marks.values():
+            for key, value, end in marks.values():
+                if key is not None:
+                    yield key.start_mark.index, key.end_mark.index
+                style = getattr(value, "style", None)
+                if not isinstance(value, yaml.CollectionStartEvent):
+                    start = value.start_mark.index
+                    if style in {"|", ">"}:  # a comment may stand behind the sign
+                        start = self.source.text.find("\n", start)
+                    yield start, end.index
+
     @staticmethod
     def _is_empty(marks: _Marks) -> bool:
         return bool(marks.value.start_mark.index == marks.end.index)

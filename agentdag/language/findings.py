@@ -11,35 +11,19 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 
-from agentdag.errors import Finding
+from agentdag.errors import Finding, Severity
 
-CODES = {
-    "AD101": "the file cannot be read",
-    "AD102": "not YAML",
-    "AD103": "YAML that a pipeline must not hold",
-    "AD104": "a key stands twice in one mapping",
-    "AD105": "a value that YAML versions read differently",
-    "AD201": "unknown key",
-    "AD202": "a value of the wrong type or out of range",
-    "AD203": "a key is missing",
-    "AD204": "keys that do not go together",
-    "AD205": "unknown tier, provider or model",
-    "AD206": "a file that cannot be used",
-    "AD207": "a function that cannot be called",
-    "AD301": "template syntax",
-    "AD302": "unknown name, filter or test in a template",
-    "AD303": "unknown node in a template",
-    "AD304": "unknown input in a template",
-    "AD305": "unknown attribute of a node",
-    "AD306": "a template whose dependencies cannot be known before the run",
-    "AD401": "unknown node in `needs`",
-    "AD402": "a node that depends on itself",
-    "AD403": "a cycle",
-}
+FIRST_WARNING = "AD500"
+"""The codes above are warnings, those below errors."""
 
 MANY_WORDS = 100
 MAX_WIDTH = 120
 """Longer source lines are shown as the part around the mark."""
+
+
+def severity_of(code: str) -> Severity:
+    """Whether a finding with *code* keeps the pipeline from running."""
+    return "warning" if code > FIRST_WARNING else "error"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -1,64 +1,35 @@
 """The language: what a pipeline may say, as pydantic models.
 
-Every model refuses unknown keys and wrong types; a key that begins with `x-` is the user's own.
+Every key is described here, once: refusals, `agentdag explain` and the editors' schema read it from these models.
+Unknown keys and wrong types are refused; a key that begins with `x-` is the user's own.
 A wrong document becomes findings in `language/check.py`; this file knows no place in a file.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from agentdag.errors import TRANSIENT, ErrorKind
 from agentdag.language.findings import did_you_mean
+from agentdag.language.scalars import (
+    CALL_NAME,
+    MODEL_FORM,
+    Count,
+    Duration,
+    Limit,
+    ModelName,
+    Positive,
+    Priority,
+    Written,
+    describe,
+    refusal,
+)
 
-IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 RESERVED_IDS = frozenset({"items", "keys", "values", "get"})
-MODEL_NAME = re.compile(r"([^/\s]+)/(\S+)")
-CALL_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
-
-_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,12})ms)?", re.ASCII)
-_UNITS_S = (Decimal(3600), Decimal(60), Decimal(1), Decimal("0.001"))
-
-
-def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
-    """A validation error in the words of the language."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
-
-
-def duration_s(value: Any) -> float:
-    """Seconds of a duration such as `500ms`, `45s`, `2m30s`, `2h`; raises where *value* is none."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise refusal(f"the number {value} has no unit", f"write {value}s for seconds")
-    if not isinstance(value, str) or not value.strip():
-        raise refusal(f"a duration is due here, not {describe(value)}", "write 500ms, 45s, 2m30s or 2h")
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise refusal(f"{describe(value)} is not a duration", "write 500ms, 45s, 2m30s or 2h")
-    return float(sum(Decimal(part) * unit for part, unit in zip(match.groups(), _UNITS_S, strict=True) if part))
-
-
-def describe(value: Any) -> str:
-    """*value* in words, for messages: the text 'x', the number 3, a list."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return f"the boolean {str(value).lower()}"
-        case int() | float():
-            return f"the number {value}"
-        case str():
-            return f"the text {value if len(value) <= 40 else value[:37] + '...'!r}"
-        case list():
-            return "a list"
-        case dict():
-            return "a mapping"
-    return type(value).__name__
+_PROMPT_ONLY = ("system", "tier", "model")
 
 
 def _without_own_keys(value: Any) -> Any:
@@ -84,16 +55,12 @@ def _no_values(kind: str, short: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Duration = Annotated[float, BeforeValidator(duration_s)]
-Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0)]
-Positive = Annotated[int, Field(ge=1)]
-Priority = Literal["high", "normal", "low"]
-
-
 class Model(BaseModel):
     """What all parts of the language share."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -104,29 +71,61 @@ class Model(BaseModel):
 class InputSpec(Model):
     """One input of the pipeline; without a default it is required."""
 
-    type: Literal["string", "integer", "number", "boolean", "array", "object", "file"] = "string"
-    description: str | None = None
-    default: Any = None
-    enum: list[Any] | None = None
+    type: Literal["string", "integer", "number", "boolean", "array", "object", "file"] = Field(
+        default="string", examples=["file"]
+    )
+    """What the value is. A `file` is UTF-8 text, read from a path relative to the pipeline's file."""
+    description: str | None = Field(default=None, examples=["The company's name"])
+    """What the input is, for whoever runs the pipeline."""
+    default: Any = Field(default=None, examples=["inputs/filing.txt"])
+    """The value where none is given; without this key the input is required."""
+    enum: list[Any] | None = Field(default=None, examples=[["short", "long"]])
+    """The values that are allowed."""
 
     @property
     def required(self) -> bool:
         return "default" not in self.model_fields_set
 
 
-class ProviderSpec(Model):
-    """How to reach a provider, where it differs from the defaults."""
+class PricesSpec(Model):
+    """What a provider's models cost, in USD per million tokens."""
 
-    type: str | None = None
-    base_url: str | None = None
-    api_key: str | None = None
-    api_version: str | None = None
-    region: str | None = None
-    project: str | None = None
-    headers: dict[str, str] = {}
-    stream: bool | None = None
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    options: dict[str, Any] = {}
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False, examples=[0.25])]
+    """USD per million tokens of the prompt."""
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False, examples=[2])]
+    """USD per million tokens of the answer."""
+    cached_input: Annotated[float | None, Field(ge=0, allow_inf_nan=False, examples=[0.025])] = None
+    """USD per million tokens of the prompt that the provider had in its cache; `input` where nothing is said."""
+
+
+class ProviderSpec(Model):
+    """How to reach a provider, where it differs from the defaults. `${NAME}` reads the environment here."""
+
+    type: str | None = Field(default=None, examples=["openai"])
+    """Whose protocol it speaks: openai, azure, anthropic, bedrock, vertex, simulated, or one that a package brings.
+    Where nothing is said, the provider's own name."""
+    base_url: str | None = Field(default=None, examples=["http://127.0.0.1:11434/v1"])
+    """The address of a server of your own. It never gets the key of the provider that it imitates."""
+    api_key: str | None = Field(default=None, examples=["${TEAM_KEY}"])
+    """The key, read from the environment with `${NAME}`; else the variable that the provider's own SDK reads."""
+    api_version: str | None = Field(default=None, examples=["2024-10-21"])
+    """The version of the API, for azure."""
+    region: str | None = Field(default=None, examples=["eu-central-1"])
+    """The region, for bedrock and vertex."""
+    project: str | None = Field(default=None, examples=["my-project"])
+    """The project, for vertex."""
+    headers: dict[str, str] = Field(default={}, examples=[{"X-Team": "research"}])
+    """Headers of every request."""
+    stream: bool | None = Field(default=None, examples=[False])
+    """Whether answers are streamed. Where nothing is said: where the live table or `--format json` tells of them."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        default=None, examples=["max_tokens"]
+    )
+    """The name that the server knows for `max_tokens`; older servers know only `max_tokens`."""
+    options: dict[str, Any] = Field(default={}, examples=[{"pool": "small"}])
+    """Settings of a provider that another package brings, passed on as they are."""
+    prices: PricesSpec | None = Field(default=None, examples=[{"input": 0.25, "output": 2}])
+    """What its models cost, in USD per million tokens, where the price table does not know them."""
 
     @field_validator("base_url")
     @classmethod
@@ -139,26 +138,23 @@ class ProviderSpec(Model):
 class SamplingSpec(Model):
     """The model parameters, wherever they may stand."""
 
-    max_tokens: Positive | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    seed: int | None = None
-    stop: list[str] | None = None
-    reasoning_effort: str | None = None
-    params: dict[str, Any] | None = None
+    max_tokens: Positive | None = Field(default=None, examples=[4000])
+    """The longest answer, in tokens."""
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(default=None, examples=[0.2])
+    """How freely the model chooses its words, from 0 to 2."""
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(default=None, examples=[0.9])
+    """The model chooses among the likeliest words that together have this probability."""
+    seed: int | None = Field(default=None, examples=[7])
+    """Asks the provider for the same answer to the same request; few can promise it."""
+    stop: list[str] | None = Field(default=None, examples=[["END"]])
+    """Texts at which the answer ends."""
+    reasoning_effort: str | None = Field(default=None, examples=["low"])
+    """How long a reasoning model thinks, in its provider's word: minimal, low, medium, high."""
+    params: dict[str, Any] | None = Field(default=None, examples=[{"logprobs": True}])
+    """More parameters, passed to the provider as they are."""
 
 
 SAMPLING_KEYS = tuple(SamplingSpec.model_fields)
-
-
-def _check_model(value: Any) -> Any:
-    if isinstance(value, str) and not MODEL_NAME.fullmatch(value):
-        lacks = "model" if value.endswith("/") else "provider"
-        raise refusal(f"{describe(value)} names no {lacks}", "write `provider/model`, such as openai/gpt-5-mini")
-    return value
-
-
-ModelName = Annotated[str, BeforeValidator(_check_model)]
 
 
 def _short_tier(value: Any) -> Any:
@@ -168,15 +164,19 @@ def _short_tier(value: Any) -> Any:
 class TierSpec(SamplingSpec):
     """A named model with its parameters; `provider/model` is the short form."""
 
-    model: ModelName
+    model: ModelName = Field(examples=["anthropic/claude-opus-4-5"])
+    """The model, as `provider/model`."""
 
 
 class LimitsSpec(Model):
     """Bounds of the whole run."""
 
-    concurrency: Positive = 8
-    timeout: Limit | None = None
-    fail_fast: bool = False
+    concurrency: Positive = Field(default=8, examples=[5])
+    """How many nodes may act at once; whatever only waits does not count."""
+    timeout: Limit | None = Field(default=None, examples=["10m"])
+    """Bounds the whole run; what then still runs is cancelled, what has finished is kept."""
+    fail_fast: bool = Field(default=False, examples=[True])
+    """Launch nothing more once a required node has failed. Else every independent branch finishes."""
 
 
 RETRYABLE = (*sorted(kind.value for kind in TRANSIENT), ErrorKind.FUNCTION.value)
@@ -185,10 +185,16 @@ RETRYABLE = (*sorted(kind.value for kind in TRANSIENT), ErrorKind.FUNCTION.value
 class RetrySpec(Model):
     """How often and how patiently an attempt is repeated; a number is the short form of `retries`."""
 
-    retries: Annotated[int, Field(ge=0, le=100)] = 2
-    delay: Duration = 1.0
-    max_delay: Duration = 60.0
-    on: list[str] = sorted(kind.value for kind in TRANSIENT)
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(default=2, examples=[3])
+    """How many attempts may follow the first."""
+    delay: Duration = Field(default=1.0, examples=["2s"])
+    """The longest wait before the second attempt; it doubles with each, and chance picks a time below it."""
+    max_delay: Duration = Field(default=60.0, examples=["60s"])
+    """The longest wait of all. A provider that asks for a longer one fails the attempt at once."""
+    on: list[Annotated[str, Written(only={"enum": list(RETRYABLE)})]] = Field(
+        default=sorted(kind.value for kind in TRANSIENT), examples=[["rate_limit", "server"]]
+    )
+    """The kinds of failure that are repeated. A function is repeated only for what stands here."""
 
     @field_validator("on")
     @classmethod
@@ -204,22 +210,37 @@ def _short_retry(value: Any) -> Any:
     return {"retries": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-Retry = Annotated[RetrySpec, BeforeValidator(_short_retry)]
+Retry = Annotated[RetrySpec, BeforeValidator(_short_retry), Written(also={"type": "integer", "minimum": 0})]
 
 
 class ExpectSpec(Model):
     """What an answer is expected to take; the forecast and the simulator go by it."""
 
-    latency: Duration | None = None
-    tokens: Annotated[int, Field(ge=0)] | None = None
+    latency: Duration | None = Field(default=None, examples=["45s"])
+    """How long the node is expected to take; 1 s where nothing is said."""
+    tokens: Count | None = Field(default=None, examples=[800])
+    """How many tokens the answer is expected to have; 200 where nothing is said."""
+
+
+_FAILURES_FORM = {
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": 1},
+        {"type": "array", "items": {"enum": [kind.value for kind in ErrorKind]}},
+    ]
+}
 
 
 class SimulateSpec(Model):
     """How the simulator plays this node."""
 
-    jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
-    fail: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | list[str] = 0.0
-    output: Any = None
+    jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(default=0.0, examples=[0.2])
+    """By what share its latency varies."""
+    fail: Annotated[
+        Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | list[str], Written(only=_FAILURES_FORM)
+    ] = Field(default=0.0, examples=[["rate_limit", "server"], 0.1])
+    """The errors of its first attempts, or the probability that an attempt fails."""
+    output: Any = Field(default=None, examples=["Acme sells pumps."])
+    """Its answer; else a short echo of what it was asked."""
 
     @field_validator("fail", mode="before")
     @classmethod
@@ -237,30 +258,63 @@ class SimulateSpec(Model):
 class DefaultsSpec(SamplingSpec):
     """What nodes that do not say otherwise get."""
 
-    tier: str | None = None
-    model: ModelName | None = None
-    timeout: Limit | None = None
-    retry: Retry | None = None
+    tier: str | None = Field(default=None, examples=["execution"])
+    """The tier of every prompt node that names neither tier nor model."""
+    model: ModelName | None = Field(default=None, examples=["openai/gpt-5-mini"])
+    """The model of every prompt node that names neither tier nor model, as `provider/model`."""
+    timeout: Limit | None = Field(default=None, examples=["90s"])
+    """Bounds one attempt of every node; 10 m where nothing is said."""
+    retry: Retry | None = Field(default=None, examples=[2])
+    """How often and how patiently an attempt is repeated."""
+
+
+_NODE_FORM: dict[str, Any] = {
+    "oneOf": [{"required": [key]} for key in ("prompt", "prompt_file", "call")],
+    "dependencies": {
+        **{key: {"not": {"required": ["call"]}} for key in (*_PROMPT_ONLY, *SAMPLING_KEYS)},
+        "with": ["call"],
+        "tier": {"not": {"anyOf": [{"required": ["call"]}, {"required": ["model"]}]}},
+    },
+}
+"""What editors know of how the keys of a node go together."""
 
 
 class NodeSpec(SamplingSpec):
     """One node: a prompt for a model, or a call of a Python function."""
 
-    prompt: str | None = None
-    prompt_file: str | None = None
-    system: str | None = None
-    tier: str | None = None
-    model: ModelName | None = None
-    call: str | None = None
-    with_: dict[str, Any] | None = Field(default=None, alias="with")
-    needs: list[str] | None = None
-    description: str | None = None
-    continue_on_failure: bool = False
-    timeout: Limit | None = None
-    retry: Retry | None = None
-    priority: Priority = "normal"
-    expect: ExpectSpec = ExpectSpec()
-    simulate: SimulateSpec | Literal[False] | None = None
+    model_config = ConfigDict(json_schema_extra=_NODE_FORM)
+
+    prompt: str | None = Field(default=None, examples=["Describe the market of {{ inputs.company }}."])
+    """What to ask the model: a Jinja template over `inputs`, `nodes`, `needs`, `missing` and `run`."""
+    prompt_file: str | None = Field(default=None, examples=["prompts/market.md"])
+    """A file with the prompt, relative to the pipeline's file and inside its folder."""
+    system: str | None = Field(default=None, examples=["You quote figures exactly and never add any."])
+    """The system prompt: a template as well."""
+    tier: str | None = Field(default=None, examples=["reasoning"])
+    """The model, as one of the names under `tiers`."""
+    model: ModelName | None = Field(default=None, examples=["openai/gpt-5-mini"])
+    """The model, as `provider/model`."""
+    call: str | None = Field(default=None, examples=["spend:summarise"])
+    """A Python function instead of a model, as `package.module:function`; modules beside the pipeline are found."""
+    with_: dict[str, Any] | None = Field(default=None, alias="with", examples=[{"ledger": "{{ inputs.ledger }}"}])
+    """The keyword arguments of `call`. Where a template is one single expression, it gives the value, not its text."""
+    needs: list[str] | None = Field(default=None, examples=[["parser", "market"]])
+    """Nodes to wait for: for order without data, and for joins that loop over `needs`. Reading `nodes.<id>` in a
+    template is enough otherwise."""
+    description: str | None = Field(default=None, examples=["What the figures say"])
+    """What the node is for, for people."""
+    continue_on_failure: bool = Field(default=False, examples=[True])
+    """Others go on without this node where it fails: they see `nodes.<id>.ok` false and its id in `missing`."""
+    timeout: Limit | None = Field(default=None, examples=["45s"])
+    """Bounds one attempt; time in a queue or before a retry does not count."""
+    retry: Retry | None = Field(default=None, examples=[2])
+    """How often and how patiently an attempt is repeated."""
+    priority: Priority = Field(default="normal", examples=["high"])
+    """Goes first, or last, where more is ready than the cap lets run: high, normal or low."""
+    expect: ExpectSpec = Field(default=ExpectSpec(), examples=[{"latency": "45s", "tokens": 800}])
+    """What an answer is expected to take; the forecast and the simulator go by it."""
+    simulate: Annotated[SimulateSpec | Literal[False] | None, Field(examples=[{"fail": ["rate_limit"]}])] = None
+    """How the simulator plays this node; `false` lets it act even under `--simulate`."""
 
     @field_validator("simulate", mode="before")
     @classmethod
@@ -279,26 +333,50 @@ class NodeSpec(SamplingSpec):
 
 KINDS = ("prompt", "prompt_file", "call")
 """The keys of which a node has exactly one."""
-PROMPT_KEYS = frozenset({"system", "tier", "model", *SAMPLING_KEYS})
+PROMPT_KEYS = frozenset({*_PROMPT_ONLY, *SAMPLING_KEYS})
 CALL_KEYS = frozenset({"with"})
+
+Tier = Annotated[TierSpec, BeforeValidator(_short_tier), Written(also=MODEL_FORM)]
 
 
 class PipelineSpec(Model):
-    """A whole pipeline."""
+    """A pipeline of LLM agents, run by agentdag."""
 
-    version: int = 1
-    name: str | None = None
-    description: str | None = None
-    inputs: Annotated[dict[str, InputSpec], BeforeValidator(_named)] = {}
-    providers: Annotated[dict[str, ProviderSpec], BeforeValidator(_named)] = {}
-    tiers: Annotated[dict[str, Annotated[TierSpec, BeforeValidator(_short_tier)]], BeforeValidator(_named)] = {}
-    limits: LimitsSpec = LimitsSpec()
-    defaults: DefaultsSpec = DefaultsSpec()
-    schedule: Literal["eager", "waves"] = "eager"
+    version: Annotated[int, Written(only={"const": 1})] = Field(default=1, examples=[1])
+    """The version of the language: 1."""
+    name: str | None = Field(default=None, examples=["due-diligence"])
+    """The pipeline's name; else its file's."""
+    description: str | None = Field(default=None, examples=["Company name and filing in, investment memo out."])
+    """What it does, for people."""
+    inputs: Annotated[dict[str, InputSpec], BeforeValidator(_named)] = Field(
+        default={}, examples=[{"company": {"type": "string", "description": "The company's name"}}]
+    )
+    """What a run is given, by name; templates read `inputs.<name>`."""
+    providers: Annotated[dict[str, ProviderSpec], BeforeValidator(_named)] = Field(
+        default={}, examples=[{"local": {"type": "openai", "base_url": "http://127.0.0.1:11434/v1"}}]
+    )
+    """How to reach providers, where it differs from the defaults."""
+    tiers: Annotated[dict[str, Tier], BeforeValidator(_named)] = Field(
+        default={}, examples=[{"routing": "anthropic/claude-haiku-4-5", "execution": "openai/gpt-5-mini"}]
+    )
+    """Names for models, cheapest first, so that a node says what it needs rather than whom it asks."""
+    limits: LimitsSpec = Field(default=LimitsSpec(), examples=[{"concurrency": 5, "timeout": "10m"}])
+    """Bounds of the whole run."""
+    defaults: DefaultsSpec = Field(
+        default=DefaultsSpec(), examples=[{"tier": "execution", "timeout": "90s", "retry": 2}]
+    )
+    """What nodes that do not say otherwise get."""
+    schedule: Literal["eager", "waves"] = Field(default="eager", examples=["waves"])
+    """`eager` starts each node as soon as it can; `waves` waits for all of a wave before the next."""
     nodes: Annotated[
         dict[str, NodeSpec], _no_values("`nodes`", "write `<id>: {prompt: ...}` below it"), BeforeValidator(_named)
-    ]
-    outputs: Annotated[dict[str, Any], BeforeValidator(_named)] = {}
+    ] = Field(examples=[{"market": {"prompt": "Describe the market of {{ inputs.company }}."}}])
+    """The nodes, by id. An id is letters, digits and _, beginning with a letter, because templates name it."""
+    outputs: Annotated[dict[str, Any], BeforeValidator(_named)] = Field(
+        default={}, examples=[{"memo": "{{ nodes.summary.output }}"}]
+    )
+    """What the run gives, by name: templates over `inputs`, `nodes` and `run`. Without it, the answers of all nodes
+    that nobody needs."""
 
     @field_validator("version")
     @classmethod
@@ -317,13 +395,13 @@ def known_keys(path: tuple[str | int, ...]) -> list[str] | None:
             model = field.annotation if field is not None else None
         else:
             model = get_args(model)[-1] if get_args(model) else None
-        model = _unwrapped(model)
+        model = part_of(model)
     if isinstance(model, type) and issubclass(model, BaseModel):
         return [field.alias or name for name, field in model.model_fields.items()]
     return None
 
 
-def _unwrapped(annotation: Any) -> Any:
+def part_of(annotation: Any) -> Any:
     """The part of an annotation that a mapping in the file can stand for."""
     while hasattr(annotation, "__metadata__"):
         annotation = annotation.__origin__

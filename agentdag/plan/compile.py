@@ -9,19 +9,23 @@ import gc
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentdag.errors import ErrorKind, Finding, SpecError
 from agentdag.language.check import Checked, Report, check_document
-from agentdag.language.document import decode, parse_document, read_text
+from agentdag.language.codes import codes
+from agentdag.language.document import Document, decode, parse_document, read_text
 from agentdag.language.findings import in_order
-from agentdag.language.spec import IDENTIFIER, RESERVED_IDS, PipelineSpec, RetrySpec
+from agentdag.language.scalars import IDENTIFIER
+from agentdag.language.secrets import masked, written_secrets
+from agentdag.language.spec import RESERVED_IDS, PipelineSpec, RetrySpec
 from agentdag.language.templates import OUTPUT_NAMES, ValueTemplate
 from agentdag.limits.governor import Policy
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
+from agentdag.plan.lint import Linter, UnknownModel
 from agentdag.plan.nodes import Draft, NodeCompiler
 from agentdag.plan.plan import DEFAULT_LATENCY_S, CallWork, Plan, PlanNode
 from agentdag.plan.values import check_input_specs
@@ -41,25 +45,36 @@ class Compiled:
     findings: tuple[Finding, ...]
 
 
-def compile_file(path: Path, *, provider_types: Mapping[str, frozenset[str]], allowed: Sequence[Path] = ()) -> Compiled:
+def compile_file(
+    path: Path,
+    *,
+    provider_types: Mapping[str, frozenset[str]],
+    allowed: Sequence[Path] = (),
+    lint: UnknownModel | None = None,
+) -> Compiled:
     """Read and compile the pipeline at *path* (`-` reads standard input). Raises nothing on bad input.
 
     *provider_types* are the kinds of provider that exist, each with the model parameters that it does not know;
-    *allowed* are folders outside the pipeline's
-    own from which it may read files.
+    *allowed* are folders outside the pipeline's own from which it may read files. With *lint*, which knows
+    the models that have a price, warnings are looked for as well.
     """
     try:
         if str(path) == "-":
             text, path = decode(sys.stdin.buffer.read(), "-"), Path("-")
         else:
             text = read_text(path, str(path))
-        return compile_text(text, path, provider_types=provider_types, allowed=allowed)
+        return compile_text(text, path, provider_types=provider_types, allowed=allowed, lint=lint)
     except SpecError as error:
         return Compiled(None, error.findings)
 
 
 def compile_text(
-    text: str, path: Path, *, provider_types: Mapping[str, frozenset[str]], allowed: Sequence[Path] = ()
+    text: str,
+    path: Path,
+    *,
+    provider_types: Mapping[str, frozenset[str]],
+    allowed: Sequence[Path] = (),
+    lint: UnknownModel | None = None,
 ) -> Compiled:
     """As `compile_file`, of *text*; files that it names are relative to the folder of *path*."""
     try:
@@ -74,12 +89,33 @@ def compile_text(
         checked = check_document(document, report)
         plan = None
         if checked.spec is not None:
-            plan = _Compiler(checked.spec, checked, report, path, provider_types, tuple(allowed)).compile()
+            compiler = _Compiler(checked.spec, checked, report, path, provider_types, tuple(allowed))
+            plan = compiler.compile()
+        secrets = list(_secrets(document))
+        if lint is not None and plan is not None and not report.findings:
+            _lint(compiler, plan, secrets, lint)
     finally:
         if collecting:
             gc.enable()
-    found = tuple(in_order(report.findings))
+    found = masked(in_order(report.findings), secrets)
     return Compiled(None if any(f.severity == "error" for f in found) else plan, found)
+
+
+def _secrets(document: Document) -> Iterator[str]:
+    value = document.value
+    return written_secrets(document.source.text, value.get("providers") if isinstance(value, dict) else None)
+
+
+def _lint(compiler: _Compiler, plan: Plan, secrets: Sequence[str], unknown_model: UnknownModel) -> None:
+    """Everything that is allowed and most likely a mistake."""
+    report = compiler.report
+    Linter(plan, compiler.spec, compiler.drafts, report, unknown_model).lint()
+    source = report.document.source
+    for secret in dict.fromkeys(secrets):
+        span = source.span_at(source.text.find(secret), len(secret))
+        hint = "replace this key, and read the new one from the environment: ${NAME}"
+        report.add("AD607", span, "a secret is written into the file", hint)
+    report.tell_idle_ignores(codes().keys())
 
 
 @dataclass
@@ -207,6 +243,7 @@ class _Compiler:
             expected_s=DEFAULT_LATENCY_S if latency_s is None else latency_s,
             assumed=latency_s is None,
             rehearsal=draft.rehearsal,
+            tokens=spec.expect.tokens,
             simulated=draft.simulated,
             description=spec.description,
         )
@@ -221,4 +258,4 @@ def _retried(retry: RetrySpec, draft: Draft) -> frozenset[ErrorKind]:
     """The failures that are tried again. A function is repeated only for what the file names."""
     if isinstance(draft.work, CallWork) and "on" not in retry.model_fields_set:
         return frozenset()
-    return frozenset(map(ErrorKind, retry.on))
+    return frozenset(ErrorKind(kind) for kind in retry.on)

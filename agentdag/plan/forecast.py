@@ -7,24 +7,31 @@ Under a cap, the order is list scheduling by the longest remaining path; the eng
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agentdag.plan.graph import Graph
 
 Durations = Sequence[float]
 """Seconds of each node, in node order."""
+DUST_S = 1e-9
+"""Below this, a difference comes from adding floats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a graph with known durations takes, in seconds; nodes are numbers."""
+    """What a graph with known durations takes, in seconds; nodes are numbers.
+
+    `starts_s` says when each node starts under the cap, `slack_s` how much later it may start without the
+    critical path becoming longer.
+    """
 
     sequential_s: float
     waves_s: float
     critical_path_s: float
     critical_path: Sequence[int]
     slack_s: Sequence[float]
+    starts_s: Sequence[float]
     makespan_s: float
     lower_bound_s: float
 
@@ -39,14 +46,15 @@ def forecast(
     remaining = remaining_s(graph, durations)
     length = max(remaining, default=0.0)
     work = sum(durations)
-    ranks = [(priorities[node] if priorities else 1, -remaining[node]) for node in range(len(durations))]
+    starts = starts_s(graph, durations, cap=cap, schedule=schedule, priorities=priorities)
     return Forecast(
         sequential_s=work,
         waves_s=sum(max(durations[node] for node in wave) for wave in graph.waves),
         critical_path_s=length,
         critical_path=critical_path(graph, remaining),
         slack_s=_slack(graph, durations, remaining, length),
-        makespan_s=makespan_s(graph, durations, ranks, cap=cap, schedule=schedule),
+        starts_s=starts,
+        makespan_s=_end(starts, durations),
         lower_bound_s=max(length, work / cap),
     )
 
@@ -61,6 +69,16 @@ def remaining_s(graph: Graph, durations: Durations) -> list[float]:
     return remaining
 
 
+def earliest_s(graph: Graph, durations: Durations) -> list[float]:
+    """For each node when it can start at the earliest, under no cap."""
+    earliest = [0.0] * len(durations)
+    for node in graph.order:
+        end = earliest[node] + durations[node]
+        for dependant in graph.dependants[node]:
+            earliest[dependant] = max(earliest[dependant], end)
+    return earliest
+
+
 def critical_path(graph: Graph, remaining: Sequence[float]) -> list[int]:
     """The nodes of one longest path, from first to last; of equals, the first in the file."""
     path: list[int] = []
@@ -73,43 +91,59 @@ def critical_path(graph: Graph, remaining: Sequence[float]) -> list[int]:
 
 
 def _slack(graph: Graph, durations: Durations, remaining: Sequence[float], length: float) -> list[float]:
-    """How much later each node may start without the run taking longer."""
-    earliest = [0.0] * len(durations)
-    for node in graph.order:
-        for dependant in graph.dependants[node]:
-            earliest[dependant] = max(earliest[dependant], earliest[node] + durations[node])
+    earliest = earliest_s(graph, durations)
     slack = (length - earliest[node] - remaining[node] for node in range(len(durations)))
-    return [0.0 if abs(seconds) < 1e-9 else seconds for seconds in slack]
+    return [0.0 if abs(seconds) < DUST_S else seconds for seconds in slack]
 
 
 def makespan_s(
-    graph: Graph, durations: Durations, ranks: Sequence[tuple[float, float]], *, cap: int, schedule: str
+    graph: Graph, durations: Durations, *, cap: int, schedule: str = "eager", priorities: Sequence[int] = ()
 ) -> float:
-    """Seconds that *schedule* takes when at most *cap* nodes run at once;
-    of the ready, the smallest rank starts first."""
+    """Seconds that *schedule* takes when at most *cap* nodes run at once."""
+    return _end(starts_s(graph, durations, cap=cap, schedule=schedule, priorities=priorities), durations)
+
+
+def starts_s(
+    graph: Graph, durations: Durations, *, cap: int, schedule: str = "eager", priorities: Sequence[int] = ()
+) -> list[float]:
+    """When each node starts; of the ready, priority and then the longest remaining path goes first."""
+    remaining = remaining_s(graph, durations)
+    ranks = [(priorities[node] if priorities else 1, -remaining[node]) for node in range(len(durations))]
+    starts = [0.0] * len(durations)
     if schedule == "eager":
-        return _drain(graph, durations, ranks, cap, graph.waves[0] if graph.waves else (), follow=True)
-    return sum(_drain(graph, durations, ranks, cap, wave, follow=False) for wave in graph.waves)
+        _drain(graph, durations, ranks, cap, graph.waves[0] if graph.waves else (), starts, follow=True)
+        return starts
+    now = 0.0
+    for wave in graph.waves:
+        now = _drain(graph, durations, ranks, cap, wave, starts, follow=False, now=now)
+    return starts
 
 
-def _drain(
+def _end(starts: Sequence[float], durations: Durations) -> float:
+    return max((start + duration for start, duration in zip(starts, durations, strict=True)), default=0.0)
+
+
+def _drain(  # noqa: PLR0913 - one simulation, and where it stands
     graph: Graph,
     durations: Durations,
     ranks: Sequence[tuple[float, float]],
     cap: int,
     first: Sequence[int],
+    starts: list[float],
     *,
     follow: bool,
+    now: float = 0.0,
 ) -> float:
-    """Run *first*, and with *follow* all that becomes ready, and return when the last one ends."""
+    """Run *first* from *now* on, and with *follow* all that becomes ready; fills in *starts*, returns the end."""
     ready = [(*ranks[node], arrival, node) for arrival, node in enumerate(first)]
     heapq.heapify(ready)
     missing = [len(before) for before in graph.needs] if follow else []
     running: list[tuple[float, int]] = []
-    now, arrival = 0.0, len(ready)
+    arrival = len(ready)
     while ready or running:
         while ready and len(running) < cap:
             node = heapq.heappop(ready)[-1]
+            starts[node] = now
             heapq.heappush(running, (now + durations[node], node))
         now = running[0][0]
         while running and running[0][0] == now:
@@ -120,3 +154,58 @@ def _drain(
                     arrival += 1
                     heapq.heappush(ready, (*ranks[dependant], arrival, dependant))
     return now
+
+
+def width(graph: Graph) -> int:
+    """How many nodes can run at once at the most, however long they take.
+
+    Chains that cover the graph, made greedily: of a chain's nodes only one runs at a time. Never too small;
+    the least cover is Dilworth's, "A Decomposition Theorem for Partially Ordered Sets", 1950.
+    """
+    continued = [False] * len(graph.needs)
+    chains = 0
+    for node in graph.order:
+        before = next((each for each in graph.needs[node] if not continued[each]), None)
+        if before is None:
+            chains += 1
+        else:
+            continued[before] = True
+    return chains
+
+
+def gains_s(graph: Graph, durations: Durations) -> list[float]:
+    """How much shorter the critical path gets where each node takes no time at all.
+
+    Up to there, each second taken off a node takes one off the run. The longest path that avoids a node
+    is the longest that steps over its place in topological order.
+    """
+    earliest, remaining = earliest_s(graph, durations), remaining_s(graph, durations)
+    length = max(remaining, default=0.0)
+    place = {node: index for index, node in enumerate(graph.order)}
+    over: list[tuple[float, int]] = []
+    gains = [0.0] * len(durations)
+    steps = sorted(_steps(graph, durations, earliest, remaining, place), reverse=True)
+    for index, node in enumerate(graph.order):
+        while steps and steps[-1][0] < index:
+            _, last, seconds = steps.pop()
+            heapq.heappush(over, (-seconds, last))
+        while over and over[0][1] <= index:
+            heapq.heappop(over)
+        avoiding = -over[0][0] if over else 0.0
+        gain = min(durations[node], length - avoiding)
+        gains[node] = gain if gain > DUST_S else 0.0
+    return gains
+
+
+def _steps(
+    graph: Graph, durations: Durations, earliest: Sequence[float], remaining: Sequence[float], place: dict[int, int]
+) -> Iterator[tuple[int, int, float]]:
+    """Each edge, and each way in and out of the graph: the places between which it lies, and its longest path."""
+    for node in graph.order:
+        if not graph.needs[node]:
+            yield -1, place[node], remaining[node]
+        end = earliest[node] + durations[node]
+        if not graph.dependants[node]:
+            yield place[node], len(place), end
+        for dependant in graph.dependants[node]:
+            yield place[node], place[dependant], end + remaining[dependant]

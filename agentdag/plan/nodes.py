@@ -255,7 +255,7 @@ class NodeCompiler:
             rate = simulate.fail
             play = {"jitter": simulate.jitter, "output": simulate.output}
             if isinstance(rate, list):
-                play["fail_first"] = tuple(map(ErrorKind, rate))
+                play["fail_first"] = tuple(ErrorKind(kind) for kind in rate)
             else:
                 play["fail_rate"] = rate
         if expect.latency is not None:

@@ -14,6 +14,7 @@ from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.governor import Policy
+from agentdag.plan.forecast import Forecast, forecast
 from agentdag.plan.graph import Graph
 
 DEFAULT_LATENCY_S = 1.0
@@ -67,6 +68,8 @@ class PlanNode:
     assumed: bool
     """Whether `expected_s` is no more than the default."""
     rehearsal: Rehearsal
+    tokens: int | None
+    """How many tokens its answer is expected to have, where the file says."""
     simulated: bool | None
     """Whether the simulator stands in for it: True or False where the file says so, else by its kind."""
     description: str | None
@@ -74,6 +77,27 @@ class PlanNode:
     @property
     def model(self) -> ModelRef | None:
         return self.work.model if isinstance(self.work, PromptWork) else None
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """Every template that is rendered when the node starts."""
+        work = self.work
+        if isinstance(work, PromptWork):
+            return (work.prompt,) if work.system is None else (work.prompt, work.system)
+        return tuple(template for value in work.arguments.values() for _, template in value.leaves)
+
+    def reads(self) -> frozenset[str]:
+        """The nodes that its templates read; all of its needs where one loops over them or asks who is missing."""
+        read: set[str] = set()
+        for template in self.templates:
+            if template.loops is not None or template.dynamic is not None:
+                read.update(self.needs)
+            for each in template.reads:
+                if each.root == "missing":
+                    read.update(self.needs)
+                elif each.root in {"nodes", "needs"} and each.path:
+                    read.add(each.path[0])
+        return frozenset(read)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +125,25 @@ class Plan:
     def durations_s(self) -> Sequence[float]:
         """What each node is expected to last, in node order."""
         return [node.expected_s for node in self.nodes]
+
+    @property
+    def priorities(self) -> Sequence[int]:
+        """The priority of each node, in node order."""
+        return [node.priority for node in self.nodes]
+
+    def forecast(self) -> Forecast:
+        """How long it takes, under its own cap and schedule."""
+        return forecast(
+            self.graph, self.durations_s, cap=self.concurrency, schedule=self.schedule, priorities=self.priorities
+        )
+
+    def lasting(self, seconds: Mapping[str, float]) -> Plan:
+        """The plan if the nodes in *seconds* took that long."""
+        nodes = (
+            replace(node, expected_s=seconds[node.id], assumed=False) if node.id in seconds else node
+            for node in self.nodes
+        )
+        return replace(self, nodes=tuple(nodes))
 
     def scaled(self, factor: float) -> Plan:
         """The plan with every duration in the file times *factor*."""

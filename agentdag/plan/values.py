@@ -11,7 +11,8 @@ from typing import Any
 from agentdag.errors import UsageError
 from agentdag.language.check import Report
 from agentdag.language.findings import did_you_mean
-from agentdag.language.spec import IDENTIFIER, InputSpec, describe
+from agentdag.language.scalars import IDENTIFIER, describe
+from agentdag.language.spec import InputSpec
 from agentdag.plan.files import FileProblem, locate, read
 from agentdag.plan.plan import Plan
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import agentdag
 from agentdag import Options
-from agentdag.plan.draw import forecast_of
 from tests.bench import Figure
 
 SCALE = 0.02
@@ -17,7 +16,7 @@ ROUNDS = 3
 def measure() -> Iterator[Figure]:
     for name in ("due_diligence", "content", "enrichment", "linear"):
         plan = agentdag.load(Path("pipelines") / f"{name}.yaml")
-        told = forecast_of(plan)
+        told = plan.forecast()
         for schedule, expected_s in (("eager", told.critical_path_s), ("waves", told.waves_s)):
             options = Options(simulate=True, time_scale=SCALE, schedule=schedule, stream=True)
             elapsed_s = min(agentdag.run(plan, options=options).elapsed_s for _ in range(ROUNDS))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from agentdag.language.findings import CODES, to_json, to_text
+from agentdag.language.codes import codes
+from agentdag.language.findings import to_json, to_text
 from agentdag.plan.compile import Compiled
 
 Compile = Callable[[str], Compiled]
@@ -133,7 +134,7 @@ def test_a_mistake_is_told_once_at_its_place_with_its_mend(
         line = text.splitlines()[span.line - 1]
         assert line[span.column - 1 :].startswith(marked), (line[span.column - 1 :], marked)
         assert hint in f"{finding.message} {finding.hint}", finding
-        assert finding.code in CODES
+        assert finding.code in codes()
 
 
 @pytest.mark.parametrize(

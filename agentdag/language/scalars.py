@@ -1,0 +1,107 @@
+"""What a single value of the language looks like: durations, counts, models, names of functions.
+
+Each type reads the value as people write it, refuses the rest in the words of the language, and tells editors its form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+MODEL_NAME = re.compile(r"([^/\s]+)/(\S+)")
+CALL_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
+
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,12})ms)?", re.ASCII)
+_UNITS_S = (Decimal(3600), Decimal(60), Decimal(1), Decimal("0.001"))
+DURATION_FORMS = "500ms, 45s, 2m30s or 2h"
+
+
+def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
+    """A validation error in the words of the language."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
+
+
+def duration_s(value: Any) -> float:
+    """Seconds of a duration such as `500ms`, `45s`, `2m30s`, `2h`; raises where *value* is none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise refusal(f"the number {value} has no unit", f"write {value}s for seconds")
+    if not isinstance(value, str) or not value.strip():
+        raise refusal(f"a duration is due here, not {describe(value)}", f"write {DURATION_FORMS}")
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise refusal(f"{describe(value)} is not a duration", f"write {DURATION_FORMS}")
+    return float(sum(Decimal(part) * unit for part, unit in zip(match.groups(), _UNITS_S, strict=True) if part))
+
+
+def duration_text(seconds: float) -> str:
+    """*seconds* as the language writes them, to the millisecond: the reverse of `duration_s`."""
+    left = round(seconds * 1000)
+    parts = []
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        whole, left = divmod(left, size)
+        if whole:
+            parts.append(f"{whole}{unit}")
+    return "".join(parts) or "0s"
+
+
+def describe(value: Any) -> str:
+    """*value* in words, for messages: the text 'x', the number 3, a list."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return f"the boolean {str(value).lower()}"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {value if len(value) <= 40 else value[:37] + '...'!r}"
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+    return type(value).__name__
+
+
+class Written:
+    """Tells editors how a value is written, where that is not how it is kept.
+
+    *also* is one more form beside the type's own; *only* is the one form there is.
+    """
+
+    def __init__(self, *, also: dict[str, Any] | None = None, only: dict[str, Any] | None = None) -> None:
+        self._also = also
+        self._only = only
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Callable[[Any], Any]) -> Any:
+        if self._only is not None:
+            return dict(self._only)
+        return {"anyOf": [self._also, handler(core_schema)]}
+
+
+def _check_model(value: Any) -> Any:
+    if isinstance(value, str) and not MODEL_NAME.fullmatch(value):
+        lacks = "model" if value.endswith("/") else "provider"
+        raise refusal(f"{describe(value)} names no {lacks}", "write `provider/model`, such as openai/gpt-5-mini")
+    return value
+
+
+MODEL_FORM = {"type": "string", "pattern": r"^[^/\s]+/\S+$"}
+_DURATION_FORM = {
+    "type": "string",
+    "pattern": r"^(?=.*\d)(\d{1,6}h)?(\d{1,9}m)?(\d{1,9}(\.\d{1,9})?s)?(\d{1,12}ms)?$",
+}
+_COUNT_WITH_UNDERSCORES = {"type": "string", "pattern": r"^[0-9]+(_[0-9]+)+$"}
+"""How editors, which read YAML without this addition, see the count 200_000."""
+
+Duration = Annotated[float, BeforeValidator(duration_s), Written(only=_DURATION_FORM)]
+Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0), Written(only=_DURATION_FORM)]
+Count = Annotated[int, Field(ge=0), Written(also=_COUNT_WITH_UNDERSCORES)]
+Positive = Annotated[int, Field(ge=1), Written(also=_COUNT_WITH_UNDERSCORES)]
+Priority = Literal["high", "normal", "low"]
+ModelName = Annotated[str, BeforeValidator(_check_model), Written(only=MODEL_FORM)]

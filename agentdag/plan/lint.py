@@ -1,0 +1,236 @@
+"""What is allowed in a pipeline and is most likely a mistake, each with the figure that it is about.
+
+A false alarm is worse than silence: where only the data of a run could tell, nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from agentdag.calls import BYTES_PER_TOKEN, estimate_tokens
+from agentdag.language.check import Report
+from agentdag.language.findings import did_you_mean
+from agentdag.language.guards import Unguarded, unguarded
+from agentdag.language.scalars import duration_text
+from agentdag.language.spec import PipelineSpec
+from agentdag.language.templates import Problem, Read, Template
+from agentdag.plan.advice import duration, lints
+from agentdag.plan.files import FileProblem, locate
+from agentdag.plan.forecast import DUST_S, width
+from agentdag.plan.nodes import Draft
+from agentdag.plan.plan import Plan, PromptWork
+
+Path_ = tuple[str | int, ...]
+UnknownModel = Callable[[str, str], Collection[str] | None]
+"""Given a provider's type and a model: the models that are known, where this one ought to be and is not; else None."""
+
+FAR_ABOVE = 20
+"""How many times what a node is expected to take its timeout may be."""
+LONG_TIMEOUT_S = 300.0
+"""A timeout up to here is not far above anything."""
+LONG_PROMPT_TOKENS = 50_000
+TOO_WIDE = 4
+"""How many times the graph's width the cap may be, where it is no more than the nodes."""
+
+
+@dataclass(frozen=True)
+class Linter:
+    """Looks at one pipeline that has no errors; what it finds goes to the report."""
+
+    plan: Plan
+    spec: PipelineSpec
+    drafts: Mapping[str, Draft]
+    report: Report
+    unknown_model: UnknownModel
+
+    def lint(self) -> None:
+        awaited = self._waits()
+        self._missing_outputs()
+        self._unread_nodes(awaited)
+        self._unused_names()
+        self._timeouts()
+        self._cap()
+        self._prompts()
+        self._models()
+
+    def _waits(self) -> AbstractSet[str]:
+        """Needless waits, and a cap that costs time; the nodes that are waited for in vain."""
+        found = lints(self.plan)
+        for advice in found:
+            path = advice.path
+            if path == ("limits", "concurrency") and "concurrency" not in self.spec.limits.model_fields_set:
+                path = ("nodes",)
+            self.report.at(path, advice.code, advice.message, advice.hint, key=path == ("nodes",))
+        return {need for advice in found for _, need in advice.edges}
+
+    def _missing_outputs(self) -> None:
+        """Outputs of nodes that may be missing, read without asking."""
+        optional = {name for name, draft in self.drafts.items() if draft.spec.continue_on_failure}
+        if not optional:
+            return
+        for draft in self.drafts.values():
+            maybe = [name for name in draft.edges if name in optional]
+            if maybe:
+                listed = draft.edges if draft.spec.needs is None else draft.spec.needs
+                needs = [name for name in listed if name in optional]
+                for path, template, source in draft.templates:
+                    for read in _unguarded(template, maybe):
+                        names = [read.node] if read.node else needs
+                        if set(names) & optional:
+                            self.report.in_template(path, _unguarded_problem(read, names, draft.id), source)
+        for name, value in self.plan.outputs.items():
+            for leaf, template in value.leaves:
+                for read in _unguarded(template, list(optional)):
+                    if read.node in optional:
+                        message = f"`{name}` is null where `{read.node}` fails, and the run succeeds all the same"
+                        hint = f"write `nodes.{read.node}.output | default('...')`"
+                        problem = Problem("AD602", message, hint, read.line, read.needle)
+                        self.report.in_template(("outputs", name, *leaf), problem)
+
+    def _unread_nodes(self, awaited: AbstractSet[str]) -> None:
+        """Prompts whose answers are paid for and dropped; those in *awaited* are told of already."""
+        read = {name for node in self.plan.nodes for name in node.reads()}
+        for template in self._output_templates():
+            read |= {each.path[0] for each in template.reads if each.root == "nodes" and each.path}
+        for number, node in enumerate(self.plan.nodes):
+            is_output = not self.spec.outputs and not self.plan.graph.dependants[number]
+            if node.id in read or node.id in awaited or is_output or not isinstance(node.work, PromptWork):
+                continue
+            answer = f"its answer of about {node.tokens:,} tokens" if node.tokens else "its answer"
+            message = f"nobody reads `{node.id}`: {answer} is paid for and dropped"
+            hint = f"read `nodes.{node.id}.output` in a template or under `outputs`, or remove the node"
+            self.report.at(("nodes", node.id), "AD603", message, hint, key=True)
+
+    def _output_templates(self) -> Iterator[Template]:
+        for value in self.plan.outputs.values():
+            for _, template in value.leaves:
+                yield template
+
+    def _reads(self) -> Iterator[Read]:
+        for node in self.plan.nodes:
+            for template in node.templates:
+                yield from template.reads
+        for template in self._output_templates():
+            yield from template.reads
+
+    def _unused_names(self) -> None:
+        """Inputs, tiers and providers that nothing names."""
+        spec = self.spec
+        inputs = {read.path[:1] for read in self._reads() if read.root == "inputs"}
+        for name in spec.inputs if () not in inputs else ():
+            if (name,) not in inputs:
+                hint = f"read `inputs.{name}` in a template, or remove it"
+                self.report.at(("inputs", name), "AD604", f"no template reads the input `{name}`", hint, key=True)
+        tiers = {spec.defaults.tier, *(node.tier for node in spec.nodes.values())}
+        for name in spec.tiers:
+            if name not in tiers:
+                self.report.at(("tiers", name), "AD605", f"no node uses the tier `{name}`", "remove it", key=True)
+        models = [spec.defaults.model, *(tier.model for tier in spec.tiers.values())]
+        models += [node.model for node in spec.nodes.values()]
+        providers = {model.partition("/")[0] for model in models if model}
+        for name in spec.providers:
+            if name not in providers:
+                self.report.at(
+                    ("providers", name), "AD606", f"no model is at the provider `{name}`", "remove it", key=True
+                )
+
+    def _timeouts(self) -> None:
+        spec = self.spec
+        for node in self.plan.nodes:
+            said, own = spec.nodes[node.id], ("nodes", node.id, "timeout")
+            if node.assumed:
+                continue
+            timeout_s, expected = node.policy.timeout_s, duration(node.expected_s)
+            hint = f"`timeout: {duration_text(3 * node.expected_s)}` is three times what is expected"
+            if timeout_s < node.expected_s - DUST_S:
+                if said.timeout is not None:
+                    message = f"`{node.id}` is expected to take {expected}, but is cut at {duration(timeout_s)}"
+                    self.report.at(own, "AD506", message, hint)
+                else:
+                    by = "`defaults.timeout`" if spec.defaults.timeout is not None else "the timeout of every node"
+                    message = f"`{node.id}` is expected to take {expected}, but {by} cuts it at {duration(timeout_s)}"
+                    self.report.at(("nodes", node.id, "expect", "latency"), "AD506", message, hint)
+            elif said.timeout is not None and timeout_s > max(FAR_ABOVE * node.expected_s, LONG_TIMEOUT_S):
+                times = f"{timeout_s / node.expected_s:,.0f} times" if node.expected_s else "far more than"
+                message = f"a hanging call is cut after {duration(timeout_s)}, {times} the {expected} expected"
+                self.report.at(own, "AD507", message, hint)
+        whole = self.plan.timeout_s
+        if whole is not None and (takes := self.plan.forecast().makespan_s) > whole + DUST_S:
+            message = f"the run is expected to take {duration(takes)}, but is cut at {duration(whole)}"
+            self.report.at(("limits", "timeout"), "AD506", message, "give it more time, or see `agentdag graph`")
+
+    def _cap(self) -> None:
+        cap, nodes = self.plan.concurrency, len(self.plan.nodes)
+        if "concurrency" not in self.spec.limits.model_fields_set or cap == 1:
+            return
+        most = width(self.plan.graph)
+        if cap > max(nodes, most) or cap >= TOO_WIDE * most:
+            told = "1 node runs at a time" if most == 1 else f"{most} nodes can run at once"
+            message = f"{cap} at once are never reached: no more than {told}"
+            self.report.at(("limits", "concurrency"), "AD505", message, f"write {most}, or leave it out")
+
+    def _prompts(self) -> None:
+        """Prompts that are very long before anything is known of the run."""
+        sizes: dict[str, int] = {}
+        for name, given in self.spec.inputs.items():
+            if given.type == "file" and isinstance(given.default, str):
+                sizes[name] = self._file_tokens(given.default)
+        for draft in self.drafts.values():
+            for path, template, _ in draft.templates:
+                if path[2] not in {"prompt", "prompt_file"}:
+                    continue
+                read = {read.path[0] for read in template.reads if read.root == "inputs" and read.path}
+                tokens = estimate_tokens(template.text) + sum(sizes.get(name, 0) for name in read)
+                if tokens > LONG_PROMPT_TOKENS:
+                    message = f"this prompt has about {tokens:,} tokens, paid for at each attempt"
+                    hint = "pass on only what the node needs, or split the work over several nodes"
+                    self.report.at(path, "AD608", message, hint, key=True)
+
+    def _file_tokens(self, name: str) -> int:
+        try:
+            return round(locate(name, self.plan.path.parent, self.plan.allowed).stat().st_size / BYTES_PER_TOKEN)
+        except (FileProblem, OSError):
+            return 0
+
+    def _models(self) -> None:
+        """Models whose price ought to be known; each once, where it is named first."""
+        spec = self.spec
+        places: list[tuple[str | None, Path_]] = []
+        for name, tier in spec.tiers.items():
+            short = isinstance(self.report.document.value["tiers"][name], str)
+            places.append((tier.model, ("tiers", name) if short else ("tiers", name, "model")))
+        places.append((spec.defaults.model, ("defaults", "model")))
+        places += [(node.model, ("nodes", name, "model")) for name, node in spec.nodes.items()]
+        seen: set[str | None] = {None}
+        for model, path in places:
+            if model in seen:
+                continue
+            seen.add(model)
+            provider, _, name = str(model).partition("/")
+            said = spec.providers.get(provider)
+            if said is not None and (said.base_url or said.prices):
+                continue
+            known = self.unknown_model((said.type if said else None) or provider, name)
+            if known is not None:
+                message = f"no price is known for `{model}`, so its cost cannot be told"
+                hint = did_you_mean(name, known) or "check the name"
+                hint += f" If it is right, say `providers: {{{provider}: {{prices: ...}}}}`"
+                self.report.at(path, "AD609", message, hint)
+
+
+def _unguarded(template: Template, maybe: list[str]) -> Iterator[Unguarded]:
+    """The unguarded reads of *template*; syntax trees are made only where one of *maybe* may be read."""
+    read = {each.path[0] for each in template.reads if each.root in {"nodes", "needs"} and each.path}
+    if template.loops is not None or template.dynamic is not None or not read.isdisjoint(maybe):
+        yield from (each for each in unguarded(template.text) if each.node is None or each.node in maybe)
+
+
+def _unguarded_problem(read: Unguarded, names: list[str], reader: str) -> Problem:
+    told = " or ".join(f"`{name}`" for name in names)
+    message = f"{told} may have failed, and then this read of its output fails `{reader}`"
+    hint = "write `{% for name, node in needs.items() if node.ok %}`"
+    if read.node is not None:
+        hint = f"ask `{{% if nodes.{read.node}.ok %}}`, or write `nodes.{read.node}.output | default('...')`"
+    return Problem("AD601", message, hint, read.line, read.needle)
