@@ -3,27 +3,85 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agentdag.cli.check import report
+from agentdag.errors import UsageError
 from agentdag.events import Exit
-from agentdag.session import compile_pipeline
+from agentdag.language.findings import did_you_mean
+from agentdag.language.scalars import DURATION_FORMS, duration_s
+from agentdag.plan.plan import Plan
+from agentdag.session import Options, compile_pipeline, planned
 from agentdag.views.lines import writer
 from agentdag.views.words import speaks
 
 
-def show_graph(path: Path, output_format: str, changes: dict[str, Any], color: str, allowed: tuple[Path, ...]) -> int:
-    """Print the graph of the pipeline at *path*, with *changes* to its limits; the exit code."""
-    from agentdag.plan.draw import to_json as graph_json
-    from agentdag.plan.draw import to_text as graph_text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphArguments:
+    """What was typed."""
 
-    compiled = compile_pipeline(path, allowed=allowed)
-    report(compiled.findings, color)
+    pipeline: Path
+    format: str
+    options: Options
+    what_if: Sequence[str]
+    sensitivity: bool
+    color: str
+    allowed: tuple[Path, ...]
+
+
+def show_graph(arguments: GraphArguments) -> int:
+    """Print the graph of the pipeline; the exit code."""
+    compiled = compile_pipeline(arguments.pipeline, allowed=arguments.allowed)
+    report(compiled.findings, arguments.color)
     if compiled.plan is None:
         return Exit.USAGE
-    plan = compiled.plan.changed(**changes)
-    ascii_only = not speaks(sys.stdout, "●→")
-    text = graph_json(plan) if output_format == "json" else graph_text(plan, ascii_only=ascii_only)
-    writer(sys.stdout)(text + "\n")
+    plan = planned(compiled.plan, arguments.options)
+    changes = _changes(arguments.what_if, plan)
+    if (changes or arguments.sensitivity) and arguments.format not in {"text", "json"}:
+        raise UsageError("--what-if and --sensitivity are for --format text and json")
+    writer(sys.stdout)(_drawn(arguments, plan, changes) + "\n")
     return Exit.SUCCEEDED
+
+
+def _drawn(arguments: GraphArguments, plan: Plan, changes: Mapping[str, float]) -> str:
+    match arguments.format:
+        case "mermaid":
+            from agentdag.plan.pictures import to_mermaid
+
+            return to_mermaid(plan)
+        case "dot":
+            from agentdag.plan.pictures import to_dot
+
+            return to_dot(plan)
+        case "svg":
+            from agentdag.plan.svg import to_svg
+
+            return to_svg(plan)
+    from agentdag.plan.advice import sensitivity
+    from agentdag.plan.draw import ASCII, Signs, to_json, to_text
+
+    found = sensitivity(plan) if arguments.sensitivity else None
+    if arguments.format == "json":
+        return to_json(plan, changes=changes, sensitivity=found)
+    signs = Signs()
+    spoken = speaks(sys.stdout, f"{signs.critical}{signs.arrow}{signs.bar}{signs.slack}{signs.more}")
+    return to_text(plan, changes=changes, sensitivity=found, signs=signs if spoken else ASCII)
+
+
+def _changes(given: Sequence[str], plan: Plan) -> dict[str, float]:
+    """Seconds by node from `node=10s`; raises UsageError where that is something else."""
+    changes: dict[str, float] = {}
+    ids = [node.id for node in plan.nodes]
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--what-if {text} has no `=`", hint="write --what-if NODE=10s")
+        if name not in ids:
+            raise UsageError(f"there is no node `{name}`", hint=did_you_mean(name, ids))
+        try:
+            changes[name] = duration_s(value)
+        except ValueError:
+            raise UsageError(f"--what-if {text} names no duration", hint=f"write {DURATION_FORMS}") from None
+    return changes

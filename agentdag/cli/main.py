@@ -5,6 +5,7 @@ Commands import what they use when they run, so that `--help` and `validate` loa
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -15,6 +16,8 @@ from typing import Annotated
 import typer
 
 STARTED = time.monotonic()
+GARBAGE_EVERY = 200_000
+"""New objects between two searches for garbage: what is read and imported is none, and makes up most of a command."""
 
 app = typer.Typer(
     name="agentdag",
@@ -150,25 +153,44 @@ def validate(
 class GraphFormat(StrEnum):
     text = "text"
     json = "json"
+    mermaid = "mermaid"
+    dot = "dot"
+    svg = "svg"
 
 
-@app.command(epilog="Example: agentdag graph pipelines/due_diligence.yaml -c 2")
-def graph(
+@app.command(epilog="Example: agentdag graph pipelines/due_diligence.yaml -c 2 --what-if financial=10s")
+def graph(  # noqa: PLR0913 - one option each
     pipeline: Pipeline,
-    output_format: Annotated[GraphFormat, typer.Option("--format", help="For people or for machines.")] = (
-        GraphFormat.text
-    ),
+    output_format: Annotated[
+        GraphFormat, typer.Option("--format", help="For people, for programs, or as a picture.")
+    ] = GraphFormat.text,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option("--what-if", metavar="NODE=10s", help="What becomes of it if a node took that long."),
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="What each second taken off a node is worth.")
+    ] = False,
     concurrency: Concurrency = None,
     schedule: ScheduleOption = None,
     color: ColorOption = Color.auto,
     allow_path: AllowPath = None,
 ) -> None:
-    """Show the waves, the critical path, the slack, and how long the run takes."""
-    from agentdag.cli.graph import show_graph
+    """Show when each node runs, the critical path, the slack, how long the run takes, and what would shorten it."""
+    from agentdag.cli.graph import GraphArguments, show_graph
+    from agentdag.session import Options
 
-    changes = {"concurrency": concurrency, "schedule": None if schedule is None else schedule.value}
-    given = {name: value for name, value in changes.items() if value is not None}
-    raise typer.Exit(show_graph(pipeline, output_format.value, given, color.value, tuple(allow_path or ())))
+    options = Options(concurrency=concurrency, schedule=None if schedule is None else schedule.value)
+    arguments = GraphArguments(
+        pipeline=pipeline,
+        format=output_format.value,
+        options=options,
+        what_if=what_if or [],
+        sensitivity=sensitivity,
+        color=color.value,
+        allowed=tuple(allow_path or ()),
+    )
+    raise typer.Exit(show_graph(arguments))
 
 
 def _version(asked: bool) -> None:
@@ -193,6 +215,7 @@ def main() -> None:
     from agentdag.errors import UsageError
     from agentdag.events import Exit
 
+    gc.set_threshold(GARBAGE_EVERY)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - closed by whoever started us
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:

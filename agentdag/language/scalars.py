@@ -50,6 +50,16 @@ def duration_text(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
+def seconds_text(seconds: float) -> str:
+    """*seconds* for people, in figures that can be compared: 0.4 s, 95 s, 12 min 05 s, 2 h 10 min."""
+    if seconds < 600:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
 def describe(value: Any) -> str:
     """*value* in words, for messages: the text 'x', the number 3, a list."""
     match value:

@@ -334,7 +334,8 @@ class NodeSpec(SamplingSpec):
 KINDS = ("prompt", "prompt_file", "call")
 """The keys of which a node has exactly one."""
 PROMPT_KEYS = frozenset({*_PROMPT_ONLY, *SAMPLING_KEYS})
-CALL_KEYS = frozenset({"with"})
+CALL_KEYS = frozenset({"with_"})
+"""Fields that mean something for one kind of node only."""
 
 Tier = Annotated[TierSpec, BeforeValidator(_short_tier), Written(also=MODEL_FORM)]
 

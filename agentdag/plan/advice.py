@@ -6,11 +6,13 @@ a run delivers. Advice that saves nothing is not given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from agentdag.plan.forecast import DUST_S, earliest_s, makespan_s, remaining_s
+from agentdag.language.scalars import seconds_text
+from agentdag.plan.forecast import DUST_S, earliest_s, gains_s, makespan_s, remaining_s
 from agentdag.plan.graph import Edges, Graph, build_graph
 from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
@@ -24,9 +26,19 @@ MAX_COST = 1.2
 NEAR = 1.02
 MIN_SHARE = 0.01
 """What saves less than this share of the run is not worth a word."""
+MIN_SHARE_FASTER = 0.05
 MAX_FASTER = 3
 MAX_NAMED = 5
 MOSTLY_ASSUMED = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """How much shorter the run gets for each second taken off a node, and by how much in all."""
+
+    node: str
+    per_second_s: float
+    up_to_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +67,10 @@ def lints(plan: Plan) -> list[Advice]:
     return [*adviser.waits(), *adviser.cap()]
 
 
-def duration(seconds: float) -> str:
-    """*seconds* for people, in figures that can be compared: 0.4 s, 95 s, 12 min 05 s, 2 h 10 min."""
-    if seconds < 600:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
-    whole = round(seconds)
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
+def sensitivity(plan: Plan) -> list[Sensitivity]:
+    """What a second off each node is worth, where it is worth anything; the most first."""
+    found = (each for each in _Adviser(plan).sensitivity() if each.up_to_s > DUST_S)
+    return sorted(found, key=lambda each: -each.up_to_s)
 
 
 class _Adviser:
@@ -90,8 +98,8 @@ class _Adviser:
             priorities=plan.priorities,
         )
 
-    def _is_worth(self, saved: float) -> bool:
-        return saved > max(DUST_S, MIN_SHARE * self._makespan_s)
+    def _is_worth(self, saved: float, share: float = MIN_SHARE) -> bool:
+        return saved > max(DUST_S, share * self._makespan_s)
 
     def waits(self) -> Iterator[Advice]:
         """Prompts that wait for what they do not read."""
@@ -150,7 +158,9 @@ class _Adviser:
         awaited = list(dict.fromkeys(need for _, need in named))
         first, need = named[0]
         path = ("nodes", first, "needs", plan.nodes[edges[0][0]].needs.index(need))
-        figure = f"without that the run takes {duration(self._makespan_s - saved)}, not {duration(self._makespan_s)}"
+        figure = (
+            f"without that the run takes {seconds_text(self._makespan_s - saved)}, not {seconds_text(self._makespan_s)}"
+        )
         if self._is_assumed([node for edge in edges for node in edge]):
             figure += " (a node without `expect` counts 1 s)"
         several = len(waiting) > 1
@@ -188,9 +198,10 @@ class _Adviser:
         assumed_s = sum(node.expected_s for node in plan.nodes if node.assumed)
         if assumed_s > MOSTLY_ASSUMED * sum(self._seconds) or self._makespan_s <= MAX_COST * floor_s:
             return
-        low, high, taken = plan.concurrency, plan.concurrency, self._makespan_s
+        least = math.ceil(sum(self._seconds) / (NEAR * floor_s))  # fewer could not get through the work
+        low, high, taken = plan.concurrency, max(plan.concurrency, least - 1), self._makespan_s
         while taken > NEAR * floor_s and high < len(plan.nodes):
-            low, high = high, min(high * 2, len(plan.nodes))
+            low, high = high, min(2 * high - low + 1, len(plan.nodes))
             taken = self._takes(cap=high)
         while high - low > 1:
             middle = (low + high) // 2
@@ -201,9 +212,11 @@ class _Adviser:
                 low = middle
         saved = self._makespan_s - taken
         if self._is_worth(saved):
-            floor = f"{'critical path' if plan.schedule == 'eager' else 'waves'} of {duration(floor_s)}"
-            message = f"with {plan.concurrency} at once the run takes {duration(self._makespan_s)}, "
-            message += f"{self._makespan_s / floor_s - 1:.0%} over its {floor}: with {high} at once {duration(taken)}"
+            floor = f"{'critical path' if plan.schedule == 'eager' else 'waves'} of {seconds_text(floor_s)}"
+            message = f"with {plan.concurrency} at once the run takes {seconds_text(self._makespan_s)}, "
+            message += (
+                f"{self._makespan_s / floor_s - 1:.0%} over its {floor}: with {high} at once {seconds_text(taken)}"
+            )
             hint = f"write `limits: {{concurrency: {high}}}` if your providers allow it"
             yield Advice("AD504", message, hint, saved, ("limits", "concurrency"))
 
@@ -219,7 +232,8 @@ class _Adviser:
         eager_s = makespan_s(self._graph, self._seconds, cap=plan.concurrency, priorities=plan.priorities)
         saved = self._makespan_s - eager_s
         if self._is_worth(saved):
-            message = f"in lock-step waves the run takes {duration(self._makespan_s)}, with `eager` {duration(eager_s)}"
+            message = f"in lock-step waves the run takes {seconds_text(self._makespan_s)}"
+            message += f", with `eager` {seconds_text(eager_s)}"
             yield Advice("AD508", message, "write `schedule: eager`", saved, ("schedule",))
 
     def faster(self) -> Iterator[Advice]:
@@ -233,11 +247,29 @@ class _Adviser:
             found.append((self._makespan_s - self._takes(seconds=halved), number))
         for saved, number in sorted(found, key=lambda each: -each[0])[:MAX_FASTER]:
             node = self._plan.nodes[number]
-            if self._is_worth(saved):
-                half = f"at half its {duration(node.expected_s)} the run takes {duration(self._makespan_s - saved)}"
-                message = f"`{node.id}` is on the critical path: {half}"
+            if self._is_worth(saved, MIN_SHARE_FASTER):
+                message = f"`{node.id}` is on the critical path: at half its {seconds_text(node.expected_s)}"
+                message += f" the run takes {seconds_text(self._makespan_s - saved)}"
                 hint = "a faster model, a shorter answer, or two nodes that run at once"
                 yield Advice("AD509", message, hint, saved, ("nodes", node.id))
+
+    def sensitivity(self) -> Iterator[Sensitivity]:
+        """What each node is worth; under a cap that binds, of as many of the longest as there is time for."""
+        plan = self._plan
+        if plan.schedule == "eager" and self._makespan_s <= self._ways[2] + DUST_S:
+            for node, gain in zip(plan.nodes, gains_s(self._graph, self._seconds), strict=True):
+                yield Sensitivity(node.id, 1.0 if gain else 0.0, gain)
+            return
+        for number in sorted(range(len(plan.nodes)), key=lambda n: -self._seconds[n]):
+            if self._left < 2:
+                return
+            lasts = self._seconds[number]
+            step = min(1.0, lasts)
+            shorter, none = list(self._seconds), list(self._seconds)
+            shorter[number], none[number] = lasts - step, 0.0
+            saved = self._makespan_s - self._takes(seconds=shorter)
+            up_to = self._makespan_s - self._takes(seconds=none)
+            yield Sensitivity(plan.nodes[number].id, saved / step if step else 0.0, max(0.0, up_to))
 
 
 def _connected(edges: Sequence[Edge]) -> list[list[Edge]]:
@@ -283,10 +315,10 @@ def what_if(plan: Plan, seconds: Mapping[str, float]) -> str:
     changed = plan.lasting(seconds)
     told = changed.forecast()
     before = plan.forecast()
-    named = [f"{name} at {duration(value)}" for name, value in seconds.items()]
+    named = [f"{name} at {seconds_text(value)}" for name, value in seconds.items()]
     path = ", ".join(changed.nodes[number].id for number in told.critical_path)
     becomes = "becomes" if list(told.critical_path) != list(before.critical_path) else "stays"
-    text = f"with {' and '.join(named)} the critical path {becomes} {path}: {duration(told.critical_path_s)}"
+    text = f"with {' and '.join(named)} the critical path {becomes} {path}: {seconds_text(told.critical_path_s)}"
     if told.makespan_s > told.critical_path_s + DUST_S:
-        text += f", and with {plan.concurrency} at once the run takes {duration(told.makespan_s)}"
+        text += f", and with {plan.concurrency} at once the run takes {seconds_text(told.makespan_s)}"
     return text

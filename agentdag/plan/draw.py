@@ -1,25 +1,57 @@
-"""A plan and its forecast for people and for machines: text and JSON."""
+"""A plan and its forecast for people and for programs: a timeline with its totals, and JSON."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from agentdag.plan.forecast import Forecast, forecast
+from agentdag.language.scalars import seconds_text
+from agentdag.plan.advice import Advice, Sensitivity, advise, what_if
+from agentdag.plan.forecast import DUST_S, Forecast, makespan_s, width
 from agentdag.plan.plan import Plan
 
 MAX_ROWS = 200
+UNFOLDED_ROWS = 40
+"""Up to so many nodes each have a row of their own; above, nodes that differ in nothing but their names share one."""
+MAX_NAME = 28
+MAX_NEEDS = 4
+MAX_PATH = 12
+BAR = 32
+"""Columns of the timeline."""
 
 
-def forecast_of(plan: Plan) -> Forecast:
-    """The forecast of *plan* under its own cap and schedule."""
-    priorities = [node.priority for node in plan.nodes]
-    return forecast(plan.graph, plan.durations_s, cap=plan.concurrency, schedule=plan.schedule, priorities=priorities)
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What the timeline is drawn with."""
+
+    critical: str = "●"
+    arrow: str = "→"
+    bar: str = "█"
+    slack: str = "·"
+    more: str = "…"
 
 
-def to_json(plan: Plan) -> str:
-    """The graph as the appendix of the contract has it."""
-    told = forecast_of(plan)
+ASCII = Signs("*", "->", "#", ".", "~")
+
+
+def caps(plan: Plan) -> list[tuple[int, float]]:
+    """How long the run takes with 1, 2, 4, ... nodes at once, up to the graph's width."""
+    most = width(plan.graph)
+    asked = [cap for cap in (2**power for power in range(most.bit_length())) if cap < most]
+    told: list[tuple[int, float]] = []
+    for cap in [*asked, most]:
+        seconds = makespan_s(plan.graph, plan.durations_s, cap=cap, schedule=plan.schedule, priorities=plan.priorities)
+        told.append((cap, seconds))
+    return told
+
+
+def to_json(
+    plan: Plan, *, changes: Mapping[str, float] | None = None, sensitivity: Sequence[Sensitivity] | None = None
+) -> str:
+    """The graph as the appendix of the contract has it, with what else was asked."""
+    told = plan.forecast()
     names = [node.id for node in plan.nodes]
     critical = set(told.critical_path)
     nodes = []
@@ -29,6 +61,7 @@ def to_json(plan: Plan) -> str:
             "wave": node.wave,
             "needs": list(node.edges),
             "duration_s": _rounded(node.expected_s),
+            "start_s": _rounded(told.starts_s[number]),
             "slack_s": _rounded(told.slack_s[number]),
             "critical": number in critical,
         }
@@ -37,59 +70,181 @@ def to_json(plan: Plan) -> str:
         nodes.append(entry)
     whole = {
         "pipeline": plan.name,
-        "sequential_s": _rounded(told.sequential_s),
-        "waves_s": _rounded(told.waves_s),
-        "critical_path_s": _rounded(told.critical_path_s),
-        "critical_path": [names[number] for number in told.critical_path],
+        **_totals(plan, told),
         "concurrency": plan.concurrency,
         "schedule": plan.schedule,
-        "makespan_s": _rounded(told.makespan_s),
-        "lower_bound_s": _rounded(told.lower_bound_s),
+        "width": width(plan.graph),
+        "caps": [{"concurrency": cap, "makespan_s": _rounded(seconds)} for cap, seconds in caps(plan)],
         "waves": [[names[number] for number in wave] for wave in plan.graph.waves],
         "nodes": nodes,
-        "advice": [],
+        "advice": [_advice_json(advice) for advice in advise(plan)],
     }
+    if changes:
+        changed = plan.lasting(changes)
+        whole["what_if"] = {"durations_s": dict(changes), **_totals(changed, changed.forecast())}
+    if sensitivity is not None:
+        whole["sensitivity"] = [
+            {"id": each.node, "per_second_s": _rounded(each.per_second_s), "up_to_s": _rounded(each.up_to_s)}
+            for each in sensitivity
+        ]
     return json.dumps(whole, indent=2, ensure_ascii=False)
 
 
-def to_text(plan: Plan, *, ascii_only: bool = False) -> str:
-    """The graph wave by wave, the critical path marked, and the totals."""
-    told = forecast_of(plan)
-    critical = set(told.critical_path)
-    mark, arrow = ("*", "->") if ascii_only else ("●", "→")
-    width = max((len(node.id) for node in plan.nodes), default=4)
-    rows = [f"{plan.name}: {len(plan.nodes)} nodes in {len(plan.graph.waves)} waves", ""]
-    rows.append(f"  wave    {'node':<{width}}  {'lasts':>9}  {'slack':>9}  needs")
-    listed = [number for wave in plan.graph.waves for number in wave]
-    for number in listed[:MAX_ROWS]:
-        node = plan.nodes[number]
-        lasts = f"{_seconds(node.expected_s)}{'?' if node.assumed else ' '}"
-        slack = "" if number in critical else _seconds(told.slack_s[number])
-        dot = mark if number in critical else " "
-        row = f"  {node.wave:>4}  {dot} {node.id:<{width}}  {lasts:>10} {slack:>9}  {', '.join(node.edges)}"
-        rows.append(row.rstrip())
-    if len(listed) > MAX_ROWS:
-        rows.append(f"  ... and {len(listed) - MAX_ROWS} more")
-    path = f" {arrow} ".join(plan.nodes[number].id for number in told.critical_path[:MAX_ROWS])
-    if any(node.assumed for node in plan.nodes):
-        rows += ["", "  ? assumed: say how long a node takes with `expect: {latency: 45s}`"]
-    capped = f"with {plan.concurrency} at once"
-    if plan.schedule == "waves":
-        capped += " in waves"
-    rows += [
-        "",
-        f"  {'one after another':<22} {_seconds(told.sequential_s):>9}",
-        f"  {'lock-step waves':<22} {_seconds(told.waves_s):>9}",
-        f"  {'critical path':<22} {_seconds(told.critical_path_s):>9}  {path}",
-        f"  {capped:<22} {_seconds(told.makespan_s):>9}  no order can beat {_seconds(told.lower_bound_s).strip()}",
-    ]
-    return "\n".join(rows)
+def _totals(plan: Plan, told: Forecast) -> dict[str, Any]:
+    return {
+        "sequential_s": _rounded(told.sequential_s),
+        "waves_s": _rounded(told.waves_s),
+        "critical_path_s": _rounded(told.critical_path_s),
+        "critical_path": [plan.nodes[number].id for number in told.critical_path],
+        "makespan_s": _rounded(told.makespan_s),
+        "lower_bound_s": _rounded(told.lower_bound_s),
+    }
 
 
-def _seconds(value: float) -> str:
-    return f"{value:,.1f} s"
+def _advice_json(advice: Advice) -> dict[str, Any]:
+    return {
+        "code": advice.code,
+        "message": advice.message,
+        "hint": advice.hint,
+        "saves_s": _rounded(advice.saves_s),
+    }
 
 
 def _rounded(value: float) -> float:
     """Without the dust of adding floats."""
     return round(value, 6)
+
+
+def to_text(
+    plan: Plan,
+    *,
+    changes: Mapping[str, float] | None = None,
+    sensitivity: Sequence[Sensitivity] | None = None,
+    signs: Signs | None = None,
+) -> str:
+    """When each node runs, the critical path marked; the totals; what would make the run shorter."""
+    signs = signs or Signs()
+    told = plan.forecast()
+    nodes, waves = _counted(len(plan.nodes), "node"), _counted(len(plan.graph.waves), "wave")
+    lines = [f"{plan.name}: {nodes} in {waves}", ""]
+    lines += _timeline(plan, told, signs)
+    if any(node.assumed for node in plan.nodes):
+        lines += ["", "  ? assumed: say how long a node takes with `expect: {latency: 45s}`"]
+    lines += ["", *_total_lines(plan, told, signs)]
+    if changes:
+        lines += ["", f"  {what_if(plan, changes)}"]
+    if sensitivity is not None:
+        lines += ["", *_sensitivity_lines(sensitivity)]
+    advice = advise(plan)
+    if advice:
+        lines += ["", "  What would make it shorter"]
+        for index, each in enumerate(advice):
+            lines.append(f"  {seconds_text(each.saves_s):>9}  {each.message}")
+            if index == len(advice) - 1 or advice[index + 1].hint != each.hint:
+                lines.append(f"  {'':>9}  {each.code}: {each.hint}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One node, or several that differ in nothing but their names."""
+
+    numbers: tuple[int, ...]
+    name: str
+
+
+def _rows(plan: Plan, told: Forecast, signs: Signs) -> Iterator[_Row]:
+    """The nodes wave by wave, in the order of their start."""
+    critical = set(told.critical_path)
+    listed = [n for wave in plan.graph.waves for n in sorted(wave, key=lambda n: (told.starts_s[n], n))]
+    if len(listed) <= UNFOLDED_ROWS:
+        yield from (_Row((number,), _cropped(plan.nodes[number].id, signs)) for number in listed)
+        return
+    groups: dict[Any, list[int]] = {}
+    for number in listed:
+        node = plan.nodes[number]
+        after = tuple(plan.graph.dependants[number])
+        groups.setdefault(number if number in critical else (node.wave, node.edges, after), []).append(number)
+    for numbers in groups.values():
+        name = _cropped(plan.nodes[numbers[0]].id, signs)
+        yield _Row(tuple(numbers), f"{name} and {len(numbers) - 1} more" if len(numbers) > 1 else name)
+
+
+def _timeline(plan: Plan, told: Forecast, signs: Signs) -> Iterator[str]:
+    rows = list(_rows(plan, told, signs))
+    critical = set(told.critical_path)
+    wide = max(4, *(len(row.name) for row in rows))
+    end = f"{seconds_text(told.makespan_s):>{BAR - 3}}"
+    yield f"  wave    {'node':<{wide}}  0 s{end}  {'lasts':>10} {'slack':>8}  needs"
+    for row in rows[:MAX_ROWS]:
+        number = row.numbers[0]
+        node = plan.nodes[number]
+        mark = signs.critical if number in critical else " "
+        bar = _bar(plan, told, row, signs)
+        slack = min(told.slack_s[each] for each in row.numbers)
+        spare = "" if number in critical else seconds_text(slack)
+        lasts = _lasts(plan, row)
+        needs = ", ".join(node.edges[:MAX_NEEDS])
+        if len(node.edges) > MAX_NEEDS:
+            needs += f" and {len(node.edges) - MAX_NEEDS} more"
+        yield f"  {node.wave:>4}  {mark} {row.name:<{wide}}  {bar}  {lasts:>10} {spare:>8}  {needs}".rstrip()
+    if len(rows) > MAX_ROWS:
+        left = sum(len(row.numbers) for row in rows[MAX_ROWS:])
+        yield f"  {signs.more} and {left:,} more nodes"
+
+
+def _lasts(plan: Plan, row: _Row) -> str:
+    seconds = [plan.nodes[number].expected_s for number in row.numbers]
+    assumed = "?" if any(plan.nodes[number].assumed for number in row.numbers) else " "
+    low, high = seconds_text(min(seconds)), seconds_text(max(seconds))
+    return (low if low == high else f"{low.removesuffix(' s')}-{high}") + assumed
+
+
+def _bar(plan: Plan, told: Forecast, row: _Row, signs: Signs) -> str:
+    """From the first start to the last end of the row's nodes, and how much later the end may be."""
+    if not told.makespan_s:
+        return " " * BAR
+    scale = BAR / told.makespan_s
+    start = min(told.starts_s[number] for number in row.numbers)
+    end = max(told.starts_s[number] + plan.nodes[number].expected_s for number in row.numbers)
+    free = told.makespan_s <= told.critical_path_s + DUST_S  # else the cap has used slack up
+    slack = min(told.slack_s[number] for number in row.numbers) if free else 0.0
+    first = min(round(start * scale), BAR - 1)
+    last = max(first + 1, round(end * scale))
+    spare = min(BAR, round((end + slack) * scale)) - last
+    return f"{' ' * first}{signs.bar * (last - first)}{signs.slack * max(0, spare)}".ljust(BAR)
+
+
+def _total_lines(plan: Plan, told: Forecast, signs: Signs) -> Iterator[str]:
+    path = [plan.nodes[number].id for number in told.critical_path]
+    if len(path) > MAX_PATH:
+        path = [*path[: MAX_PATH // 2], f"{signs.more} {len(path) - MAX_PATH} more", *path[-MAX_PATH // 2 :]]
+    capped = f"with {plan.concurrency} at once" + (" in waves" if plan.schedule == "waves" else "")
+    yield f"  {'one after another':<22} {seconds_text(told.sequential_s):>9}"
+    yield f"  {'lock-step waves':<22} {seconds_text(told.waves_s):>9}"
+    yield f"  {'critical path':<22} {seconds_text(told.critical_path_s):>9}  {f' {signs.arrow} '.join(path)}"
+    bound = f"no order can beat {seconds_text(told.lower_bound_s)}"
+    yield f"  {capped:<22} {seconds_text(told.makespan_s):>9}  {bound}"
+    others = [f"{cap}: {seconds_text(seconds)}" for cap, seconds in caps(plan)]
+    if len(others) > 1:
+        yield f"  {'with as many at once':<22} {'':>9}  {', '.join(others)}"
+
+
+def _sensitivity_lines(found: Sequence[Sensitivity]) -> Iterator[str]:
+    if not found:
+        yield "  no single node, however fast, would make it shorter"
+        return
+    wide = max(len(each.node) for each in found[:MAX_ROWS])
+    yield f"  {'node':<{wide}}  each second off it saves     up to"
+    for each in found[:MAX_ROWS]:
+        yield f"  {each.node:<{wide}}  {seconds_text(each.per_second_s):>23} {seconds_text(each.up_to_s):>9}"
+    if len(found) > MAX_ROWS:
+        yield f"  and {len(found) - MAX_ROWS:,} more"
+
+
+def _cropped(name: str, signs: Signs) -> str:
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + signs.more
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -46,7 +46,7 @@ def forecast(
     remaining = remaining_s(graph, durations)
     length = max(remaining, default=0.0)
     work = sum(durations)
-    starts = starts_s(graph, durations, cap=cap, schedule=schedule, priorities=priorities)
+    starts = _starts_s(graph, durations, remaining, cap=cap, schedule=schedule, priorities=priorities)
     return Forecast(
         sequential_s=work,
         waves_s=sum(max(durations[node] for node in wave) for wave in graph.waves),
@@ -100,14 +100,20 @@ def makespan_s(
     graph: Graph, durations: Durations, *, cap: int, schedule: str = "eager", priorities: Sequence[int] = ()
 ) -> float:
     """Seconds that *schedule* takes when at most *cap* nodes run at once."""
-    return _end(starts_s(graph, durations, cap=cap, schedule=schedule, priorities=priorities), durations)
+    remaining = remaining_s(graph, durations)
+    return _end(_starts_s(graph, durations, remaining, cap=cap, schedule=schedule, priorities=priorities), durations)
 
 
-def starts_s(
-    graph: Graph, durations: Durations, *, cap: int, schedule: str = "eager", priorities: Sequence[int] = ()
+def _starts_s(
+    graph: Graph,
+    durations: Durations,
+    remaining: Sequence[float],
+    *,
+    cap: int,
+    schedule: str,
+    priorities: Sequence[int],
 ) -> list[float]:
     """When each node starts; of the ready, priority and then the longest remaining path goes first."""
-    remaining = remaining_s(graph, durations)
     ranks = [(priorities[node] if priorities else 1, -remaining[node]) for node in range(len(durations))]
     starts = [0.0] * len(durations)
     if schedule == "eager":

@@ -13,10 +13,10 @@ from agentdag.calls import BYTES_PER_TOKEN, estimate_tokens
 from agentdag.language.check import Report
 from agentdag.language.findings import did_you_mean
 from agentdag.language.guards import Unguarded, unguarded
-from agentdag.language.scalars import duration_text
+from agentdag.language.scalars import duration_text, seconds_text
 from agentdag.language.spec import PipelineSpec
 from agentdag.language.templates import Problem, Read, Template
-from agentdag.plan.advice import duration, lints
+from agentdag.plan.advice import lints
 from agentdag.plan.files import FileProblem, locate
 from agentdag.plan.forecast import DUST_S, width
 from agentdag.plan.nodes import Draft
@@ -142,23 +142,25 @@ class Linter:
             said, own = spec.nodes[node.id], ("nodes", node.id, "timeout")
             if node.assumed:
                 continue
-            timeout_s, expected = node.policy.timeout_s, duration(node.expected_s)
+            timeout_s, expected = node.policy.timeout_s, seconds_text(node.expected_s)
             hint = f"`timeout: {duration_text(3 * node.expected_s)}` is three times what is expected"
             if timeout_s < node.expected_s - DUST_S:
                 if said.timeout is not None:
-                    message = f"`{node.id}` is expected to take {expected}, but is cut at {duration(timeout_s)}"
+                    message = f"`{node.id}` is expected to take {expected}, but is cut at {seconds_text(timeout_s)}"
                     self.report.at(own, "AD506", message, hint)
                 else:
                     by = "`defaults.timeout`" if spec.defaults.timeout is not None else "the timeout of every node"
-                    message = f"`{node.id}` is expected to take {expected}, but {by} cuts it at {duration(timeout_s)}"
+                    message = (
+                        f"`{node.id}` is expected to take {expected}, but {by} cuts it at {seconds_text(timeout_s)}"
+                    )
                     self.report.at(("nodes", node.id, "expect", "latency"), "AD506", message, hint)
             elif said.timeout is not None and timeout_s > max(FAR_ABOVE * node.expected_s, LONG_TIMEOUT_S):
                 times = f"{timeout_s / node.expected_s:,.0f} times" if node.expected_s else "far more than"
-                message = f"a hanging call is cut after {duration(timeout_s)}, {times} the {expected} expected"
+                message = f"a hanging call is cut after {seconds_text(timeout_s)}, {times} the {expected} expected"
                 self.report.at(own, "AD507", message, hint)
         whole = self.plan.timeout_s
         if whole is not None and (takes := self.plan.forecast().makespan_s) > whole + DUST_S:
-            message = f"the run is expected to take {duration(takes)}, but is cut at {duration(whole)}"
+            message = f"the run is expected to take {seconds_text(takes)}, but is cut at {seconds_text(whole)}"
             self.report.at(("limits", "timeout"), "AD506", message, "give it more time, or see `agentdag graph`")
 
     def _cap(self) -> None:

@@ -98,22 +98,18 @@ class NodeCompiler:
                 hint = "give it `prompt:`, `prompt_file:` or `call:`"
                 self.report.at(path, "AD203", f"`{name}` does nothing", hint, key=True)
         elif kinds[0] == "call":
-            self._refuse_keys(node, path, PROMPT_KEYS, "a function")
+            self._refuse_keys(node, path, PROMPT_KEYS, "a node that calls a function")
             draft.work = self._call(draft)
         else:
-            self._refuse_keys(node, path, CALL_KEYS, "a prompt")
+            self._refuse_keys(node, path, CALL_KEYS, "a node with a prompt")
             draft.work = self._prompt(draft)
         self._rehearse(draft)
         return draft
 
     def _refuse_keys(self, node: NodeSpec, path: Path_, keys: frozenset[str], kind: str) -> None:
-        for attribute in node.model_fields_set:
-            key = NodeSpec.model_fields[attribute].alias or attribute
-            if key in keys:
-                message = f"`{key}` means nothing for a node that calls {kind}"
-                if kind == "a prompt":
-                    message = f"`{key}` means nothing for a node with a prompt"
-                self.report.at((*path, key), "AD204", message, "remove it", key=True)
+        for attribute in sorted(keys & node.model_fields_set):
+            key = attribute.removesuffix("_")
+            self.report.at((*path, key), "AD204", f"`{key}` means nothing for {kind}", "remove it", key=True)
 
     def _prompt(self, draft: Draft) -> PromptWork | None:
         node, path = draft.spec, ("nodes", draft.id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
@@ -151,10 +150,6 @@ class Plan:
             return self
         timeout_s = None if self.timeout_s is None else self.timeout_s * factor
         return replace(self, nodes=tuple(_scaled(node, factor) for node in self.nodes), timeout_s=timeout_s)
-
-    def changed(self, **changes: Any) -> Plan:
-        """The plan with some of its limits replaced."""
-        return replace(self, **changes)
 
 
 def _scaled(node: PlanNode, factor: float) -> PlanNode:
