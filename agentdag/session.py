@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,7 +29,8 @@ from agentdag.language.spec import ProviderSpec
 from agentdag.limits.governor import Governor
 from agentdag.limits.slots import Slots
 from agentdag.plan.compile import Compiled, compile_file
-from agentdag.plan.plan import CallWork, Plan, PlanNode
+from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode
+from agentdag.plan.preview import Preview, preview
 from agentdag.plan.values import resolve_inputs
 from agentdag.providers import prices, registry
 from agentdag.providers.http import SharedHttp
@@ -108,7 +110,7 @@ class Session:
         self.options = options
         self.plan = planned(plan, options)
         self.observers = Observers(observers)
-        self.id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self.id = _run_id()
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._inputs = resolve_inputs(self.plan, inputs or {})
@@ -245,6 +247,36 @@ def planned(plan: Plan, options: Options) -> Plan:
         schedule=options.schedule or plan.schedule,
     )
     return plan.scaled(options.time_scale)
+
+
+def foreseen(plan: Plan, inputs: Mapping[str, Any] | None = None, options: Options | None = None) -> Preview:
+    """What a run of *plan* would do and cost; makes no call. Raises UsageError where an input is missing."""
+    options = options or Options()
+    plan = planned(plan, options)
+    names = {"id": _run_id(), "started": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    simulated = {str(node.model) for node in plan.nodes if options.simulate and node.simulated is not False}
+
+    def cost(model: ModelRef, usage: Usage) -> Decimal | None:
+        spec = plan.providers.get(model.provider) or ProviderSpec()
+        kind = spec.type or model.provider
+        if kind == registry.SIMULATED or str(model) in simulated:
+            return Decimal(0)
+        return prices.cost_usd(kind, model.name, usage, _declared(spec))
+
+    return preview(plan, resolve_inputs(plan, inputs or {}), cost=cost, names=names)
+
+
+def _declared(spec: ProviderSpec) -> prices.Prices | None:
+    """The prices that the file itself says."""
+    said = spec.prices
+    if said is None:
+        return None
+    cached = said.input if said.cached_input is None else said.cached_input
+    return prices.Prices(*(Decimal(str(each)) for each in (said.input, said.output, cached)))
+
+
+def _run_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _calls(node: PlanNode, options: Options) -> bool:

@@ -15,6 +15,8 @@ from typing import Annotated
 
 import typer
 
+from agentdag.cli.complete import explained_words, input_values, node_durations
+
 STARTED = time.monotonic()
 GARBAGE_EVERY = 200_000
 """New objects between two searches for garbage: what is read and imported is none, and makes up most of a command."""
@@ -72,7 +74,14 @@ ColorOption = Annotated[Color, typer.Option("--color", help="Colour the output; 
 def run(  # noqa: PLR0913 - one option each
     pipeline: Pipeline,
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", "-i", metavar="NAME=VALUE", help="An input; NAME=@FILE reads a file.")
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="An input; NAME=@FILE reads a file.",
+            autocompletion=input_values,
+        ),
     ] = None,
     inputs_file: Annotated[
         str | None, typer.Option("--inputs", metavar="FILE", help="A JSON object with inputs; - reads stdin.")
@@ -92,6 +101,9 @@ def run(  # noqa: PLR0913 - one option each
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the outputs here instead of to stdout.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell order, prompts, tokens, cost and time; make no call.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the outputs, and errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the SDKs log.")] = False,
     color: ColorOption = Color.auto,
@@ -115,6 +127,7 @@ def run(  # noqa: PLR0913 - one option each
         options=options,
         format=output_format.value,
         output=output,
+        dry_run=dry_run,
         quiet=quiet,
         debug=debug,
         color=color.value,
@@ -166,7 +179,12 @@ def graph(  # noqa: PLR0913 - one option each
     ] = GraphFormat.text,
     what_if: Annotated[
         list[str] | None,
-        typer.Option("--what-if", metavar="NODE=10s", help="What becomes of it if a node took that long."),
+        typer.Option(
+            "--what-if",
+            metavar="NODE=10s",
+            help="What becomes of it if a node took that long.",
+            autocompletion=node_durations,
+        ),
     ] = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="What each second taken off a node is worth.")
@@ -191,6 +209,41 @@ def graph(  # noqa: PLR0913 - one option each
         allowed=tuple(allow_path or ()),
     )
     raise typer.Exit(show_graph(arguments))
+
+
+@app.command(epilog="Example: agentdag init my-pipeline")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it; here by default.")] = Path(),
+) -> None:
+    """Write a pipeline to start from: commented, with a prompt file and what your editor needs. Asks nothing."""
+    from agentdag.cli.init import init as write
+
+    raise typer.Exit(write(folder))
+
+
+@app.command(epilog="Example: agentdag schema > pipeline.schema.json")
+def schema() -> None:
+    """Print the JSON Schema (draft 7) by which editors complete and check pipelines."""
+    from agentdag.cli.init import schema_text
+
+    sys.stdout.write(schema_text())
+
+
+@app.command(epilog="Example: agentdag explain AD501")
+def explain(
+    word: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WORD]",
+            help="A key, status, event, error kind, code or exit code.",
+            autocompletion=explained_words,
+        ),
+    ] = None,
+) -> None:
+    """Tell what a word means; without one, list all words."""
+    from agentdag.cli.explain import explain as tell
+
+    raise typer.Exit(tell(word))
 
 
 def _version(asked: bool) -> None:

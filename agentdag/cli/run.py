@@ -42,6 +42,7 @@ class RunArguments:
     options: Options
     format: str
     output: Path | None
+    dry_run: bool
     quiet: bool
     debug: bool
     color: str
@@ -56,10 +57,17 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
         return Exit.USAGE
     if arguments.debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-    plan = compiled.plan
+    given = _given_inputs(compiled.plan, arguments)
+    if arguments.dry_run:
+        from agentdag.cli.dry import dry_run
+
+        return dry_run(compiled.plan, given, arguments.options, as_json=arguments.format == "json")
     if arguments.output is not None:
         _check_output(arguments.output)
-    given = _given_inputs(plan, arguments)
+    return _run(compiled.plan, given, arguments, began)
+
+
+def _run(plan: Plan, given: dict[str, Any], arguments: RunArguments, began: float) -> int:
     view = _view(arguments)
     ending = _Ending()
     board = _board(plan, arguments.options)

@@ -17,11 +17,25 @@ from jinja2 import meta, nodes
 from agentdag.language.findings import did_you_mean
 from agentdag.language.sandbox import bound, environment, metered, to_plain, to_text
 
-NODE_NAMES = frozenset({"inputs", "nodes", "needs", "missing", "run"})
+NAMES = {
+    "inputs": "The run's inputs: `inputs.company`.",
+    "nodes": "The nodes that this one depends on, by id: `nodes.parser.output`. To read one is to depend on it.",
+    "needs": "The direct dependencies in order, for loops: `{% for name, node in needs.items() if node.ok %}`.",
+    "missing": "The ids of those needs that have settled without a result: `{% if missing %}`. Not under `outputs`.",
+    "run": "This run: `run.id`, and `run.started` in UTC.",
+}
+NODE_NAMES = frozenset(NAMES)
 """What the templates of a node see."""
 OUTPUT_NAMES = frozenset({"inputs", "nodes", "run"})
 """What the templates under `outputs` see."""
-NODE_ATTRIBUTES = ("ok", "status", "output", "error", "latency", "usage")
+NODE_ATTRIBUTES = {
+    "ok": "Whether the node succeeded.",
+    "status": "How it settled: succeeded, failed, timed_out, skipped or cancelled.",
+    "output": "Its answer: text, or the value of a function. Undefined where the node did not succeed.",
+    "error": "None, or why it failed: `error.kind`, `error.message`.",
+    "latency": "Seconds that its last attempt took.",
+    "usage": "Tokens and money: `usage.input_tokens`, `usage.output_tokens`, `usage.cached_tokens`, `usage.cost_usd`.",
+}
 _FIELDS = {
     "error": ("kind", "message"),
     "usage": ("input_tokens", "output_tokens", "cached_tokens", "cost_usd"),
@@ -328,13 +342,13 @@ def read_problem(read: Read, inputs: Mapping[str, Any]) -> Problem | None:
             return None
         hint = f"write `{read.root}.{name}.output`"
         return Problem("AD305", f"`{read.text}` is the node itself, not its output", hint, read.line, read.text)
-    known: tuple[str, ...] = NODE_ATTRIBUTES
+    known: tuple[str, ...] = tuple(NODE_ATTRIBUTES)
     if rest[0] in known:
         if rest[0] not in _FIELDS or len(rest) == 1 or rest[1] in _FIELDS[rest[0]]:
             return None
         known, rest = _FIELDS[rest[0]], rest[1:]
     listed = f"known are {', '.join(known)}"
-    if known is NODE_ATTRIBUTES:
+    if known == tuple(NODE_ATTRIBUTES):
         listed = f"fields of the answer stand under `{read.root}.{name}.output`; {listed}"
     hint = did_you_mean(rest[0], known) or listed
     return Problem("AD305", f"a node has no `{rest[0]}`", hint, read.line, read.text)

@@ -1,0 +1,120 @@
+"""`run --dry-run`: order, prompts, tokens, cost and time of a run, told without making any call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from agentdag.events import Exit, usage_json
+from agentdag.language.scalars import seconds_text
+from agentdag.plan.plan import CallWork, Plan
+from agentdag.plan.preview import LONGEST_ANSWER, Preview, Step
+from agentdag.session import Options, foreseen
+from agentdag.views.lines import writer
+from agentdag.views.words import count, inert, inert_lines
+
+MAX_LINES = 20
+"""Lines of a prompt that are shown on a terminal; elsewhere all of them."""
+
+
+def dry_run(plan: Plan, inputs: Mapping[str, Any], options: Options, *, as_json: bool) -> int:
+    """Print what the run would do, on stdout; the exit code is 1 where a template fails already."""
+    seen = foreseen(plan, inputs, options)
+    text = _json(seen) if as_json else _text(seen, terminal=sys.stdout.isatty())
+    writer(sys.stdout)(text + "\n")
+    return Exit.FAILED if any(step.error for step in seen.steps) else Exit.SUCCEEDED
+
+
+def _text(seen: Preview, *, terminal: bool) -> str:
+    lines = [f"{inert(seen.plan.name)}: dry run of {count(len(seen.steps), 'node')}, no call is made"]
+    for step in seen.steps:
+        lines += ["", *_step_lines(step, terminal=terminal)]
+    low, high = seen.low, seen.high
+    lines += ["", f"time    about {seconds_text(seen.takes_s)} with {seen.plan.concurrency} at once"]
+    lines.append(f"tokens  about {low.input_tokens:,} in, {low.output_tokens:,} out")
+    told = f"cost    {_money(low.cost_usd)} to {_money(high.cost_usd)}"
+    if seen.unpriced:
+        told += f", without {', '.join(seen.unpriced)}: no price is known"
+    lines.append(told)
+    lines.append(
+        f"        low: what is expected; high: each retry spent, each answer as long as max_tokens allows"
+        f" ({LONGEST_ANSWER} times the expected where it does not say)"
+    )
+    return "\n".join(lines)
+
+
+def _step_lines(step: Step, *, terminal: bool) -> Iterator[str]:
+    node = step.node
+    about = [f"starts at {seconds_text(step.start_s)}"]
+    about.append(f"takes {seconds_text(node.expected_s)}{' (assumed)' if node.assumed else ''}")
+    if node.model is not None:
+        about.append(inert(str(node.model)))
+        if step.error is None:
+            about.append(f"about {step.low.input_tokens:,} tokens in, {step.low.output_tokens:,} out")
+            about.append(f"{_money(step.low.cost_usd)} to {_money(step.high.cost_usd)}")
+    yield f"{node.id}: {', '.join(about)}"
+    if step.error is not None:
+        yield f"  would fail: {inert(step.error)}"
+    if step.system is not None:
+        yield from _quoted("system", step.system, terminal=terminal)
+    if step.prompt is not None:
+        title = f"prompt, when {', '.join(step.waits_for)} will have answered" if step.waits_for else "prompt"
+        yield from _quoted(title, step.prompt, terminal=terminal)
+    if isinstance(node.work, CallWork):
+        given = json.dumps(step.arguments, ensure_ascii=False, indent=2) if step.arguments else ""
+        waiting = f", when {', '.join(step.waits_for)} will have answered" if step.waits_for else ""
+        title = f"calls {node.work.module}:{node.work.function}{waiting}"
+        yield from _quoted(title, given, terminal=terminal)
+
+
+def _quoted(title: str, text: str, *, terminal: bool) -> Iterator[str]:
+    lines = inert_lines(text).splitlines()
+    yield f"  {title}" + (":" if lines else "")
+    shown = lines[:MAX_LINES] if terminal else lines
+    yield from (f"    {line}".rstrip() for line in shown)
+    if len(lines) > len(shown):
+        yield f"    ... {count(len(lines) - len(shown), 'more line')}"
+
+
+def _money(cost: Decimal | None) -> str:
+    """Dollars with two significant digits below one cent, else to the cent."""
+    if cost is None:
+        return "unknown"
+    if not cost:
+        return "$0"
+    return f"${cost:.2f}" if cost >= Decimal("0.01") else f"${cost:.2g}" if cost >= Decimal("0.0001") else "<$0.0001"
+
+
+def _json(seen: Preview) -> str:
+    steps = [_step_json(step) for step in seen.steps]
+    whole = {
+        "pipeline": seen.plan.name,
+        "makespan_s": round(seen.takes_s, 6),
+        "concurrency": seen.plan.concurrency,
+        "low": usage_json(seen.low),
+        "high": usage_json(seen.high),
+        "unpriced": seen.unpriced,
+        "nodes": steps,
+    }
+    return json.dumps(whole, indent=2)
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    node = step.node
+    told: dict[str, Any] = {
+        "id": node.id,
+        "start_s": round(step.start_s, 6),
+        "duration_s": round(node.expected_s, 6),
+        "model": None if node.model is None else str(node.model),
+        "waits_for": list(step.waits_for),
+        "system": step.system,
+        "prompt": step.prompt,
+        "arguments": step.arguments,
+        "error": step.error,
+    }
+    if node.model is not None:
+        told |= {"low": usage_json(step.low), "high": usage_json(step.high)}
+    return told
