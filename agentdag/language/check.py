@@ -70,8 +70,9 @@ _FOREIGN = {
     "variables": "write `inputs:`",
     "env": "declare an input, or write ${NAME} under `providers:`",
 }
-_FOR_NODES = frozenset({"write `nodes:`", "did you mean `nodes`?"})
 MAX_MESSAGE = 400
+_PARENTS: tuple[tuple[str, ...], ...] = (("limits",), ("nodes", "<id>"), ())
+"""Where keys are looked for that stand in the wrong place."""
 _YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
 
 
@@ -163,6 +164,7 @@ def check_document(document: Document, report: Report) -> Checked:
         report.at((), "AD202", f"a pipeline is a mapping, not {describe(value)}", "begin with `nodes:`")
         return Checked(None)
     checked = Checked(None)
+    unknown: list[tuple[Any, ...]] = []
     for _ in range(4):
         try:
             checked.spec = PipelineSpec.model_validate(value)
@@ -170,8 +172,12 @@ def check_document(document: Document, report: Report) -> Checked:
             problems = error.errors(include_url=False)
             if not checked.damaged:
                 value = copy.deepcopy(value)
-            for problem in problems:
+            unknown += [tuple(problem["loc"]) for problem in problems if problem["type"] == "extra_forbidden"]
+            for problem in sorted(problems, key=lambda each: each["type"] != "extra_forbidden"):
                 path = tuple(problem["loc"])
+                if problem["type"] == "missing" and _is_meant(path, unknown):
+                    _cut(value, path, checked)
+                    continue
                 if not checked.is_cut(path):
                     _report(report, problem)
                 _cut(value, path, checked)
@@ -189,10 +195,6 @@ def _report(report: Report, problem: Mapping[str, Any]) -> None:
     match kind:
         case "extra_forbidden":
             report.at(path, "AD201", f"unknown key `{key}`", _key_hint(key, path[:-1]), key=True)
-        case "missing" if path == ("nodes",) and any(
-            _key_hint(str(key), ()) in _FOR_NODES for key in report.document.value if key not in (known_keys(()) or [])
-        ):
-            pass  # told already, as the unknown key that was meant
         case "missing":
             hint = "write `<id>: {prompt: ...}` below it" if path == ("nodes",) else None
             report.at(path[:-1], "AD203", f"`{key}` is missing", hint, key=True)
@@ -204,9 +206,16 @@ def _report(report: Report, problem: Mapping[str, Any]) -> None:
             report.at(path, "AD202", message, did_you_mean(str(problem["input"]), known))
         case _ if kind in _BOUNDS:
             words, bound = _BOUNDS[kind]
-            report.at(path, "AD202", f"`{key}` is {words} {context[bound]}, not {problem['input']}")
+            report.at(path, "AD202", f"`{key}` is {words} {context[bound]:g}, not {problem['input']}")
         case _:
             _report_type(report, path, kind, problem)
+
+
+def _is_meant(path: tuple[Any, ...], unknown: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether one of the *unknown* keys was meant to be the missing one at *path*: then it is told already."""
+    beside = (str(each[-1]) for each in unknown if each[:-1] == path[:-1])
+    named = {f"write `{path[-1]}:`", f"did you mean `{path[-1]}`?"}
+    return any(_key_hint(key, path[:-1]) in named for key in beside)
 
 
 def _existing(value: Any, path: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -236,7 +245,9 @@ def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem
         hint = f"write [{value}]"
     elif kind == "string_type" and isinstance(value, dict):
         hint = "put quotes around text that holds `: ` or begins with `{`"
-    elif kind == "string_type" and not isinstance(value, (list, type(None))):
+    elif kind == "string_type" and isinstance(value, list):
+        hint = "write one text; `|` begins one of several lines"
+    elif kind == "string_type" and value is not None:
         hint = "put quotes around it"
     elif kind == "model_type" and path[:1] == ("inputs",) and isinstance(value, str):
         hint = f"write {{type: {value}}}"
@@ -248,10 +259,19 @@ def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem
 def _key_hint(key: str, parent: tuple[str | int, ...]) -> str | None:
     known = known_keys(parent) or []
     near = did_you_mean(key, known)
-    foreign = _FOREIGN.get(key)
-    if foreign is not None and (near is None or key not in known):
+    foreign = _FOREIGN.get(key) or _elsewhere(key)
+    if foreign is not None:
         return foreign
     return near or (f"known here: {', '.join(known)}" if known else None)
+
+
+def _elsewhere(key: str) -> str | None:
+    """Where *key* stands in the language, where one can tell."""
+    for parent in _PARENTS:
+        if key in (known_keys(parent) or []):
+            place = parent[0] if len(parent) == 1 else f"{parent[0]}: <id>" if parent else "the top"
+            return f"`{key}` stands under `{place}:`" if parent else f"`{key}` stands at the top of the file"
+    return None
 
 
 def _cut(value: Any, path: Sequence[Any], checked: Checked) -> None:

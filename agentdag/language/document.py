@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from agentdag.errors import Finding, Span, SpecError
+from agentdag.language.syntax import yaml_complaint
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
 MAX_DEPTH = 64
@@ -292,7 +293,9 @@ class _Builder:
             self._refuse(event, f"this is nested deeper than {MAX_DEPTH} levels", "flatten it")
         parent = self._stack[-1] if self._stack else None
         if parent is not None and type(parent.container) is dict and parent.key_event is None:
-            self._refuse(event, "a key must be text", 'put quotes around a template: "{{ ... }}"')
+            if self._source.text[event.start_mark.index - 1 : event.start_mark.index + 1] == "{{":
+                self._refuse(event, "a template must stand in quotes", 'write "{{ ... }}"')
+            self._refuse(event, "a key must be text", "write the key out")
         if event.anchor is not None:
             self._open.add(event.anchor)
         self._stack.append(_Frame(event, container))
@@ -377,24 +380,17 @@ class _Builder:
 
 
 def _syntax_finding(source: Source, error: yaml.MarkedYAMLError) -> Finding:
-    mark = error.problem_mark or error.context_mark
+    mark, opening = error.problem_mark or error.context_mark, error.context_mark
     assert mark is not None
     row, column = mark.line, mark.column
     while row and not source.line(row + 1).strip():  # at the end of the file: show its last words
         row, column = row - 1, len(source.line(row).rstrip())
-    span = source.span((row, column), (row, column + 1))
-    problem = error.problem or "this is not YAML"
-    line = span.excerpt
-    hint = None
-    if "\t" in line[: len(line) - len(line.lstrip())] or line[column : column + 1] == "\t":
-        problem, hint = "a tab cannot indent YAML", "indent with spaces"
-    elif "mapping values are not allowed" in problem:
-        hint = "put quotes around text that holds `: `, or check the indentation"
-    elif "could not find expected ':'" in problem or "did not find expected" in problem:
-        hint = "check the indentation, quotes and brackets here and on the line above"
-    elif "cannot start any token" in problem:
-        hint = f"put quotes around text that begins with `{line[column : column + 1]}`"
-    return Finding("AD102", "error", span, problem, hint)
+    opened = None if opening is None else (opening.line + 1, opening.column + 1)
+    problem, line = error.problem or "this is not YAML", source.line(row + 1)
+    told = yaml_complaint(problem, error.context or "", line, column, opened)
+    if told.at_opening and opening is not None:
+        row, column = opening.line, opening.column
+    return Finding("AD102", "error", source.span((row, column), (row, column + 1)), told.message, told.hint)
 
 
 def _refusal(file: str, code: str, message: str, hint: str | None = None) -> SpecError:

@@ -17,11 +17,15 @@ from agentdag.language.sandbox import environment
 
 @dataclass(frozen=True, slots=True)
 class Unguarded:
-    """A read of the output of `node`, or of each of the needs where that is None; `line` counts from 1."""
+    """A read of the output of `node`, or of each of the needs where that is None; `line` counts from 1.
+
+    `no_else` says that it is an inline `if` without `else`, which is undefined where it is false.
+    """
 
     node: str | None
     line: int
     needle: str
+    no_else: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +170,7 @@ class _Walk:
         """Walk an expression whose value is used."""
         meaning = _meaning(node, known)
         if isinstance(meaning, _Output):
-            self._record(meaning.which, facts, node.lineno)
+            self._record(meaning.which, facts, node)
         if meaning is not None and not isinstance(node, nodes.CondExpr):
             return
         match node:
@@ -204,16 +208,27 @@ class _Walk:
             self._read_all((part for part in subject.items if _meaning(part, known) is None), known, facts)
             spared = {subject}
         elif node.name == "map" and _maps_outputs(node):
-            self._record(_Each(), facts, node.lineno)
+            self._record(_Each(), facts, node)
         self._read_all((part for part in node.iter_child_nodes() if part not in spared), known, facts)
 
-    def _record(self, which: _Which, facts: _Facts, line: int) -> None:
+    def _record(self, which: _Which, facts: _Facts, node: nodes.Node) -> None:
         if _covered(which, facts):
             return
-        if isinstance(which, str):
-            self.found.setdefault(which, Unguarded(which, line, f"nodes.{which}.output"))
-        else:
-            self.found.setdefault(None, Unguarded(None, line, "output"))
+        no_else = isinstance(node, nodes.CondExpr)
+        name = which if isinstance(which, str) else None
+        read = node.expr1 if isinstance(node, nodes.CondExpr) else node
+        self.found.setdefault(name, Unguarded(name, node.lineno, _written(read), no_else))
+
+
+def _written(node: nodes.Node) -> str:
+    """`nodes.x.output`, `node.output`: as it most likely stands in the template."""
+    match node:
+        case nodes.Name(name=name):
+            return name
+        case nodes.Getattr(node=inner, attr=name):
+            before = _written(inner)
+            return f"{before}.{name}" if before else ""
+    return ""
 
 
 def _covered(which: _Which, facts: _Facts) -> bool:

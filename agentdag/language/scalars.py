@@ -55,9 +55,10 @@ def seconds_text(seconds: float) -> str:
     if seconds < 600:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
+    told = f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 7200:
+        told = f"{whole // 60} min {whole % 60:02d} s"
+    return told.removesuffix(" 00 s").removesuffix(" 00 min")
 
 
 def describe(value: Any) -> str:

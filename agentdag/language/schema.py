@@ -28,6 +28,11 @@ def json_schema() -> dict[str, Any]:
         named["patternProperties"] = _OWN_KEYS
         if name in _NAMED:
             named["propertyNames"] = _IDENTIFIERS
+    for definition in (whole, *whole["definitions"].values()):
+        for told in definition.get("properties", {}).values():
+            if "description" not in told:  # pydantic leaves out what a whole model says of itself
+                (reference,) = told["allOf"]
+                told["description"] = whole["definitions"][reference["$ref"].rpartition("/")[2]]["description"]
     return {"$schema": DRAFT, "title": "agentdag pipeline", **whole}
 
 
@@ -41,13 +46,18 @@ class _Generator(GenerateJsonSchema):
         inner = self.generate_inner(schema["schema"])
         if isinstance(inner.get("type"), str) and not {"enum", "const"} & inner.keys():
             return {**inner, "type": [inner["type"], "null"]}
-        return {"anyOf": [inner, {"type": "null"}]}
+        return {"anyOf": [*_alternatives(inner), {"type": "null"}]}
 
     def default_schema(self, schema: Any) -> JsonSchemaValue:
         told = super().default_schema(schema)
-        if told.get("default", ...) in (None, {}):
-            del told["default"]
+        if isinstance(told.get("default", {}), (dict, type(None))):
+            told.pop("default", None)
         return told
+
+
+def _alternatives(schema: JsonSchemaValue) -> list[Any]:
+    """What *schema* lets one choose from: itself, where that is not a choice."""
+    return list(schema["anyOf"]) if schema.keys() == {"anyOf"} else [schema]
 
 
 def _draft_7(part: Any) -> Any:
@@ -57,6 +67,8 @@ def _draft_7(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     told = {("definitions" if key == "$defs" else key): _draft_7(value) for key, value in part.items()}
+    if isinstance(told.get("description"), str):
+        told["description"] = " ".join(told["description"].split())
     if told.get("type") == "object" and "additionalProperties" in told and "properties" in told:
         told["patternProperties"] = _OWN_KEYS
         del told["title"]

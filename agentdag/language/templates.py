@@ -16,6 +16,7 @@ from jinja2 import meta, nodes
 
 from agentdag.language.findings import did_you_mean
 from agentdag.language.sandbox import bound, environment, metered, to_plain, to_text
+from agentdag.language.syntax import jinja_complaint
 
 NAMES = {
     "inputs": "The run's inputs: `inputs.company`.",
@@ -118,7 +119,8 @@ class Template:
         try:
             analysis = _Analysis(environment().parse(self.text), names)
         except jinja2.TemplateSyntaxError as error:
-            self.problems = (Problem("AD301", error.message or "syntax error", _syntax_hint(error), error.lineno),)
+            told = jinja_complaint(error.message or "syntax error")
+            self.problems = (Problem("AD301", told.message, told.hint, error.lineno, told.needle),)
             return
         except RecursionError:
             self.problems = (Problem("AD301", "this template is nested too deeply", "split it up", 1),)
@@ -352,17 +354,6 @@ def read_problem(read: Read, inputs: Mapping[str, Any]) -> Problem | None:
         listed = f"fields of the answer stand under `{read.root}.{name}.output`; {listed}"
     hint = did_you_mean(rest[0], known) or listed
     return Problem("AD305", f"a node has no `{rest[0]}`", hint, read.line, read.text)
-
-
-def _syntax_hint(error: jinja2.TemplateSyntaxError) -> str | None:
-    message = error.message or ""
-    if "unexpected '}'" in message or "expected token 'end of print statement', got" in message:
-        return "one expression stands between {{ and }}"
-    if "end of print statement" in message:
-        return "close it with }}"
-    if "unexpected end of template" in message or "Unexpected end of template" in message:
-        return "close the {% if %} or {% for %} with {% endif %} or {% endfor %}"
-    return None
 
 
 def _message(error: Exception) -> str:

@@ -166,15 +166,15 @@ class _Adviser:
         several = len(waiting) > 1
         if several and set(waiting) & set(awaited):
             message = f"{_listed(waiting)} wait in a row and read nothing of the one before: {figure}"
-            return Advice("AD503", message, "remove these `needs`", saved, path, named)
+            return Advice("AD503", message, _removal(named), saved, path, named)
         instead = self._reads_behind(edges[0]) if len(edges) == 1 else None
         if instead:
             message = f"`{first}` waits for the join `{need}` but reads only {_listed(instead)}: {figure}"
-            return Advice("AD502", message, f"remove `{need}` from its `needs`", saved, path, named)
+            return Advice("AD502", message, _removal(named), saved, path, named)
         wait, read = ("wait", "read") if several else ("waits", "reads")
         never = f"never {read} it" if len(awaited) == 1 else f"{read} none of them"
         message = f"{_listed(waiting)} {wait} for {_listed(awaited)} but {never}: {figure}"
-        return Advice("AD501", message, f"remove {_listed(awaited)} from `needs`", saved, path, named)
+        return Advice("AD501", message, _removal(named), saved, path, named)
 
     def _reads_behind(self, edge: Edge) -> list[str] | None:
         """What the node of *edge* reads of the branches of a join that it waits for."""
@@ -300,6 +300,19 @@ def _without(needs: Edges, edges: Sequence[Edge]) -> Graph:
     graph = build_graph(fewer)
     assert graph is not None
     return graph
+
+
+def _removal(edges: Sequence[tuple[str, str]]) -> str:
+    """What to take out of which `needs`."""
+    needs_of: dict[str, list[str]] = {}
+    for node, need in edges:
+        needs_of.setdefault(node, []).append(need)
+    nodes_of: dict[tuple[str, ...], list[str]] = {}
+    for node, needs in needs_of.items():
+        nodes_of.setdefault(tuple(needs), []).append(node)
+    told = [f"{_listed(needs)} from the `needs` of {_listed(nodes)}" for needs, nodes in nodes_of.items()]
+    more = f", and {len(told) - MAX_NAMED} more" if len(told) > MAX_NAMED else ""
+    return f"remove {', '.join(told[:MAX_NAMED])}{more}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,9 +6,14 @@ A path that leaves the folder, by `..`, by being absolute or by a link, needs `-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
+from agentdag.language.findings import did_you_mean
+
 MAX_FILE_BYTES = 16 * 2**20
+MAX_LOOK = 1000
+"""Files among which one of a like name is looked for."""
 
 
 class FileProblem(Exception):
@@ -32,10 +37,20 @@ def locate(name: str, folder: Path, allowed: Sequence[Path] = ()) -> Path:
         if path.is_dir():
             raise FileProblem(f"`{name}` is a folder", "name a file in it")
         if not path.is_file():
-            raise FileProblem(f"there is no file `{name}`", f"paths are relative to {folder}")
+            beside = [f"{name.rpartition('/')[0]}/{each}".lstrip("/") for each in _names_in(path.parent)]
+            raise FileProblem(
+                f"there is no file `{name}`", did_you_mean(name, beside) or f"paths are relative to {folder}"
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise FileProblem(f"`{name}` is no usable path: {error}") from None
     return path
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(islice((each.name for each in folder.iterdir() if each.is_file()), MAX_LOOK))
+    except OSError:
+        return []
 
 
 def read(path: Path, name: str) -> str:

@@ -35,7 +35,7 @@ class Functions:
     """What the modules in reach of one pipeline define, each read once."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()  # Python remembers what it found in "." when it was elsewhere
         self._names: dict[str, frozenset[str] | None] = {}
         self._parameters: dict[tuple[str, str], Parameters] = {}
 
