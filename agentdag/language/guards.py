@@ -17,15 +17,11 @@ from agentdag.language.sandbox import environment
 
 @dataclass(frozen=True, slots=True)
 class Unguarded:
-    """A read of the output of `node`, or of each of the needs where that is None; `line` counts from 1.
-
-    `no_else` says that it is an inline `if` without `else`, which is undefined where it is false.
-    """
+    """A read of the output of `node`, or of each of the needs where that is None; `line` counts from 1."""
 
     node: str | None
     line: int
     needle: str
-    no_else: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +167,7 @@ class _Walk:
         meaning = _meaning(node, known)
         if isinstance(meaning, _Output):
             self._record(meaning.which, facts, node)
-        if meaning is not None and not isinstance(node, nodes.CondExpr):
+        if meaning is not None:
             return
         match node:
             case nodes.And():
@@ -214,10 +210,8 @@ class _Walk:
     def _record(self, which: _Which, facts: _Facts, node: nodes.Node) -> None:
         if _covered(which, facts):
             return
-        no_else = isinstance(node, nodes.CondExpr)
         name = which if isinstance(which, str) else None
-        read = node.expr1 if isinstance(node, nodes.CondExpr) else node
-        self.found.setdefault(name, Unguarded(name, node.lineno, _written(read), no_else))
+        self.found.setdefault(name, Unguarded(name, node.lineno, _written(node)))
 
 
 def _written(node: nodes.Node) -> str:
@@ -251,9 +245,6 @@ def _meaning(node: nodes.Node | None, known: _Known) -> _Node | _Output | _Key |
         case nodes.Getattr(node=inner, attr="output") | nodes.Getitem(node=inner, arg=nodes.Const(value="output")):
             of = _meaning(inner, known)
             return _Output(of.which) if isinstance(of, _Node) else None
-        case nodes.CondExpr(expr2=None):
-            asked = _asks(node.test, known).true
-            return _Output(next(iter(asked))) if len(asked) == 1 and _ALL not in asked else None
     return None
 
 
@@ -264,10 +255,10 @@ def _asks(node: nodes.Node, known: _Known) -> _Answer:
             return _asks(node.node, known).reversed
         case nodes.And():
             left, right = _asks(node.left, known), _asks(node.right, known)
-            return _Answer(left.true | right.true, left.false & right.false)
+            return _Answer(left.true | right.true, _either(left.false, right.false))
         case nodes.Or():
             left, right = _asks(node.left, known), _asks(node.right, known)
-            return _Answer(left.true & right.true, left.false | right.false)
+            return _Answer(_either(left.true, right.true), left.false | right.false)
         case nodes.Test():
             return _test_asks(node, known)
         case nodes.Compare(ops=[operand]):
@@ -275,6 +266,13 @@ def _asks(node: nodes.Node, known: _Known) -> _Answer:
         case nodes.Name(name="missing") | nodes.Filter(name="length" | "count", node=nodes.Name(name="missing")):
             return _Answer(false=frozenset({_ALL}))
     return _value_asks(node, known)
+
+
+def _either(left: _Facts, right: _Facts) -> _Facts:
+    """What is known where one of the two is so."""
+    if _ALL in left:
+        return right
+    return left if _ALL in right else left & right
 
 
 def _value_asks(node: nodes.Node, known: _Known) -> _Answer:

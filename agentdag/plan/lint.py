@@ -233,9 +233,6 @@ def _unguarded_problem(read: Unguarded, names: list[str], reader: str) -> Proble
     told = " or ".join(f"`{name}`" for name in names)
     message = f"{told} may have failed, and then this read of its output fails `{reader}`"
     hint = "write `{% for name, node in needs.items() if node.ok %}`"
-    if read.no_else:
-        message = f"{told} may have failed, and then this inline `if` has nothing to give and fails `{reader}`"
-        hint = "give it an `else`"
-    elif read.node is not None:
+    if read.node is not None:
         hint = f"ask `{{% if nodes.{read.node}.ok %}}`, or write `nodes.{read.node}.output | default('...')`"
     return Problem("AD601", message, hint, read.line, read.needle)

@@ -295,7 +295,7 @@ def test_files_outside_the_folder_need_leave(tmp_path: Path) -> None:
 
 def test_graph_prints_the_totals_for_the_cap_that_is_asked() -> None:
     done = agentdag("graph", str(PIPELINES / "due_diligence.yaml"), "-c", "1")
-    assert "with 1 at once           170.0 s" in done.stdout
+    assert "with 1 at once             170 s" in done.stdout
     told = json.loads(
         agentdag("graph", str(PIPELINES / "due_diligence.yaml"), "--schedule", "waves", "--format", "json").stdout
     )

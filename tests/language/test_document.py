@@ -78,7 +78,7 @@ def test_a_number_with_a_leading_zero_is_refused(number: str) -> None:
         ("a:\n\t- b", "AD102", 2, 1),
         ("a: b: c", "AD102", 1, 5),
         ("a: [", "AD102", 1, 5),
-        ("a: 'x", "AD102", 1, 6),
+        ("a: 'x", "AD102", 1, 4),
         ("a: @x", "AD102", 1, 4),
         ("", "AD101", 1, 1),
         ("# only words\n", "AD101", 1, 1),

@@ -75,7 +75,7 @@ def test_loops_over_needs_and_dynamic_reads_are_seen() -> None:
         ("{{ inputs.a | uper }}", "AD302", 1, "upper"),
         ("{{ inputs.a is definde }}", "AD302", 1, "defined"),
         ("{% if inputs.a %}", "AD301", 1, "endif"),
-        ("{{ inputs.a }", "AD301", 1, "between {{ and }}"),
+        ("{{ inputs.a }", "AD301", 1, "closed as they are opened"),
         ("\n\n{% endfor %}", "AD301", 3, ""),
         ("{% include 'x' %}", "AD301", 1, "prompt_file"),
         ("{% set nodes = 1 %}", "AD302", 1, "another name"),

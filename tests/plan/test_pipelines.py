@@ -9,7 +9,7 @@ from conftest import PIPELINES
 
 import agentdag
 from agentdag import Options
-from agentdag.plan.draw import to_json, to_text
+from agentdag.plan.draw import to_json
 from agentdag.session import compile_pipeline
 
 TOTALS = [
@@ -35,20 +35,11 @@ def test_the_graph_is_as_the_contract_says() -> None:
     assert told["waves"] == [["parser", "market"], ["financial", "legal"], ["summary"]]
     assert told["concurrency"] == 5
     assert told["lower_bound_s"] == 95
-    assert told["advice"] == []
+    assert told["advice"][0]["saves_s"] == 15
     assert told["nodes"][0] == {
-        "id": "parser", "wave": 0, "needs": [], "duration_s": 30.0, "slack_s": 0.0, "critical": True,
+        "id": "parser", "wave": 0, "needs": [], "duration_s": 30.0, "start_s": 0.0, "slack_s": 0.0, "critical": True,
     }  # fmt: skip
     assert [node["slack_s"] for node in told["nodes"]] == [0, 0, 5, 40, 0]
-
-
-def test_the_drawing_marks_the_critical_path() -> None:
-    shown = to_text(agentdag.load(PIPELINES / "due_diligence.yaml"))
-    assert "parser → financial → summary" in shown
-    assert "● financial" in shown
-    assert "● legal" not in shown
-    assert shown.isascii() is False
-    assert to_text(agentdag.load(PIPELINES / "due_diligence.yaml"), ascii_only=True).isascii()
 
 
 @pytest.mark.parametrize("file", sorted(PIPELINES.glob("*.yaml")), ids=lambda file: file.stem)
