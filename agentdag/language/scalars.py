@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -102,17 +102,24 @@ def _check_model(value: Any) -> Any:
     return value
 
 
+def _check_call(value: str) -> str:
+    if not CALL_NAME.fullmatch(value):
+        raise refusal(f"{describe(value)} names no function", "write `package.module:function`")
+    return value
+
+
 MODEL_FORM = {"type": "string", "pattern": r"^[^/\s]+/\S+$"}
-_DURATION_FORM = {
-    "type": "string",
-    "pattern": r"^(?=.*\d)(\d{1,6}h)?(\d{1,9}m)?(\d{1,9}(\.\d{1,9})?s)?(\d{1,12}ms)?$",
-}
+_DURATION_PATTERN = r"(\d{1,6}h)?(\d{1,9}m)?(\d{1,9}(\.\d{1,9})?s)?(\d{1,12}ms)?$"
+_DURATION_FORM = {"type": "string", "pattern": rf"^(?=.*\d){_DURATION_PATTERN}"}
+_LIMIT_FORM = {"type": "string", "pattern": rf"^(?=.*[1-9]){_DURATION_PATTERN}"}
+_CALL_FORM = {"type": "string", "pattern": f"^{CALL_NAME.pattern}$"}
 _COUNT_WITH_UNDERSCORES = {"type": "string", "pattern": r"^[0-9]+(_[0-9]+)+$"}
 """How editors, which read YAML without this addition, see the count 200_000."""
 
 Duration = Annotated[float, BeforeValidator(duration_s), Written(only=_DURATION_FORM)]
-Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0), Written(only=_DURATION_FORM)]
+Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0), Written(only=_LIMIT_FORM)]
 Count = Annotated[int, Field(ge=0), Written(also=_COUNT_WITH_UNDERSCORES)]
 Positive = Annotated[int, Field(ge=1), Written(also=_COUNT_WITH_UNDERSCORES)]
 Priority = Literal["high", "normal", "low"]
 ModelName = Annotated[str, BeforeValidator(_check_model), Written(only=MODEL_FORM)]
+FunctionName = Annotated[str, AfterValidator(_check_call), Written(only=_CALL_FORM)]

@@ -28,6 +28,7 @@ def json_schema() -> dict[str, Any]:
         named["patternProperties"] = _OWN_KEYS
         if name in _NAMED:
             named["propertyNames"] = _IDENTIFIERS
+    whole["properties"]["nodes"]["minProperties"] = 1
     for definition in (whole, *whole["definitions"].values()):
         for told in definition.get("properties", {}).values():
             if "description" not in told:  # pydantic leaves out what a whole model says of itself

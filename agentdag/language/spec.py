@@ -15,10 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from agentdag.errors import TRANSIENT, ErrorKind
 from agentdag.language.findings import did_you_mean
 from agentdag.language.scalars import (
-    CALL_NAME,
     MODEL_FORM,
     Count,
     Duration,
+    FunctionName,
     Limit,
     ModelName,
     Positive,
@@ -210,7 +210,8 @@ def _short_retry(value: Any) -> Any:
     return {"retries": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-Retry = Annotated[RetrySpec, BeforeValidator(_short_retry), Written(also={"type": "integer", "minimum": 0})]
+_RETRIES_FORM = {"type": "integer", "minimum": 0, "maximum": 100}
+Retry = Annotated[RetrySpec, BeforeValidator(_short_retry), Written(also=_RETRIES_FORM)]
 
 
 class ExpectSpec(Model):
@@ -294,7 +295,7 @@ class NodeSpec(SamplingSpec):
     """The model, as one of the names under `tiers`."""
     model: ModelName | None = Field(default=None, examples=["openai/gpt-5-mini"])
     """The model, as `provider/model`."""
-    call: str | None = Field(default=None, examples=["spend:summarise"])
+    call: FunctionName | None = Field(default=None, examples=["spend:summarise"])
     """A Python function instead of a model, as `package.module:function`; modules beside the pipeline are found."""
     with_: dict[str, Any] | None = Field(default=None, alias="with", examples=[{"ledger": "{{ inputs.ledger }}"}])
     """The keyword arguments of `call`. Where a template is one single expression, it gives the value, not its text."""
@@ -322,13 +323,6 @@ class NodeSpec(SamplingSpec):
         if value is not False and not isinstance(value, dict):
             raise refusal(f"`simulate` is false or a mapping, not {describe(value)}", "write false, or {output: ...}")
         return False if value is False else SimulateSpec.model_validate(value)
-
-    @field_validator("call")
-    @classmethod
-    def _function_name(cls, value: str | None) -> str | None:
-        if value is not None and not CALL_NAME.fullmatch(value):
-            raise refusal(f"{describe(value)} names no function", "write `package.module:function`")
-        return value
 
 
 KINDS = ("prompt", "prompt_file", "call")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from agentdag.language.scalars import seconds_text
-from agentdag.plan.forecast import DUST_S, earliest_s, gains_s, makespan_s, remaining_s
+from agentdag.plan.forecast import DUST_S, earliest_s, gains_s, makespan_s, remaining_s, width
 from agentdag.plan.graph import Edges, Graph, build_graph
 from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
@@ -144,8 +144,8 @@ class _Adviser:
             if len(removed) == 1 or self._left <= 0:
                 break
             fewer = [each for each in removed if each != edge]
-            if self._saved_without(fewer) >= saved - DUST_S:
-                removed = fewer
+            if (kept := self._saved_without(fewer)) >= saved - DUST_S:
+                removed, saved = fewer, kept
         return self._told(removed, saved)
 
     def _saved_without(self, edges: Sequence[Edge]) -> float:
@@ -254,9 +254,9 @@ class _Adviser:
                 yield Advice("AD509", message, hint, saved, ("nodes", node.id))
 
     def sensitivity(self) -> Iterator[Sensitivity]:
-        """What each node is worth; under a cap that binds, of as many of the longest as there is time for."""
+        """What each node is worth; under a cap that may bind, of as many of the longest as there is time for."""
         plan = self._plan
-        if plan.schedule == "eager" and self._makespan_s <= self._ways[2] + DUST_S:
+        if plan.schedule == "eager" and width(self._graph) <= plan.concurrency:
             for node, gain in zip(plan.nodes, gains_s(self._graph, self._seconds), strict=True):
                 yield Sensitivity(node.id, 1.0 if gain else 0.0, gain)
             return

@@ -89,8 +89,7 @@ def renders(text: str, absent: tuple[str, ...], status: Status) -> bool:
     try:
         Template(text, NODE_NAMES).render(names)
     except TemplateError as error:
-        assert "has no output" in str(error), error
-        return False
+        return "has no output" not in str(error)
     return True
 
 

@@ -1,0 +1,59 @@
+"""`validate --print`: the pipeline as resolved compiles to the same plan, and shows no secret."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentdag.plan.compile import compile_text
+from agentdag.plan.plan import Plan, PlanNode, PromptWork
+from agentdag.plan.resolved import resolved
+from agentdag.providers.registry import provider_types
+
+TESTS = Path(__file__).parent.parent
+GOOD = [*(TESTS / "corpus" / "good").glob("*.yaml"), *(TESTS.parent / "pipelines").glob("*.yaml")]
+
+
+def planned(text: str, path: Path) -> Plan:
+    compiled = compile_text(text, path, provider_types=provider_types())
+    assert compiled.plan is not None, (compiled.findings, text)
+    return compiled.plan
+
+
+def bare(node: PlanNode) -> tuple[object, ...]:
+    """A node without its templates, which have no equality; their texts instead."""
+    texts = tuple(template.text for template in node.templates)
+    work = node.work
+    model = (work.model, work.sampling) if isinstance(work, PromptWork) else (work.module, work.function)
+    return texts, model, replace(node, work=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("file", GOOD, ids=[file.stem for file in GOOD])
+def test_what_is_printed_compiles_to_the_same_plan(file: Path) -> None:
+    plan = planned(file.read_text(encoding="utf-8"), file)
+    text = resolved(plan)
+    again = planned(text, file)
+    assert resolved(again) == text
+    assert [bare(node) for node in again.nodes] == [bare(node) for node in plan.nodes]
+    for name in ("name", "description", "inputs", "providers", "concurrency", "timeout_s", "fail_fast", "schedule"):
+        assert getattr(again, name) == getattr(plan, name), name
+    assert again.outputs.keys() == plan.outputs.keys()
+
+
+def test_texts_that_look_like_numbers_stay_texts(tmp_path: Path) -> None:
+    text = (
+        'inputs: {a: {default: "1e3"}, b: {default: "0x1F"}, c: {default: "no"}, d: {default: "1:30"}, e: {default: "007"}}\n'
+        'nodes: {n: {prompt: "{{ inputs }}", model: openai/gpt-5-mini}}'
+    )
+    again = planned(resolved(planned(text, tmp_path / "p.yaml")), tmp_path / "p.yaml")
+    assert [spec.default for spec in again.inputs.values()] == ["1e3", "0x1F", "no", "1:30", "007"]
+
+
+def test_keys_that_were_written_down_are_starred_out(tmp_path: Path) -> None:
+    key = "sk-proj-4fT9qLw2Zx8Rk1Vb6Nc3Ym7D"
+    text = f"providers: {{openai: {{api_key: {key}}}}}\nnodes: {{n: {{prompt: hi, model: openai/gpt-5-mini}}}}"
+    told = resolved(planned(text, tmp_path / "p.yaml"))
+    assert key not in told
+    assert "sk-***" in told
