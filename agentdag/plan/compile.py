@@ -80,7 +80,7 @@ def compile_text(
     try:
         document, findings = parse_document(text, str(path))
     except SpecError as error:
-        return Compiled(None, error.findings)
+        return Compiled(None, masked(error.findings, list(written_secrets(text, None))))
     report = Report(document)
     report.findings += findings
     collecting = gc.isenabled()

@@ -166,7 +166,7 @@ def _rows(plan: Plan, told: Forecast, signs: Signs) -> Iterator[_Row]:
         after = tuple(plan.graph.dependants[number])
         groups.setdefault(number if number in critical else (node.wave, node.edges, after), []).append(number)
     for numbers in groups.values():
-        name = _cropped(plan.nodes[numbers[0]].id, signs)
+        name = _cropped(plan.nodes[min(numbers)].id, signs)
         yield _Row(tuple(numbers), f"{name} and {len(numbers) - 1} more" if len(numbers) > 1 else name)
 
 

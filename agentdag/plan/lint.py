@@ -32,7 +32,7 @@ LONG_TIMEOUT_S = 300.0
 """A timeout up to here is not far above anything."""
 LONG_PROMPT_TOKENS = 50_000
 TOO_WIDE = 4
-"""How many times the graph's width the cap may be, where it is no more than the nodes."""
+"""A cap that is more than the nodes and so many times the graph's width is no generous choice, but a mistake."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Linter:
         if "concurrency" not in self.spec.limits.model_fields_set or cap == 1:
             return
         most = width(self.plan.graph)
-        if cap > max(nodes, most) or cap >= TOO_WIDE * most:
+        if cap > nodes and cap >= TOO_WIDE * most:
             told = "1 node runs at a time" if most == 1 else f"{most} nodes can run at once"
             message = f"{cap} at once are never reached: no more than {told}"
             self.report.at(("limits", "concurrency"), "AD505", message, f"write {most}, or leave it out")

@@ -11,21 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import PIPELINES
+from program import AGENTDAG, FAST, agentdag
 from wire import WireServer
-
-AGENTDAG = [sys.executable, "-m", "agentdag.cli"]
-FAST = ["--simulate", "--time-scale", "0.001"]
-
-
-def agentdag(
-    *arguments: str, cwd: Path | None = None, stdin: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
-    return subprocess.run(
-        [*AGENTDAG, *arguments],
-        capture_output=True, text=True, cwd=cwd, input=stdin, env={**env, **environment}, timeout=60, check=False,
-    )  # fmt: skip
-
 
 SMALL = """
 inputs: {n: {type: integer, default: 2}, who: {default: you}}
@@ -300,14 +287,6 @@ def test_graph_prints_the_totals_for_the_cap_that_is_asked() -> None:
         agentdag("graph", str(PIPELINES / "due_diligence.yaml"), "--schedule", "waves", "--format", "json").stdout
     )
     assert told["makespan_s"] == 100
-
-
-@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["graph"]])
-def test_every_help_has_an_example(command: list[str]) -> None:
-    done = agentdag(*command, "--help", NO_COLOR="1")
-    assert done.returncode == 0
-    if command:
-        assert "Example: agentdag" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

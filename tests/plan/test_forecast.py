@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdag.plan.forecast import Forecast, forecast
+from agentdag.plan.forecast import Forecast, forecast, gains_s, makespan_s, width
 from agentdag.plan.graph import build_graph, find_cycles
 
 NEEDS = [[], [0], [0], [], [1, 2, 3]]
@@ -114,3 +114,40 @@ def test_graphs_of_any_depth_are_walked_without_recursion() -> None:
     assert forecast(graph, [1.0] * len(chain), cap=3).makespan_s == 50_000
     chain[0].append(49_999)
     assert len(find_cycles(chain)[0]) == 50_000
+
+
+@given(graphs(14), st.data())
+def test_the_gain_of_a_node_is_what_the_critical_path_loses_without_its_time(
+    needs: list[list[int]], data: st.DataObject
+) -> None:
+    seconds = [float(data.draw(st.integers(0, 9))) for _ in needs]
+    graph = build_graph(needs)
+    assert graph is not None
+    whole = forecast(graph, seconds, cap=99).critical_path_s
+    for node, gain in enumerate(gains_s(graph, seconds)):
+        none = [*seconds]
+        none[node] = 0.0
+        assert whole - forecast(graph, none, cap=99).critical_path_s == gain
+
+
+@given(graphs(10), st.data())
+def test_no_durations_let_more_nodes_run_at_once_than_the_width(needs: list[list[int]], data: st.DataObject) -> None:
+    graph = build_graph(needs)
+    assert graph is not None
+    wide = width(graph)
+    assert wide >= max(len(wave) for wave in graph.waves)
+    seconds = [float(data.draw(st.integers(1, 9))) for _ in needs]
+    assert makespan_s(graph, seconds, cap=wide) == forecast(graph, seconds, cap=99).critical_path_s
+
+
+def test_the_width_of_known_graphs() -> None:
+    for needs, wide in ([[], [0], [1]], 1), ([[], [], []], 3), (NEEDS, 3), ([[], [0], [0], [1, 2]], 2):
+        graph = build_graph(needs)
+        assert graph is not None
+        assert width(graph) == wide
+
+
+def test_starts_are_when_the_nodes_may_and_can() -> None:
+    assert list(told(cap=8).starts_s) == [0, 30, 30, 0, 75]
+    assert list(told(cap=1).starts_s) == [0, 30, 75, 115, 150]
+    assert list(told(cap=8, schedule="waves").starts_s) == [0, 35, 35, 0, 80]

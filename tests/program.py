@@ -1,0 +1,21 @@
+"""The program as others start it: a subprocess, with no keys of anybody's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+AGENTDAG = [sys.executable, "-m", "agentdag.cli"]
+FAST = ["--simulate", "--time-scale", "0.001"]
+
+
+def agentdag(
+    *arguments: str, cwd: Path | None = None, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
+    return subprocess.run(
+        [*AGENTDAG, *arguments],
+        capture_output=True, text=True, cwd=cwd, input=stdin, env={**env, **environment}, timeout=60, check=False,
+    )  # fmt: skip
