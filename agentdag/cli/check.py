@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from agentdag.cli.files import pipelines
-from agentdag.errors import Finding
+from agentdag.errors import Finding, Span
 from agentdag.events import Exit
 from agentdag.language.findings import to_json, to_text
 from agentdag.plan.compile import Compiled
@@ -35,12 +35,11 @@ def validate_paths(arguments: ValidateArguments) -> int:
     """Check every pipeline in the paths and print what was found; the exit code."""
     found = pipelines(arguments.paths)
     compiled = [compile_pipeline(file, allowed=arguments.allowed, lint=True) for file in found.files]
-    findings = [finding for each in compiled for finding in each.findings]
+    findings = [_no_pipeline(path) for path in found.empty]
+    findings += [finding for each in compiled for finding in each.findings]
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
     out, err = writer(sys.stdout), writer(sys.stderr)
-    for path in found.empty:
-        err(f"error: there is no pipeline in {path}\n")
     if arguments.print:
         report(findings, arguments.color)
         out(_resolved(compiled))
@@ -51,10 +50,15 @@ def validate_paths(arguments: ValidateArguments) -> int:
     if found.files and arguments.format == "text":
         told = [count(errors, "error")] if errors else []
         told += [count(warnings, "warning")] if warnings else []
-        others = f" ({found.others} other YAML files are no pipelines)" if found.others else ""
+        others = f" ({count(found.others, 'other YAML file')} left out: no pipeline)" if found.others else ""
         err(f"{count(len(found.files), 'file')} checked: {', '.join(told) or 'no problems'}{others}\n")
-    failed = errors or found.empty or (arguments.strict and warnings)
+    failed = errors or (arguments.strict and warnings)
     return Exit.USAGE if failed else Exit.SUCCEEDED
+
+
+def _no_pipeline(folder: Path) -> Finding:
+    place = Span(str(folder), 1, 1, 1, 1)
+    return Finding("AD101", "error", place, "there is no pipeline in this folder", "name the file itself")
 
 
 def _for_machines(arguments: ValidateArguments, findings: Sequence[Finding], files: Sequence[Path]) -> str:

@@ -33,8 +33,12 @@ def _text(seen: Preview, *, terminal: bool) -> str:
     for step in seen.steps:
         lines += ["", *_step_lines(step, terminal=terminal)]
     low, high = seen.low, seen.high
-    lines += ["", f"time    about {seconds_text(seen.takes_s)} with {seen.plan.concurrency} at once"]
+    whole_s = seen.plan.timeout_s
+    cut = f", cut at {seconds_text(whole_s)}" if whole_s is not None and whole_s < seen.takes_s else ""
+    lines += ["", f"time    about {seconds_text(seen.takes_s)} with {seen.plan.concurrency} at once{cut}"]
     lines.append(f"tokens  about {low.input_tokens:,} in, {low.output_tokens:,} out")
+    if not high.cost_usd and not seen.unpriced:
+        return "\n".join([*lines, "cost    nothing"])
     told = f"cost    {_money(low.cost_usd)} to {_money(high.cost_usd)}"
     if seen.unpriced:
         told += f", without {', '.join(seen.unpriced)}: no price is known"
@@ -80,12 +84,14 @@ def _quoted(title: str, text: str, *, terminal: bool) -> Iterator[str]:
 
 
 def _money(cost: Decimal | None) -> str:
-    """Dollars with two significant digits below one cent, else to the cent."""
+    """Dollars to the cent; below one dollar, two digits that say something."""
     if cost is None:
         return "unknown"
     if not cost:
         return "$0"
-    return f"${cost:.2f}" if cost >= Decimal("0.01") else f"${cost:.2g}" if cost >= Decimal("0.0001") else "<$0.0001"
+    if cost < Decimal("0.0001"):
+        return "<$0.0001"
+    return f"${cost:.2f}" if cost >= 1 else f"${cost:.2g}"
 
 
 def _json(seen: Preview) -> str:

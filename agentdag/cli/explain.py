@@ -139,7 +139,7 @@ def _forms() -> dict[str, str]:
     def visit(part: dict[str, Any], parent: str) -> None:
         for name, value in part.get("properties", {}).items():
             path = f"{parent}{name}"
-            forms[path] = " or ".join(dict.fromkeys(_form(value, whole)))
+            forms[path] = " or ".join(form for form in dict.fromkeys(_form(value, whole)) if form)
             for inner, step in _below(value, whole):
                 within = {"": "", "*": ".<id>" if name == "nodes" else ".<name>"}[step]
                 visit(inner, f"{path}{within}.")
@@ -180,10 +180,12 @@ def _type(kind: str, part: dict[str, Any], whole: dict[str, Any]) -> str:
     match kind:
         case "string" if "ms)" in part.get("pattern", ""):
             return f"a duration: {DURATION_FORMS}"
+        case "string" if ":" in part.get("pattern", "") and "\\w" in part.get("pattern", ""):
+            return "package.module:function"
         case "string" if "/" in part.get("pattern", ""):
             return "provider/model"
         case "string" if part.get("pattern", "").startswith("^[0-9]"):
-            return "a whole number such as 200_000"
+            return ""  # the count with underscores: said for numbers already
         case "array":
             return f"a list of {' or '.join(_form(part.get('items') or {}, whole)).removeprefix('one of ')}"
     bounds = [f"at least {part['minimum']}"] if "minimum" in part else []

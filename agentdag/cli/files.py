@@ -8,15 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentdag.language.findings import did_you_mean
 from agentdag.language.spec import PipelineSpec
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 _FOREIGN = frozenset({"apiVersion", "jobs", "runs", "services", "on", "openapi", "swagger", "repos"})
 """Top-level keys of other programs' files, which may have some of ours as well."""
 _SPEAKING = frozenset(PipelineSpec.model_fields) - {"version", "name", "description"}
-_TOP_KEY = re.compile(r"""^["']?([A-Za-z_][\w-]*)["']?[ \t]*:""", re.MULTILINE)
-_FLOW_NODES = re.compile(r"""\A(?:\s|#.*\n)*\{(?:.*[\s{,])?["']?nodes["']?\s*:""", re.DOTALL)
+_MEANT = frozenset({"node", "agents", "agent", "steps", "tasks"})
+"""What is written where `nodes` is meant."""
+_TOP_KEY = re.compile(r"""^(?:\{[ \t]*)?["']?([A-Za-z_][\w-]*)["']?[ \t]*:""", re.MULTILINE)
+_ASKS = re.compile(r"\b(?:prompt|promt|promtp|prompt_file|call|model|tier)s?\b[\"']?[ \t]*:", re.IGNORECASE)
+"""What nearly every pipeline has somewhere, be it a broken one."""
 MAX_LOOK = 2**20
 """Characters of a file that are looked at to tell whether it is a pipeline."""
 
@@ -42,7 +44,7 @@ def pipelines(paths: Sequence[Path]) -> Found:
         found.files += chosen
         found.others += len(inside) - len(chosen)
         found.empty += [] if chosen else [path]
-    found.files = list(dict.fromkeys(found.files))
+    found.files = list({file.resolve(): file for file in reversed(found.files)}.values())[::-1]
     return found
 
 
@@ -68,5 +70,6 @@ def is_pipeline(file: Path) -> bool:
     keys = set(_TOP_KEY.findall(text))
     if keys & _FOREIGN:
         return False
-    meant = {key for key in keys if key == "nodes" or did_you_mean(key, ["nodes", "agents"])}
-    return bool(meant) or len(keys & _SPEAKING) >= 2 or bool(_FLOW_NODES.match(text))
+    known = keys & _SPEAKING
+    meant = "nodes" in known or keys & _MEANT or {key.lower() for key in keys} & {"nodes"}
+    return bool(_ASKS.search(text)) if meant or len(known) >= 2 else False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,8 +49,11 @@ def show_graph(arguments: GraphArguments) -> int:
 def _drawn(arguments: GraphArguments, plan: Plan, changes: Mapping[str, float]) -> str:
     match arguments.format:
         case "mermaid":
-            from agentdag.plan.pictures import to_mermaid
+            from agentdag.plan.pictures import MERMAID_EDGES, to_mermaid
 
+            if sum(len(node.edges) for node in plan.nodes) > MERMAID_EDGES:
+                note = f"note: Mermaid draws {MERMAID_EDGES} edges, unless its page says otherwise; svg draws all\n"
+                writer(sys.stderr)(note)
             return to_mermaid(plan)
         case "dot":
             from agentdag.plan.pictures import to_dot
@@ -67,7 +71,8 @@ def _drawn(arguments: GraphArguments, plan: Plan, changes: Mapping[str, float]) 
         return to_json(plan, changes=changes, sensitivity=found)
     signs = Signs()
     spoken = speaks(sys.stdout, f"{signs.critical}{signs.arrow}{signs.bar}{signs.slack}{signs.more}")
-    return to_text(plan, changes=changes, sensitivity=found, signs=signs if spoken else ASCII)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return to_text(plan, changes=changes, sensitivity=found, signs=signs if spoken else ASCII, columns=columns)
 
 
 def _changes(given: Sequence[str], plan: Plan) -> dict[str, float]:

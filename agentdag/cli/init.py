@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -22,16 +23,18 @@ def init(folder: Path) -> int:
     starter = files("agentdag.cli").joinpath("starter")
     texts = {name: starter.joinpath(name).read_text(encoding="utf-8") for name in _FILES}
     texts[SCHEMA] = schema_text()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder", hint="name another: agentdag init DIR")
     taken = [name for name in texts if (folder / name).exists()]
     if taken:
         raise UsageError(
-            f"{', '.join(taken)} stands in {folder} already", hint="name another folder: agentdag init DIR"
+            f"there is already {', '.join(taken)} in {folder}", hint="name another folder: agentdag init DIR"
         )
     for name, text in texts.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    at = "" if folder == Path() else f"cd {folder}\n  "
+    at = "" if folder == Path() else f"cd {shlex.quote(str(folder))}\n  "
     writer(sys.stdout)(f"""\
 {folder / _FILES[0]}  the pipeline, commented
 {folder / _FILES[1]}  a prompt that it reads

@@ -59,6 +59,8 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
     given = _given_inputs(compiled.plan, arguments)
     if arguments.dry_run:
+        if arguments.output is not None:
+            raise UsageError("a dry run has no outputs to write", hint="leave -o out; what it tells goes to stdout")
         from agentdag.cli.dry import dry_run
 
         return dry_run(compiled.plan, given, arguments.options, as_json=arguments.format == "json")

@@ -71,7 +71,12 @@ _FOREIGN = {
     "env": "declare an input, or write ${NAME} under `providers:`",
 }
 MAX_MESSAGE = 400
-_PARENTS: tuple[tuple[str, ...], ...] = (("limits",), ("nodes", "<id>"), ())
+_PLACES: dict[tuple[str, ...], str] = {
+    ("limits",): "under `limits:`",
+    ("defaults",): "under `defaults:`",
+    ("nodes", "<id>"): "in a node",
+    (): "at the top of the file",
+}
 """Where keys are looked for that stand in the wrong place."""
 _YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
 
@@ -103,10 +108,12 @@ class Report:
         self.add(problem.code, self.template_span(path, problem, source), problem.message, problem.hint, path)
 
     def _is_silenced(self, finding: Finding, path: Path_) -> bool:
-        """A comment counts on the finding's own line and where its value begins: a block text cannot hold one."""
+        """A comment counts on the finding's own line and on those of the keys that it stands below."""
         if self._ignores is None:
             self._ignores = Ignores(self.document)
-        lines = {self.document.span(path, key=True).line} if path else set()
+        lines = {self.document.span(path[:length], key=True).line for length in range(2, len(path) + 1)}
+        if path:
+            lines.add(self.document.span(path, key=True).line)
         if finding.span.file == self.document.source.file:
             lines.add(finding.span.line)
         return self._ignores.silences(finding, lines)
@@ -242,7 +249,8 @@ def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem
     if kind == "bool_type" and isinstance(value, str) and value.lower() in _YAML_1_1:
         hint = "YAML 1.2 knows only true and false"
     elif kind == "list_type" and isinstance(value, str):
-        hint = f"write [{value}]"
+        words = value.replace(",", " ").split() if key == "needs" else [value]
+        hint = f"write [{', '.join(words)}]"
     elif kind == "string_type" and isinstance(value, dict):
         hint = "put quotes around text that holds `: ` or begins with `{`"
     elif kind == "string_type" and isinstance(value, list):
@@ -251,6 +259,8 @@ def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem
         hint = "put quotes around it"
     elif kind == "model_type" and path[:1] == ("inputs",) and isinstance(value, str):
         hint = f"write {{type: {value}}}"
+    elif kind == "model_type" and len(path) == 2 and path[0] == "nodes" and isinstance(value, str):
+        hint = "write {prompt: ...}"
     elif kind == "model_type" and value is None:
         hint = f"write keys below `{key}:`, indented"
     report.at(path, "AD202", f"{item}`{key}` is {_DUE[kind]}, not {describe(value)}", hint)
@@ -267,11 +277,8 @@ def _key_hint(key: str, parent: tuple[str | int, ...]) -> str | None:
 
 def _elsewhere(key: str) -> str | None:
     """Where *key* stands in the language, where one can tell."""
-    for parent in _PARENTS:
-        if key in (known_keys(parent) or []):
-            place = parent[0] if len(parent) == 1 else f"{parent[0]}: <id>" if parent else "the top"
-            return f"`{key}` stands under `{place}:`" if parent else f"`{key}` stands at the top of the file"
-    return None
+    places = [place for parent, place in _PLACES.items() if key in (known_keys(parent) or [])]
+    return f"`{key}` stands {' or '.join(places[:2])}" if places else None
 
 
 def _cut(value: Any, path: Sequence[Any], checked: Checked) -> None:

@@ -1,4 +1,4 @@
-"""Comments that silence warnings: `# agentdag: ignore[AD501]` at the end of a line, or alone on the line above."""
+"""Comments that silence warnings: `# agentdag: ignore[AD501]` at the end of a line, or alone above it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from agentdag.errors import Finding, Span
 from agentdag.language.document import Document
 from agentdag.language.findings import did_you_mean, severity_of
 
-_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#[ \t]*agentdag:[ \t]*ignore\b(?:\[(?P<codes>[^\]\n]*)\])?")
+_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#[ \t]*agentdag:[ \t]*ignore\b(?:\[(?P<codes>[^\]\n]*)\])?", re.MULTILINE)
+
+
+MAX_GAP = 20
+"""Lines of comments that may stand between a comment and what it is about."""
 
 
 @dataclass
@@ -72,4 +76,9 @@ def _ignores(document: Document) -> Iterator[Ignore]:
         span = source.span_at(at, match.end() - at)
         alone = not span.excerpt[: span.column - 1].strip()
         codes = tuple(code.strip() for code in (match["codes"] or "").split(",") if code.strip())
-        yield Ignore(span, span.line + alone, codes)
+        line = span.line
+        while alone and (not source.line(line).strip() or source.line(line).lstrip().startswith("#")):
+            line += 1
+            if line > span.line + MAX_GAP:
+                break
+        yield Ignore(span, line, codes)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -48,6 +49,7 @@ def _annotation(finding: Finding) -> str:
 
 
 def _escaped(text: str, *, property_: bool) -> str:
+    text = text.encode("utf-8", "replace").decode()
     text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text.replace(":", "%3A").replace(",", "%2C") if property_ else text
 
@@ -79,7 +81,7 @@ def to_sarif(findings: Sequence[Finding]) -> str:
             }
         },
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, rules) for finding in findings],
+        "results": [_result(finding, rules, count) for finding, count in _numbered(findings)],
     }
     return json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
 
@@ -97,7 +99,16 @@ def _rule(name: str) -> dict[str, Any]:
     }
 
 
-def _result(finding: Finding, rules: Sequence[str]) -> dict[str, Any]:
+def _numbered(findings: Sequence[Finding]) -> Iterator[tuple[Finding, int]]:
+    """Each finding, and how many with the same words stand above it in its file."""
+    seen: dict[tuple[str, str, str], int] = {}
+    for finding in findings:
+        key = finding.span.file, finding.code, finding.message
+        seen[key] = seen.get(key, -1) + 1
+        yield finding, seen[key]
+
+
+def _result(finding: Finding, rules: Sequence[str], count: int) -> dict[str, Any]:
     span = finding.span
     region: dict[str, Any] = {
         "startLine": span.line,
@@ -107,8 +118,8 @@ def _result(finding: Finding, rules: Sequence[str]) -> dict[str, Any]:
     }
     if span.excerpt:
         region["snippet"] = {"text": inert(span.excerpt)}
-    location = {"artifactLocation": {"uri": quote(_relative(span.file))}, "region": region}
-    known = f"{finding.code}:{_relative(span.file)}:{finding.message}"
+    location = {"artifactLocation": {"uri": quote(os.fsencode(_relative(span.file)))}, "region": region}
+    known = f"{finding.code}:{_relative(span.file)}:{finding.message}:{count}"
     return {
         "ruleId": finding.code,
         "ruleIndex": rules.index(finding.code),

@@ -41,7 +41,7 @@ _YAML = (
     ),
     (
         "could not find expected ':'",
-        Complaint("a key without `:`", "check the indentation, quotes and brackets here and on the line above"),
+        Complaint("a `:` is due behind this", "or indent it as part of the text above", at_opening=True),
     ),
 )
 

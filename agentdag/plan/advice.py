@@ -214,9 +214,9 @@ class _Adviser:
         if self._is_worth(saved):
             floor = f"{'critical path' if plan.schedule == 'eager' else 'waves'} of {seconds_text(floor_s)}"
             message = f"with {plan.concurrency} at once the run takes {seconds_text(self._makespan_s)}, "
-            message += (
-                f"{self._makespan_s / floor_s - 1:.0%} over its {floor}: with {high} at once {seconds_text(taken)}"
-            )
+            times = self._makespan_s / floor_s
+            over = f"{times - 1:.0%} over" if times < 2 else f"{times:.1f}".removesuffix(".0") + " times"
+            message += f"{over} its {floor}: with {high} at once {seconds_text(taken)}"
             hint = f"write `limits: {{concurrency: {high}}}` if your providers allow it"
             yield Advice("AD504", message, hint, saved, ("limits", "concurrency"))
 

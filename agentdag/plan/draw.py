@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.advice import Advice, Sensitivity, advise, what_if
-from agentdag.plan.forecast import DUST_S, Forecast, makespan_s, width
+from agentdag.plan.forecast import Forecast, makespan_s, width
 from agentdag.plan.plan import Plan
 
 MAX_ROWS = 200
@@ -18,8 +19,10 @@ UNFOLDED_ROWS = 40
 MAX_NAME = 28
 MAX_NEEDS = 4
 MAX_PATH = 12
-BAR = 32
+BAR, MIN_BAR = 32, 10
 """Columns of the timeline."""
+BESIDE_BAR = 48
+"""Columns beside the name and the bar: wave, mark, seconds, slack, and the first of the needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +124,19 @@ def to_text(
     changes: Mapping[str, float] | None = None,
     sensitivity: Sequence[Sensitivity] | None = None,
     signs: Signs | None = None,
+    columns: int | None = None,
 ) -> str:
-    """When each node runs, the critical path marked; the totals; what would make the run shorter."""
+    """When each node runs, the critical path marked; the totals; what would make the run shorter.
+
+    With *columns* the timeline is no wider than that.
+    """
     signs = signs or Signs()
     told = plan.forecast()
     nodes, waves = _counted(len(plan.nodes), "node"), _counted(len(plan.graph.waves), "wave")
     lines = [f"{plan.name}: {nodes} in {waves}", ""]
-    lines += _timeline(plan, told, signs)
+    lines += (_fitted(line, columns, signs) for line in _timeline(plan, told, signs, columns))
+    if not _is_free(plan):
+        lines += ["", "  slack is against the critical path: it does not know of the cap, or of waves"]
     if any(node.assumed for node in plan.nodes):
         lines += ["", "  ? assumed: say how long a node takes with `expect: {latency: 45s}`"]
     lines += ["", *_total_lines(plan, told, signs)]
@@ -135,13 +144,7 @@ def to_text(
         lines += ["", f"  {what_if(plan, changes)}"]
     if sensitivity is not None:
         lines += ["", *_sensitivity_lines(sensitivity)]
-    advice = advise(plan)
-    if advice:
-        lines += ["", "  What would make it shorter"]
-        for index, each in enumerate(advice):
-            lines.append(f"  {seconds_text(each.saves_s):>9}  {each.message}")
-            if index == len(advice) - 1 or advice[index + 1].hint != each.hint:
-                lines.append(f"  {'':>9}  {each.code}: {each.hint}")
+    lines += _advice_lines(advise(plan), columns)
     return "\n".join(lines)
 
 
@@ -170,17 +173,34 @@ def _rows(plan: Plan, told: Forecast, signs: Signs) -> Iterator[_Row]:
         yield _Row(tuple(numbers), f"{name} and {len(numbers) - 1} more" if len(numbers) > 1 else name)
 
 
-def _timeline(plan: Plan, told: Forecast, signs: Signs) -> Iterator[str]:
-    rows = list(_rows(plan, told, signs))
+def _is_free(plan: Plan) -> bool:
+    """Whether nothing but its needs ever keeps a node waiting."""
+    return plan.schedule == "eager" and width(plan.graph) <= plan.concurrency
+
+
+def _fitted(line: str, columns: int | None, signs: Signs) -> str:
+    return line if columns is None or len(line) <= columns else line[: columns - len(signs.more)] + signs.more
+
+
+def _chosen(rows: Sequence[_Row], critical: set[int]) -> list[_Row]:
+    """As many rows as are shown, those of the critical path before all others."""
+    ranked = sorted(range(len(rows)), key=lambda index: (rows[index].numbers[0] not in critical, index))
+    return [rows[index] for index in sorted(ranked[:MAX_ROWS])]
+
+
+def _timeline(plan: Plan, told: Forecast, signs: Signs, columns: int | None) -> Iterator[str]:
     critical = set(told.critical_path)
-    wide = max(4, *(len(row.name) for row in rows))
-    end = f"{seconds_text(told.makespan_s):>{BAR - 3}}"
+    rows = list(_rows(plan, told, signs))
+    shown = _chosen(rows, critical)
+    wide = max(4, *(len(row.name) for row in shown))
+    bar_wide = BAR if columns is None else max(MIN_BAR, min(BAR, columns - wide - BESIDE_BAR))
+    end = f"{seconds_text(told.makespan_s):>{bar_wide - 3}}"
     yield f"  wave    {'node':<{wide}}  0 s{end}  {'lasts':>10} {'slack':>8}  needs"
-    for row in rows[:MAX_ROWS]:
+    for row in shown:
         number = row.numbers[0]
         node = plan.nodes[number]
         mark = signs.critical if number in critical else " "
-        bar = _bar(plan, told, row, signs)
+        bar = _bar(plan, told, row, signs, bar_wide)
         slack = min(told.slack_s[each] for each in row.numbers)
         spare = "" if number in critical else seconds_text(slack)
         lasts = _lasts(plan, row)
@@ -188,8 +208,8 @@ def _timeline(plan: Plan, told: Forecast, signs: Signs) -> Iterator[str]:
         if len(node.edges) > MAX_NEEDS:
             needs += f" and {len(node.edges) - MAX_NEEDS} more"
         yield f"  {node.wave:>4}  {mark} {row.name:<{wide}}  {bar}  {lasts:>10} {spare:>8}  {needs}".rstrip()
-    if len(rows) > MAX_ROWS:
-        left = sum(len(row.numbers) for row in rows[MAX_ROWS:])
+    if len(rows) > len(shown):
+        left = len(plan.nodes) - sum(len(row.numbers) for row in shown)
         yield f"  {signs.more} and {left:,} more nodes"
 
 
@@ -200,19 +220,18 @@ def _lasts(plan: Plan, row: _Row) -> str:
     return (low if low == high else f"{low.removesuffix(' s')}-{high}") + assumed
 
 
-def _bar(plan: Plan, told: Forecast, row: _Row, signs: Signs) -> str:
+def _bar(plan: Plan, told: Forecast, row: _Row, signs: Signs, columns: int) -> str:
     """From the first start to the last end of the row's nodes, and how much later the end may be."""
     if not told.makespan_s:
-        return " " * BAR
-    scale = BAR / told.makespan_s
+        return " " * columns
+    scale = columns / told.makespan_s
     start = min(told.starts_s[number] for number in row.numbers)
     end = max(told.starts_s[number] + plan.nodes[number].expected_s for number in row.numbers)
-    free = told.makespan_s <= told.critical_path_s + DUST_S  # else the cap has used slack up
-    slack = min(told.slack_s[number] for number in row.numbers) if free else 0.0
-    first = min(round(start * scale), BAR - 1)
+    slack = min(told.slack_s[number] for number in row.numbers) if _is_free(plan) else 0.0
+    first = min(round(start * scale), columns - 1)
     last = max(first + 1, round(end * scale))
-    spare = min(BAR, round((end + slack) * scale)) - last
-    return f"{' ' * first}{signs.bar * (last - first)}{signs.slack * max(0, spare)}".ljust(BAR)
+    spare = min(columns, round((end + slack) * scale)) - last
+    return f"{' ' * first}{signs.bar * (last - first)}{signs.slack * max(0, spare)}".ljust(columns)
 
 
 def _total_lines(plan: Plan, told: Forecast, signs: Signs) -> Iterator[str]:
@@ -240,6 +259,22 @@ def _sensitivity_lines(found: Sequence[Sensitivity]) -> Iterator[str]:
         yield f"  {each.node:<{wide}}  {seconds_text(each.per_second_s):>23} {seconds_text(each.up_to_s):>9}"
     if len(found) > MAX_ROWS:
         yield f"  and {len(found) - MAX_ROWS:,} more"
+
+
+def _advice_lines(advice: Sequence[Advice], columns: int | None) -> Iterator[str]:
+    if advice:
+        yield from ("", "  What would make it shorter")
+    for index, each in enumerate(advice):
+        first, *rest = _wrapped(each.message, columns)
+        yield f"  {seconds_text(each.saves_s):>9}  {first}"
+        if index == len(advice) - 1 or advice[index + 1].hint != each.hint:
+            rest += _wrapped(f"{each.code}: {each.hint}", columns)
+        yield from (f"  {'':>9}  {line}" for line in rest)
+
+
+def _wrapped(text: str, columns: int | None) -> list[str]:
+    """*text* in lines that fit beside the seconds."""
+    return [text] if columns is None else textwrap.wrap(text, max(40, columns - 14), break_on_hyphens=False)
 
 
 def _cropped(name: str, signs: Signs) -> str:

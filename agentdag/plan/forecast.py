@@ -10,12 +10,13 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from agentdag.plan.graph import Graph
+from agentdag.plan.graph import Edges, Graph
 
 Durations = Sequence[float]
 """Seconds of each node, in node order."""
 DUST_S = 1e-9
 """Below this, a difference comes from adding floats."""
+EXACT_WIDTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,20 +164,40 @@ def _drain(  # noqa: PLR0913 - one simulation, and where it stands
 
 
 def width(graph: Graph) -> int:
-    """How many nodes can run at once at the most, however long they take.
+    """How many nodes can run at once at the most, however long they take; above EXACT_WIDTH nodes, no fewer.
 
-    Chains that cover the graph, made greedily: of a chain's nodes only one runs at a time. Never too small;
-    the least cover is Dilworth's, "A Decomposition Theorem for Partially Ordered Sets", 1950.
+    The least number of chains that cover the graph: of a chain's nodes only one runs at a time. Dilworth,
+    "A Decomposition Theorem for Partially Ordered Sets", 1950.
     """
-    continued = [False] * len(graph.needs)
-    chains = 0
+    size = len(graph.needs)
+    exact = size <= EXACT_WIDTH
+    before = _ancestors(graph) if exact else graph.needs
+    follower: dict[int, int] = {}  # the node that continues the chain of another
+    joined = sum(_continue(node, before, follower, set(), deep=exact) for node in graph.order)
+    return size - joined
+
+
+def _ancestors(graph: Graph) -> list[Sequence[int]]:
+    """For each node all that must have settled before it."""
+    found: list[Sequence[int]] = [()] * len(graph.needs)
     for node in graph.order:
-        before = next((each for each in graph.needs[node] if not continued[each]), None)
-        if before is None:
-            chains += 1
-        else:
-            continued[before] = True
-    return chains
+        found[node] = sorted({each for need in graph.needs[node] for each in (need, *found[need])})
+    return found
+
+
+def _continue(node: int, before: Edges, follower: dict[int, int], seen: set[int], *, deep: bool) -> bool:
+    """Let *node* continue a chain, with *deep* by moving others to other chains; Kuhn's augmenting paths, 1955."""
+    free = next((each for each in before[node] if each not in follower), None)
+    if free is not None:
+        follower[free] = node
+        return True
+    for each in before[node] if deep else ():
+        if each not in seen:
+            seen.add(each)
+            if _continue(follower[each], before, follower, seen, deep=True):
+                follower[each] = node
+                return True
+    return False
 
 
 def gains_s(graph: Graph, durations: Durations) -> list[float]:

@@ -14,7 +14,7 @@ from agentdag.language.check import Report
 from agentdag.language.findings import did_you_mean
 from agentdag.language.guards import Unguarded, unguarded
 from agentdag.language.scalars import duration_text, seconds_text
-from agentdag.language.spec import PipelineSpec
+from agentdag.language.spec import LimitsSpec, PipelineSpec
 from agentdag.language.templates import Problem, Read, Template
 from agentdag.plan.advice import lints
 from agentdag.plan.files import FileProblem, locate
@@ -165,7 +165,7 @@ class Linter:
 
     def _cap(self) -> None:
         cap, nodes = self.plan.concurrency, len(self.plan.nodes)
-        if "concurrency" not in self.spec.limits.model_fields_set or cap == 1:
+        if "concurrency" not in self.spec.limits.model_fields_set or cap in {1, LimitsSpec().concurrency}:
             return
         most = width(self.plan.graph)
         if cap > nodes and cap >= TOO_WIDE * most:

@@ -6,7 +6,7 @@ How nodes depend on each other stands in `plan/wiring.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from agentdag.language.check import Checked, Report
 from agentdag.language.document import Source
 from agentdag.language.findings import did_you_mean
 from agentdag.language.spec import CALL_KEYS, KINDS, PROMPT_KEYS, SAMPLING_KEYS, NodeSpec, PipelineSpec, SamplingSpec
-from agentdag.language.templates import NODE_NAMES, Template, ValueTemplate
+from agentdag.language.templates import NODE_NAMES, Problem, Template, ValueTemplate
 from agentdag.plan.files import FileProblem, locate, read
 from agentdag.plan.functions import FunctionProblem, Functions, Parameters
 from agentdag.plan.plan import CallWork, ModelRef, PromptWork
@@ -150,9 +150,18 @@ class NodeCompiler:
     def _template(self, draft: Draft, text: str, path: Path_, source: Source | None = None) -> Template:
         template = Template(text, NODE_NAMES)
         for problem in template.problems:
-            self.report.in_template(path, problem, source)
+            self.report.in_template(path, self._meant(problem), source)
         draft.templates.append((path, template, source))
         return template
+
+    def _meant(self, problem: Problem) -> Problem:
+        """*problem* with the mend, where an unknown name is that of a node or an input."""
+        if problem.code == "AD302" and problem.message.endswith("is not defined"):
+            for section, rest in (("nodes", ".output"), ("inputs", "")):
+                declared = self._raw(section)
+                if isinstance(declared, dict) and problem.needle in declared:
+                    return replace(problem, hint=f"write `{section}.{problem.needle}{rest}`")
+        return problem
 
     def _call(self, draft: Draft) -> CallWork | None:
         node, path = draft.spec, ("nodes", draft.id)
@@ -165,7 +174,7 @@ class NodeCompiler:
             for leaf, template in arguments[name].leaves:
                 place = (*path, "with", name, *leaf)
                 for problem in template.problems:
-                    self.report.in_template(place, problem)
+                    self.report.in_template(place, self._meant(problem))
                 draft.templates.append((place, template, None))
         module, function = node.call.split(":")
         try:

@@ -13,6 +13,8 @@ from agentdag.language.findings import inert
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.plan import Plan
 
+MERMAID_EDGES = 500
+"""Mermaid's own limit, which only the page around it can raise."""
 _RED = "#d1242f"
 
 

@@ -20,8 +20,8 @@ from agentdag.plan.plan import Plan
 MAX_BENDS = 20_000
 """Places that long edges take in columns; a graph that needs more has them drawn straight."""
 SWEEPS = 6
-LETTER = 6.6
-"""Width of a letter of the nodes' fonts, on average."""
+LETTER, WIDE_LETTER = 7.0, 10.5
+"""Widths of the nodes' letters: of most, and of capitals, m and w."""
 NODE_HEIGHT = 44
 BEND_HEIGHT = 14
 GAP = 14
@@ -34,9 +34,10 @@ _STYLE = """\
 text{font-family:ui-sans-serif,system-ui,sans-serif;fill:#1f2328}.page{fill:#fff}
 .title{font-size:15px;font-weight:600}.wave,.s{font-size:12px;fill:#59636e}.node{font-size:13px}
 .node rect{fill:#f6f8fa;stroke:#8c959f}.edge{fill:none;stroke:#8c959f;stroke-opacity:.75}
-.hot rect,.edge.hot{stroke:#d1242f;stroke-width:2;stroke-opacity:1}
+.arrow{fill:#8c959f}.arrow-hot{fill:#d1242f}.hot rect,.edge.hot{stroke:#d1242f;stroke-width:2;stroke-opacity:1}
 @media (prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#0d1117}.wave,.s{fill:#9198a1}
-.node rect{fill:#161b22;stroke:#6e7681}.edge{stroke:#6e7681}.hot rect,.edge.hot{stroke:#ff7b72}}"""
+.node rect{fill:#161b22;stroke:#6e7681}.edge{stroke:#6e7681}.hot rect,.edge.hot{stroke:#ff7b72}
+.arrow{fill:#6e7681}.arrow-hot{fill:#ff7b72}}"""
 """Plain colours, for not every reader of SVG knows CSS variables."""
 
 
@@ -74,7 +75,9 @@ class _Layout:
                 for left, right in pairwise(way):
                     self.vertices[left].after.append(right)
                     self.vertices[right].before.append(left)
-        self._place()
+        self.height = max(map(self._height, self.columns), default=0)
+        for column in self.columns:
+            self._place(column)
         for sweep in range(SWEEPS):
             self._sort(to_the_right=sweep % 2 == 0)
 
@@ -93,18 +96,18 @@ class _Layout:
                 beside = vertex.before if to_the_right else vertex.after
                 middles[number] = sum(self.vertices[n].y for n in beside) / len(beside) if beside else vertex.y
             column.sort(key=middles.__getitem__)
-            self._place()
+            self._place(column)
 
-    def _place(self) -> None:
-        """Stack every column, its middle where the tallest column's is."""
-        heights = [sum(self.vertices[n].height + GAP for n in column) - GAP for column in self.columns]
-        self.height = max(heights, default=0)
-        for column, height in zip(self.columns, heights, strict=True):
-            y = (self.height - height) / 2
-            for number in column:
-                vertex = self.vertices[number]
-                vertex.y = y + vertex.height / 2
-                y += vertex.height + GAP
+    def _height(self, column: Sequence[int]) -> int:
+        return sum(self.vertices[number].height + GAP for number in column) - GAP
+
+    def _place(self, column: Sequence[int]) -> None:
+        """Stack *column*, its middle where the tallest column's is."""
+        y = (self.height - self._height(column)) / 2
+        for number in column:
+            vertex = self.vertices[number]
+            vertex.y = y + vertex.height / 2
+            y += vertex.height + GAP
 
 
 def to_svg(plan: Plan) -> str:
@@ -116,8 +119,10 @@ def to_svg(plan: Plan) -> str:
     lefts = [MARGIN + sum(widths[:index]) + COLUMN_GAP * index for index in range(len(widths))]
     wide = max(lefts[-1] + widths[-1] + MARGIN, round(len(heading) * 8.5) + 2 * MARGIN)
     tall = HEADER + layout.height + 2 * MARGIN
+    size, sides = f"{wide:.0f} {tall:.0f}", f'width="{wide:.0f}" height="{tall:.0f}"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.0f}" height="{tall:.0f}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" {sides} role="img">',
+        f"<defs>{_arrow('arrow')}{_arrow('arrow-hot')}</defs>",
         f"<title>{escape(heading)}</title><style>{_STYLE}</style>",
         f'<rect class="page" width="{wide:.0f}" height="{tall:.0f}"/>',
         f'<text class="title" x="{MARGIN}" y="{MARGIN + 6}">{escape(heading)}</text>',
@@ -127,6 +132,11 @@ def to_svg(plan: Plan) -> str:
     lines += _edges(plan, layout, lefts, widths)
     lines += _nodes(plan, layout, labels, lefts, widths)
     return "\n".join([*lines, "</svg>"])
+
+
+def _arrow(name: str) -> str:
+    tip = f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8"'
+    return f'{tip} markerUnits="userSpaceOnUse" orient="auto"><path class="{name}" d="M0 0L8 4L0 8z"/></marker>'
 
 
 def _labels(plan: Plan) -> list[tuple[str, str]]:
@@ -143,7 +153,10 @@ def _labels(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _width(labels: Sequence[tuple[str, str]], node: int | None) -> float:
-    return 0.0 if node is None else 28 + LETTER * max(8, *map(len, labels[node]))
+    if node is None:
+        return 0.0
+    wide = (sum(WIDE_LETTER if c.isupper() or c in "mw" else LETTER for c in text) for text in labels[node])
+    return 26 + max(8 * LETTER, *wide)
 
 
 def _edges(plan: Plan, layout: _Layout, lefts: Sequence[float], widths: Sequence[float]) -> Iterator[str]:
@@ -161,7 +174,8 @@ def _edges(plan: Plan, layout: _Layout, lefts: Sequence[float], widths: Sequence
             middle = end - COLUMN_GAP / 2
             drawn += f"C{middle:.0f} {y:.1f} {middle:.0f} {to:.1f} {end:.0f} {to:.1f}"
         hot = " hot" if (way[0], way[-1]) in steps else ""
-        yield f'<path class="edge{hot}" d="{drawn}"/>'
+        tip = "arrow-hot" if hot else "arrow"
+        yield f'<path class="edge{hot}" d="{drawn}" marker-end="url(#{tip})"/>'
 
 
 def _nodes(

@@ -75,9 +75,8 @@ def resolve_inputs(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
         except (FileProblem, ValueError) as problem:
             problems.append(str(problem))
     if problems:
-        missing = next((name for name, spec in plan.inputs.items() if name not in given and spec.required), None)
-        hint = f"-i {missing}=VALUE" if missing else None
-        raise UsageError("; ".join(problems), hint=hint)
+        missing = [f"-i {name}=VALUE" for name, spec in plan.inputs.items() if name not in given and spec.required]
+        raise UsageError("; ".join(problems), hint=" ".join(missing) or None)
     return values
 
 

@@ -150,3 +150,30 @@ def test_edges_over_several_columns_keep_clear_of_nodes(sample: Plan) -> None:
         if box[2].text in {"financial", "legal"}:
             top = float(box[1].get("y") or 0)
             assert not top < y < top + 44
+
+
+def test_a_narrow_terminal_wraps_nothing(sample: Plan) -> None:
+    shown = to_text(sample, columns=72)
+    assert max(map(len, shown.splitlines())) <= 72
+    assert "financial, l…" in shown
+
+
+def test_slack_is_not_drawn_where_the_cap_may_use_it_up(sample: Plan) -> None:
+    from dataclasses import replace
+
+    capped = to_text(replace(sample, concurrency=2))
+    assert "·" not in capped
+    assert "slack is against the critical path" in capped
+
+
+def test_the_critical_path_is_shown_before_all_else(plan: PlanOf) -> None:
+    reads = ["go", *(f"{{{{ nodes.c{n}.output }}}}" for n in range(29))]
+    lines = [f"  c{n}: {{prompt: '{read}', expect: {{latency: 9s}}}}" for n, read in enumerate(reads)]
+    for n in range(400):
+        read = f"{{{{ nodes.c{n % 29}.output }}}}"
+        lines.append(f"  o{n}: {{prompt: '{read}', expect: {{latency: {1 + n % 5}s}}}}")
+        lines.append(f"  p{n}: {{prompt: '{{{{ nodes.o{n}.output }}}}', expect: {{latency: 1s}}}}")
+    shown = to_text(plan("defaults: {model: openai/gpt-5-mini}\nnodes:\n" + "\n".join(lines)))
+    assert all(f"● c{n} " in shown for n in range(30))
+    assert "more nodes" in shown
+    assert len(shown.splitlines()) < 240

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -151,3 +151,12 @@ def test_starts_are_when_the_nodes_may_and_can() -> None:
     assert list(told(cap=8).starts_s) == [0, 30, 30, 0, 75]
     assert list(told(cap=1).starts_s) == [0, 30, 75, 115, 150]
     assert list(told(cap=8, schedule="waves").starts_s) == [0, 35, 35, 0, 80]
+
+
+@given(graphs(9))
+def test_the_width_is_that_of_the_largest_set_of_nodes_that_may_run_at_once(needs: list[list[int]]) -> None:
+    graph = build_graph(needs)
+    assert graph is not None
+    sets = (chosen for size in range(1, len(needs) + 1) for chosen in combinations(range(len(needs)), size))
+    free = (chosen for chosen in sets if all(b not in _reach(needs, a) for a, b in combinations(chosen, 2)))
+    assert width(graph) == max(map(len, free))
