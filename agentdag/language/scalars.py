@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -33,9 +34,17 @@ def duration_s(value: Any) -> float:
         raise refusal(f"the number {value} has no unit", f"write {value}s for seconds")
     if not isinstance(value, str) or not value.strip():
         raise refusal(f"a duration is due here, not {describe(value)}", f"write {DURATION_FORMS}")
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
+    seconds = _seconds(value.strip())
+    if seconds is None:
         raise refusal(f"{describe(value)} is not a duration", f"write {DURATION_FORMS}")
+    return seconds
+
+
+@lru_cache(maxsize=1024)
+def _seconds(text: str) -> float | None:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        return None
     return float(sum(Decimal(part) * unit for part, unit in zip(match.groups(), _UNITS_S, strict=True) if part))
 
 

@@ -14,6 +14,22 @@ _SECRET = re.compile(
     r"github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{20,}|AIza[A-Za-z0-9_-]{35}|"
     r"hf_[A-Za-z0-9]{30,}|eyJ[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{10,})"
 )
+_BEGINNINGS = (
+    "sk-",
+    "AKIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xox",
+    "AIza",
+    "hf_",
+    "eyJ",
+)
+"""One of these begins each of them: to look for these first is quicker."""
 _LETTERS_OF_A_SECRET = 10
 """A placeholder such as sk-xxxxxxxxxxxxxxxxxxxxxxxx has fewer different ones."""
 _SHOWN = 3
@@ -23,7 +39,7 @@ _KEY_HEADERS = re.compile(r"authorization|.*(?:api|auth|access)[-_]?(?:key|token
 
 def written_secrets(text: str, providers: Any) -> Iterator[str]:
     """What looks like a key in *text*, and the literal keys under *providers*, however they look."""
-    for match in _SECRET.finditer(text):
+    for match in _SECRET.finditer(text) if any(begin in text for begin in _BEGINNINGS) else ():
         if len(set(match[0])) >= _LETTERS_OF_A_SECRET:
             yield match[0]
     for provider in providers.values() if isinstance(providers, dict) else ():

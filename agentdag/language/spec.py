@@ -34,7 +34,7 @@ _PROMPT_ONLY = ("system", "tier", "model")
 
 def _without_own_keys(value: Any) -> Any:
     """A mapping without the keys that begin with `x-`."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and any(str(key).startswith("x-") for key in value):
         return {key: item for key, item in value.items() if not str(key).startswith("x-")}
     return value
 
@@ -179,7 +179,8 @@ class LimitsSpec(Model):
     """Launch nothing more once a required node has failed. Else every independent branch finishes."""
 
 
-RETRYABLE = (*sorted(kind.value for kind in TRANSIENT), ErrorKind.FUNCTION.value)
+_RETRIED = tuple(sorted(kind.value for kind in TRANSIENT))
+RETRYABLE = (*_RETRIED, ErrorKind.FUNCTION.value)
 
 
 class RetrySpec(Model):
@@ -192,7 +193,7 @@ class RetrySpec(Model):
     max_delay: Duration = Field(default=60.0, examples=["60s"])
     """The longest wait of all. A provider that asks for a longer one fails the attempt at once."""
     on: list[Annotated[str, Written(only={"enum": list(RETRYABLE)})]] = Field(
-        default=sorted(kind.value for kind in TRANSIENT), examples=[["rate_limit", "server"]]
+        default_factory=lambda: list(_RETRIED), examples=[["rate_limit", "server"]]
     )
     """The kinds of failure that are repeated. A function is repeated only for what stands here."""
 

@@ -199,10 +199,13 @@ class _Adviser:
         if assumed_s > MOSTLY_ASSUMED * sum(self._seconds) or self._makespan_s <= MAX_COST * floor_s:
             return
         least = math.ceil(sum(self._seconds) / (NEAR * floor_s))  # fewer could not get through the work
-        low, high, taken = plan.concurrency, max(plan.concurrency, least - 1), self._makespan_s
-        while taken > NEAR * floor_s and high < len(plan.nodes):
-            low, high = high, min(2 * high - low + 1, len(plan.nodes))
+        low, step = max(plan.concurrency, least - 1), 1
+        while True:
+            high = min(low + step, len(plan.nodes))
             taken = self._takes(cap=high)
+            if taken <= NEAR * floor_s or high == len(plan.nodes):
+                break
+            low, step = high, 2 * step
         while high - low > 1:
             middle = (low + high) // 2
             seconds = self._takes(cap=middle)

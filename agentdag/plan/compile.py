@@ -6,11 +6,10 @@ This file decides what belongs together; the words of the language stand in `lan
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +214,6 @@ class _Compiler:
             timeout_s=spec.limits.timeout,
             fail_fast=spec.limits.fail_fast,
             schedule=spec.schedule,
-            digest=self._digest(),
             allowed=self.allowed,
         )
 
@@ -248,14 +246,14 @@ class _Compiler:
             description=spec.description,
         )
 
-    def _digest(self) -> str:
-        said = {"spec": self.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)}
-        said["files"] = {draft.id: draft.prompt_text for draft in self.drafts.values() if draft.source is not None}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
-
 
 def _retried(retry: RetrySpec, draft: Draft) -> frozenset[ErrorKind]:
     """The failures that are tried again. A function is repeated only for what the file names."""
     if isinstance(draft.work, CallWork) and "on" not in retry.model_fields_set:
         return frozenset()
-    return frozenset(ErrorKind(kind) for kind in retry.on)
+    return _kinds(tuple(retry.on))
+
+
+@cache
+def _kinds(words: tuple[str, ...]) -> frozenset[ErrorKind]:
+    return frozenset(ErrorKind(word) for word in words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentdag.language.scalars import seconds_text
@@ -192,6 +192,7 @@ def _timeline(plan: Plan, told: Forecast, signs: Signs, columns: int | None) -> 
     critical = set(told.critical_path)
     rows = list(_rows(plan, told, signs))
     shown = _chosen(rows, critical)
+    drawn = told if _is_free(plan) else replace(told, slack_s=[0.0] * len(plan.nodes))
     wide = max(4, *(len(row.name) for row in shown))
     bar_wide = BAR if columns is None else max(MIN_BAR, min(BAR, columns - wide - BESIDE_BAR))
     end = f"{seconds_text(told.makespan_s):>{bar_wide - 3}}"
@@ -200,7 +201,7 @@ def _timeline(plan: Plan, told: Forecast, signs: Signs, columns: int | None) -> 
         number = row.numbers[0]
         node = plan.nodes[number]
         mark = signs.critical if number in critical else " "
-        bar = _bar(plan, told, row, signs, bar_wide)
+        bar = _bar(plan, drawn, row, signs, bar_wide)
         slack = min(told.slack_s[each] for each in row.numbers)
         spare = "" if number in critical else seconds_text(slack)
         lasts = _lasts(plan, row)
@@ -227,7 +228,7 @@ def _bar(plan: Plan, told: Forecast, row: _Row, signs: Signs, columns: int) -> s
     scale = columns / told.makespan_s
     start = min(told.starts_s[number] for number in row.numbers)
     end = max(told.starts_s[number] + plan.nodes[number].expected_s for number in row.numbers)
-    slack = min(told.slack_s[number] for number in row.numbers) if _is_free(plan) else 0.0
+    slack = min(told.slack_s[number] for number in row.numbers)
     first = min(round(start * scale), columns - 1)
     last = max(first + 1, round(end * scale))
     spare = min(columns, round((end + slack) * scale)) - last

@@ -115,8 +115,6 @@ class Plan:
     timeout_s: float | None
     fail_fast: bool
     schedule: str
-    digest: str
-    """A fingerprint of all that the file and its prompt files say."""
     allowed: tuple[Path, ...] = ()
     """Folders besides the pipeline's own from which files may be read."""
 

@@ -1,4 +1,4 @@
-"""Documents to plans: defaults filled in, edges found, digests stable."""
+"""Documents to plans: defaults filled in, edges found."""
 
 from __future__ import annotations
 
@@ -75,16 +75,6 @@ def test_a_function_is_found_beside_the_pipeline_without_being_run(plan: Compile
     work = plan("nodes: {n: {call: 'beside:f'}}").nodes[0].work
     assert isinstance(work, CallWork)
     assert (work.module, work.function) == ("beside", "f")
-
-
-def test_the_digest_tells_pipelines_apart_and_comments_do_not_count(plan: Compile, tmp_path: Path) -> None:
-    one = plan("nodes: {n: {prompt: hi, model: openai/m}}").digest
-    assert plan("# a comment\nnodes:\n  n: {model: openai/m, prompt: hi}").digest == one
-    assert plan("nodes: {n: {prompt: ho, model: openai/m}}").digest != one
-    (tmp_path / "x.md").write_text("one")
-    first = plan("nodes: {n: {prompt_file: x.md, model: openai/m}}").digest
-    (tmp_path / "x.md").write_text("two")
-    assert plan("nodes: {n: {prompt_file: x.md, model: openai/m}}").digest != first
 
 
 def test_scaling_touches_every_duration(plan: Compile) -> None:
