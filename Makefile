@@ -21,7 +21,7 @@ check: .venv/.dev  ## format, lint, types, import layers, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/agentdag validate pipelines
+	$(BIN)/agentdag validate --strict pipelines
 	$(BIN)/python -m pytest -n 2
 
 fmt: .venv/.dev  ## format the code and mend what can be mended

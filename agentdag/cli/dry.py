@@ -34,8 +34,11 @@ def _text(seen: Preview, *, terminal: bool) -> str:
         lines += ["", *_step_lines(step, terminal=terminal)]
     low, high = seen.low, seen.high
     whole_s = seen.plan.timeout_s
-    cut = f", cut at {seconds_text(whole_s)}" if whole_s is not None and whole_s < seen.takes_s else ""
-    lines += ["", f"time    about {seconds_text(seen.takes_s)} with {seen.plan.concurrency} at once{cut}"]
+    time = f"time    about {seconds_text(seen.takes_s)} with {seen.plan.concurrency} at once"
+    time += f", cut at {seconds_text(whole_s)}" if whole_s is not None and whole_s < seen.takes_s else ""
+    assumed = sum(step.node.assumed for step in seen.steps)
+    time += f"; {count(assumed, 'node')} without `expect` counted 1 s" if assumed else ""
+    lines += ["", time]
     lines.append(f"tokens  about {low.input_tokens:,} in, {low.output_tokens:,} out")
     if not high.cost_usd and not seen.unpriced:
         return "\n".join([*lines, "cost    nothing"])
@@ -43,10 +46,8 @@ def _text(seen: Preview, *, terminal: bool) -> str:
     if seen.unpriced:
         told += f", without {', '.join(seen.unpriced)}: no price is known"
     lines.append(told)
-    lines.append(
-        f"        low: what is expected; high: each retry spent, each answer as long as max_tokens allows"
-        f" ({LONGEST_ANSWER} times the expected where it does not say)"
-    )
+    lines.append("        low: what is expected; high: each retry spent, each answer as long as max_tokens allows,")
+    lines.append(f"        or {LONGEST_ANSWER} times as long as expected where the file does not say")
     return "\n".join(lines)
 
 

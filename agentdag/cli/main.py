@@ -138,7 +138,7 @@ def run(  # noqa: PLR0913 - one option each
 
 @app.command(epilog="Example: agentdag validate pipelines/ --strict --format github")
 def validate(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pipelines, or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pipelines, or folders of them.")],
     output_format: Annotated[
         FindingFormat, typer.Option("--format", help="For people, for CI servers, or for other programs.")
     ] = FindingFormat.text,

@@ -177,3 +177,7 @@ def test_the_critical_path_is_shown_before_all_else(plan: PlanOf) -> None:
     assert all(f"● c{n} " in shown for n in range(30))
     assert "more nodes" in shown
     assert len(shown.splitlines()) < 240
+
+
+def test_the_readme_shows_what_is_drawn(request: pytest.FixtureRequest) -> None:
+    assert DRAWN in (request.config.rootpath / "README.md").read_text(encoding="utf-8")
