@@ -21,6 +21,7 @@ from agentdag.language.scalars import DURATION_FORMS
 from agentdag.language.schema import json_schema
 from agentdag.language.spec import PipelineSpec, part_of
 from agentdag.language.templates import NAMES, NODE_ATTRIBUTES
+from agentdag.plan.forecast import TERMS
 from agentdag.views.lines import writer
 
 WIDTH = 100
@@ -203,6 +204,8 @@ def _template_words() -> Iterator[Entry]:
 
 
 def _terms() -> Iterator[Entry]:
+    for term, text in TERMS.items():
+        yield Entry(term, "word of the forecast", text)
     for status in Status:
         yield Entry(status.value, "status of a node", status.meaning)
     for end in RunStatus:

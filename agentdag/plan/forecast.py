@@ -17,6 +17,14 @@ Durations = Sequence[float]
 DUST_S = 1e-9
 """Below this, a difference comes from adding floats."""
 EXACT_WIDTH = 200
+TERMS = {
+    "critical path": "The longest way through the graph: the run cannot be shorter, whatever else runs beside it.",
+    "slack": "How much longer a node may take, or later it may start, without the critical path becoming longer.",
+    "wave": "The nodes whose longest way from the beginning has as many edges; wave 0 needs nothing.",
+    "makespan": "How long the whole run takes under its schedule, with no more nodes at once than the cap allows.",
+    "width": "How many nodes can run at once at the most, however long they take: a larger cap changes nothing.",
+}
+"""What the words of a forecast mean, for people."""
 
 
 @dataclass(frozen=True, slots=True)
