@@ -37,9 +37,7 @@ class Ignores:
             self._by_line.setdefault(ignore.line, []).append(ignore)
 
     def silences(self, finding: Finding, lines: Iterable[int]) -> bool:
-        """Whether a comment about one of *lines* silences *finding*; errors are never silenced."""
-        if finding.severity == "error":
-            return False
+        """Whether a comment about one of *lines* silences the warning *finding*."""
         for line in lines:
             for ignore in self._by_line.get(line, ()):
                 if finding.code in ignore.codes:

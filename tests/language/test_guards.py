@@ -42,6 +42,8 @@ GUARDED = [
     "{% if not missing %}{{ nodes.x.output }}{% endif %}",
     "{% if missing | length == 0 %}{{ nodes.x.output }}{% endif %}",
     "{% if missing | length > 0 %}{% else %}{{ nodes.x.output }}{% endif %}",
+    "{% if not missing or nodes.x.ok %}{{ nodes.x.output }}{% endif %}",
+    "{% if missing and not nodes.x.ok %}{% else %}{{ nodes.x.output }}{% endif %}",
     "{% if missing == [] %}{{ nodes.x.output }}{% endif %}",
     "{% for name, node in needs.items() if node.ok %}{{ node.output }}{% endfor %}",
     "{% for node in needs.values() %}{% if node.ok %}{{ node.output }}{% endif %}{% endfor %}",

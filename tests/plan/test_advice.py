@@ -111,12 +111,13 @@ def test_advice_is_ranked_and_never_saves_nothing() -> None:
     assert advise(compiled(pipeline([0, 0], [[], [0]], [[], []]))) == []
 
 
-def test_a_wait_for_a_function_is_left_alone(plan: PlanOf) -> None:
+def test_a_wait_for_or_of_a_function_is_left_alone(plan: PlanOf) -> None:
     text = """\
         defaults: {model: openai/gpt-5-mini}
         nodes:
           page: {call: "html:escape", with: {s: hi}, expect: {latency: 30s}}
           tell: {prompt: Tell them., needs: [page], expect: {latency: 30s}}
+          note: {call: "html:escape", with: {s: told}, needs: [tell], expect: {latency: 30s}}
         """
     assert lints(plan(text)) == []
 
