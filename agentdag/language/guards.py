@@ -78,10 +78,17 @@ _HARMLESS_TESTS = frozenset({"none", "string", "mapping", "number", "integer", "
 _CHOOSING = frozenset({"select", "reject", "selectattr", "rejectattr"})
 
 
-def unguarded(text: str) -> tuple[Unguarded, ...]:
-    """The reads in the template *text* that fail where their node has no output, each node once."""
+def unguarded(text: str, *, missing_tells: bool = True) -> tuple[Unguarded, ...]:
+    """The reads in the template *text* that fail where their node has no output, each node once.
+
+    *missing_tells* is false of nodes that are not among the needs, of which `missing` says nothing.
+    """
     walk = _Walk()
-    walk.statements(environment().parse(text).body, {}, _NOTHING)
+    known: _Known = {} if missing_tells else {"missing": _Answer()}
+    try:
+        walk.statements(environment().parse(text).body, known, _NOTHING)
+    except RecursionError:
+        return ()
     return tuple(walk.found.values())
 
 
@@ -264,7 +271,7 @@ def _asks(node: nodes.Node, known: _Known) -> _Answer:
         case nodes.Compare(ops=[operand]):
             return _comparison_asks(node.expr, operand.op, operand.expr, known)
         case nodes.Name(name="missing") | nodes.Filter(name="length" | "count", node=nodes.Name(name="missing")):
-            return _Answer(false=frozenset({_ALL}))
+            return _Answer() if "missing" in known else _Answer(false=frozenset({_ALL}))
     return _value_asks(node, known)
 
 
@@ -310,6 +317,8 @@ def _test_asks(node: nodes.Test, known: _Known) -> _Answer:
 
 def _comparison_asks(left: nodes.Expr, operator: str, right: nodes.Expr, known: _Known) -> _Answer:
     """`status == "succeeded"`, `ok == true`, `"x" in missing`, `missing | length == 0`, `missing == []`."""
+    if "missing" in known and any(name.name == "missing" for side in (left, right) for name in _names_of(side)):
+        return _Answer()
     if isinstance(right, nodes.Name) and right.name == "missing" and operator in {"in", "notin"}:
         key = left.value if isinstance(left, nodes.Const) else _meaning(left, known)
         which = key.which if isinstance(key, _Key) else key
@@ -332,6 +341,10 @@ def _comparison_asks(left: nodes.Expr, operator: str, right: nodes.Expr, known: 
     if operator == "gt":  # only `missing | length > 0` asks anything
         return told.reversed if _ALL in told.true else _Answer()
     return told if operator == "eq" else told.reversed
+
+
+def _names_of(node: nodes.Node) -> Iterable[nodes.Name]:
+    return [node] if isinstance(node, nodes.Name) else node.find_all(nodes.Name)
 
 
 def _loop_variables(statement: nodes.For) -> _Known:

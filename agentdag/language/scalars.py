@@ -61,6 +61,8 @@ def duration_text(seconds: float) -> str:
 
 def seconds_text(seconds: float) -> str:
     """*seconds* for people, in figures that can be compared: 0.4 s, 95 s, 12 min 05 s, 2 h 10 min."""
+    if 0 < seconds < 0.05:
+        return f"{seconds * 1000:.3g} ms"
     if seconds < 600:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)

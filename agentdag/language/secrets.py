@@ -1,71 +1,74 @@
-"""Keys that were written into a pipeline: found, and kept out of everything that is printed about it."""
+"""Keys that were written into a pipeline: found in its text, and kept out of everything that is printed about it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from agentdag.errors import Finding
 
-_SECRET = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:sk-(?:ant-|proj-|or-)?[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|"
-    r"github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{20,}|AIza[A-Za-z0-9_-]{35}|"
-    r"hf_[A-Za-z0-9]{30,}|eyJ[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{10,})"
+_BEGUN = re.compile(
+    r"(?<![A-Za-z0-9_])(?:sk-[A-Za-z0-9_-]{20,}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|AIza[A-Za-z0-9_-]{35}|"
+    r"github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{20,}|hf_[A-Za-z0-9]{30,}|"
+    r"(?:gsk|r8|xai|pplx|nvapi|sk_live|sk_test)[-_][A-Za-z0-9]{20,}|"
+    r"eyJ[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{10,})"
 )
-_BEGINNINGS = (
+"""Keys that say themselves what they are."""
+_NAMED = re.compile(
+    r"(?:api[-_]?key|access[-_]?key|subscription[-_]?key|secret|password|[-_]token|authorization)[\"']?[ \t]*"
+    r"(?::[ \t\[]*|=)[\"']?(?:Bearer |Basic )?(?P<key>[^\s\"'\[\],{}&#$]{12,})",
+    re.IGNORECASE,
+)
+"""Keys that something beside them calls so."""
+_IN_ADDRESS = re.compile(r"://[^/\s:@\"']+:(?P<key>[^@\s/\"'$]{12,})@")
+_FOUND_BY = (
     "sk-",
     "AKIA",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
+    "ASIA",
+    "AIza",
+    "gh",
     "glpat-",
     "xox",
-    "AIza",
     "hf_",
+    "gsk",
+    "r8",
+    "xai",
+    "pplx",
+    "nvapi",
+    "sk_",
     "eyJ",
 )
-"""One of these begins each of them: to look for these first is quicker."""
-_LETTERS_OF_A_SECRET = 10
+"""One of these begins each key that says what it is: to look for these first is quicker."""
+_MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[^\W_]{8,}")
+"""A run of letters and digits, as no word and no date has."""
+_LETTERS = 10
 """A placeholder such as sk-xxxxxxxxxxxxxxxxxxxxxxxx has fewer different ones."""
 _SHOWN = 3
 """Letters of a secret that may be seen."""
-_KEY_HEADERS = re.compile(r"authorization|.*(?:api|auth|access)[-_]?(?:key|token).*|.*secret.*", re.IGNORECASE)
+_TOLD = 8
+"""So many letters of a secret are as good as all of it, where a long value was cut."""
 
 
-def written_secrets(text: str, providers: Any) -> Iterator[str]:
-    """What looks like a key in *text*, and the literal keys under *providers*, however they look."""
-    for match in _SECRET.finditer(text) if any(begin in text for begin in _BEGINNINGS) else ():
-        if len(set(match[0])) >= _LETTERS_OF_A_SECRET:
-            yield match[0]
-    for provider in providers.values() if isinstance(providers, dict) else ():
-        if not isinstance(provider, dict):
-            continue
-        headers = provider.get("headers")
-        given = [provider.get("api_key")]
-        given += (
-            [value for name, value in headers.items() if _KEY_HEADERS.fullmatch(name)]
-            if isinstance(headers, dict)
-            else []
-        )
-        for value in given:
-            if isinstance(value, str) and "${" not in value and _looks_random(word := value.split(" ")[-1]):
-                yield word
-
-
-def _looks_random(word: str) -> bool:
-    """A key rather than `none`, `ollama` or `not-needed`."""
-    return len(word) >= 12 and len(set(word)) >= _LETTERS_OF_A_SECRET and any(c.isdigit() for c in word)
+def written_secrets(text: str) -> Iterator[str]:
+    """What looks like a key in *text*, each once."""
+    begun = _BEGUN.finditer(text) if any(begin in text for begin in _FOUND_BY) else ()
+    found = [match[0] for match in begun]
+    found += [match["key"] for pattern in (_NAMED, _IN_ADDRESS) for match in pattern.finditer(text)]
+    real = dict.fromkeys(each for each in found if len(set(each)) >= _LETTERS and _MIXED.search(each))
+    return (each for each in real if not any(each != other and each in other for other in real))
 
 
 def starred(text: str, secrets: Sequence[str]) -> str:
-    """*text* with the *secrets* starred out, as long as it was."""
+    """*text* with the *secrets*, and long beginnings of them, starred out, as long as it was."""
     for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, secret[:_SHOWN] + "*" * (len(secret) - _SHOWN))
+        begin = text.find(secret[:_TOLD])
+        while begin >= 0:
+            end = begin
+            while end < len(text) and end - begin < len(secret) and text[end] == secret[end - begin]:
+                end += 1
+            text = text[: begin + _SHOWN] + "*" * (end - begin - _SHOWN) + text[end:]
+            begin = text.find(secret[:_TOLD], end)
     return text
 
 
@@ -73,7 +76,6 @@ def masked(findings: Sequence[Finding], secrets: Sequence[str]) -> tuple[Finding
     """*findings* with the *secrets* in their texts and source lines starred out."""
     if not secrets:
         return tuple(findings)
-
     return tuple(
         replace(
             finding,

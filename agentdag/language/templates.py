@@ -15,7 +15,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from agentdag.language.findings import did_you_mean
-from agentdag.language.sandbox import bound, environment, metered, to_plain, to_text
+from agentdag.language.sandbox import MAPPING_METHODS, bound, environment, metered, to_plain, to_text
 from agentdag.language.syntax import jinja_complaint
 
 NAMES = {
@@ -277,7 +277,9 @@ class _Analysis:
         if isinstance(node, nodes.Name) and node.ctx != "load":
             if root in self._names:
                 self._problem("AD302", f"`{root}` cannot be set", "choose another name", node, root)
-        elif root in {"nodes", "needs"} and (not path or path[0] in {"items", "keys", "values", "get"}):
+        elif root == "inputs" and path and path[0] in MAPPING_METHODS:
+            self.reads.append(Read(root, (), node.lineno))
+        elif root in {"nodes", "needs"} and (not path or path[0] in MAPPING_METHODS):
             if root == "nodes":
                 self.dynamic = node.lineno
             else:
@@ -301,7 +303,12 @@ class _Analysis:
             if not self.problems:
                 self.problems.append(Problem("AD301", error.message or "syntax error", None, error.lineno))
             return
-        unknown = finder.undeclared_identifiers - self._names - set(environment().globals)
+        except AssertionError:  # Jinja's own, for a `set` block whose filter reads something
+            self.problems.append(Problem("AD301", "Jinja cannot compile this template", "write it in simpler steps", 1))
+            return
+        stored = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
+        stored |= {macro.name for macro in tree.find_all(nodes.Macro)}
+        unknown = finder.undeclared_identifiers - self._names - stored - set(environment().globals)
         seen: set[str] = set()
         for name in tree.find_all(nodes.Name):
             if name.name in unknown and name.name not in seen:
@@ -345,6 +352,8 @@ def read_problem(read: Read, inputs: Mapping[str, Any]) -> Problem | None:
         hint = f"write `{read.root}.{name}.output`"
         return Problem("AD305", f"`{read.text}` is the node itself, not its output", hint, read.line, read.text)
     known: tuple[str, ...] = tuple(NODE_ATTRIBUTES)
+    if rest[0] in MAPPING_METHODS:
+        return None
     if rest[0] in known:
         if rest[0] not in _FIELDS or len(rest) == 1 or rest[1] in _FIELDS[rest[0]]:
             return None

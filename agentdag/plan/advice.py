@@ -67,6 +67,12 @@ def lints(plan: Plan) -> list[Advice]:
     return [*adviser.waits(), *adviser.cap()]
 
 
+def mostly_assumed(plan: Plan) -> bool:
+    """Whether the file does not say how long the nodes take, so that figures would be guesses."""
+    assumed_s = sum(node.expected_s for node in plan.nodes if node.assumed)
+    return assumed_s > MOSTLY_ASSUMED * sum(plan.durations_s)
+
+
 def sensitivity(plan: Plan) -> list[Sensitivity]:
     """What a second off each node is worth, where it is worth anything; the most first."""
     found = (each for each in _Adviser(plan).sensitivity() if each.up_to_s > DUST_S)
@@ -186,7 +192,8 @@ class _Adviser:
             further = set(self._plan.nodes[self._numbers[name]].edges) - behind
             behind |= further
             waiting += further
-        return sorted(node.reads() & behind, key=self._numbers.__getitem__) or None
+        reads = node.reads()
+        return sorted(reads, key=self._numbers.__getitem__) if reads and reads <= behind else None
 
     def _is_assumed(self, nodes: Sequence[int]) -> bool:
         return any(self._plan.nodes[number].assumed for number in nodes)
@@ -195,8 +202,7 @@ class _Adviser:
         """The cap, where it costs much more than the critical path."""
         plan = self._plan
         floor_s = self._ways[2] if plan.schedule == "eager" else self._waves_s
-        assumed_s = sum(node.expected_s for node in plan.nodes if node.assumed)
-        if assumed_s > MOSTLY_ASSUMED * sum(self._seconds) or self._makespan_s <= MAX_COST * floor_s:
+        if mostly_assumed(plan) or self._makespan_s <= MAX_COST * floor_s:
             return
         least = math.ceil(sum(self._seconds) / (NEAR * floor_s))  # fewer could not get through the work
         low, step = max(plan.concurrency, least - 1), 1

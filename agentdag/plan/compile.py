@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from agentdag.errors import ErrorKind, Finding, SpecError
 from agentdag.language.check import Checked, Report, check_document
 from agentdag.language.codes import codes
-from agentdag.language.document import Document, decode, parse_document, read_text
+from agentdag.language.document import decode, parse_document, read_text
 from agentdag.language.findings import in_order
 from agentdag.language.scalars import IDENTIFIER
 from agentdag.language.secrets import masked, written_secrets
@@ -79,7 +79,7 @@ def compile_text(
     try:
         document, findings = parse_document(text, str(path))
     except SpecError as error:
-        return Compiled(None, masked(error.findings, list(written_secrets(text, None))))
+        return Compiled(None, masked(error.findings, list(written_secrets(text))))
     report = Report(document)
     report.findings += findings
     collecting = gc.isenabled()
@@ -90,7 +90,7 @@ def compile_text(
         if checked.spec is not None:
             compiler = _Compiler(checked.spec, checked, report, path, provider_types, tuple(allowed))
             plan = compiler.compile()
-        secrets = list(_secrets(document))
+        secrets = list(written_secrets(text))
         if lint is not None and plan is not None and not report.findings:
             _lint(compiler, plan, secrets, lint)
     finally:
@@ -100,17 +100,12 @@ def compile_text(
     return Compiled(None if any(f.severity == "error" for f in found) else plan, found)
 
 
-def _secrets(document: Document) -> Iterator[str]:
-    value = document.value
-    return written_secrets(document.source.text, value.get("providers") if isinstance(value, dict) else None)
-
-
 def _lint(compiler: _Compiler, plan: Plan, secrets: Sequence[str], unknown_model: UnknownModel) -> None:
     """Everything that is allowed and most likely a mistake."""
     report = compiler.report
     Linter(plan, compiler.spec, compiler.drafts, report, unknown_model).lint()
     source = report.document.source
-    for secret in dict.fromkeys(secrets):
+    for secret in secrets:
         span = source.span_at(source.text.find(secret), len(secret))
         hint = "replace this key, and read the new one from the environment: ${NAME}"
         report.add("AD607", span, "a secret is written into the file", hint)

@@ -5,18 +5,21 @@ A false alarm is worse than silence: where only the data of a run could tell, no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import combinations
 
 from agentdag.calls import BYTES_PER_TOKEN, estimate_tokens
 from agentdag.language.check import Report
 from agentdag.language.findings import did_you_mean
 from agentdag.language.guards import Unguarded, unguarded
+from agentdag.language.sandbox import View
 from agentdag.language.scalars import duration_text, seconds_text
 from agentdag.language.spec import LimitsSpec, PipelineSpec
-from agentdag.language.templates import Problem, Read, Template
-from agentdag.plan.advice import lints
+from agentdag.language.templates import RUN_ATTRIBUTES, Problem, Read, Template, TemplateError
+from agentdag.plan.advice import lints, mostly_assumed
 from agentdag.plan.files import FileProblem, locate
 from agentdag.plan.forecast import DUST_S, width
 from agentdag.plan.nodes import Draft
@@ -31,6 +34,10 @@ FAR_ABOVE = 20
 LONG_TIMEOUT_S = 300.0
 """A timeout up to here is not far above anything."""
 LONG_PROMPT_TOKENS = 50_000
+MAX_OTHERS = 3
+"""Other nodes that may be missing, with and without which a template is tried."""
+_PRINTED = re.compile(r"\{\{\s*inputs\.(\w+)\s*\}\}")
+"""An input that is printed whole."""
 TOO_WIDE = 4
 """A cap that is more than the nodes and so many times the graph's width is no generous choice, but a mistake."""
 
@@ -76,14 +83,15 @@ class Linter:
                 listed = draft.edges if draft.spec.needs is None else draft.spec.needs
                 needs = [name for name in listed if name in optional]
                 for path, template, source in draft.templates:
-                    for read in _unguarded(template, maybe):
+                    for read in _unguarded(template, maybe, listed):
                         names = [read.node] if read.node else needs
-                        if set(names) & optional:
+                        if any(fails_without(template, name, draft.edges, listed, optional) for name in names):
                             self.report.in_template(path, _unguarded_problem(read, names, draft.id), source)
         for name, value in self.plan.outputs.items():
             for leaf, template in value.leaves:
-                for read in _unguarded(template, list(optional)):
-                    if read.node in optional:
+                for read in _unguarded(template, list(optional), ()):
+                    every = list(self.drafts)
+                    if read.node in optional and fails_without(template, read.node, every, (), optional):
                         message = f"`{name}` is null where `{read.node}` fails, and the run succeeds all the same"
                         hint = f"write `nodes.{read.node}.output | default('...')`"
                         problem = Problem("AD602", message, hint, read.line, read.needle)
@@ -159,6 +167,8 @@ class Linter:
                 message = f"a hanging call is cut after {seconds_text(timeout_s)}, {times} the {expected} expected"
                 self.report.at(own, "AD507", message, hint)
         whole = self.plan.timeout_s
+        if mostly_assumed(self.plan):
+            return
         if whole is not None and (takes := self.plan.forecast().makespan_s) > whole + DUST_S:
             message = f"the run is expected to take {seconds_text(takes)}, but is cut at {seconds_text(whole)}"
             self.report.at(("limits", "timeout"), "AD506", message, "give it more time, or see `agentdag graph`")
@@ -168,6 +178,8 @@ class Linter:
         if "concurrency" not in self.spec.limits.model_fields_set or cap in {1, LimitsSpec().concurrency}:
             return
         most = width(self.plan.graph)
+        if self.plan.schedule == "waves":
+            most = max(len(wave) for wave in self.plan.graph.waves)
         if cap > nodes and cap >= TOO_WIDE * most:
             told = "1 node runs at a time" if most == 1 else f"{most} nodes can run at once"
             message = f"{cap} at once are never reached: no more than {told}"
@@ -183,8 +195,8 @@ class Linter:
             for path, template, _ in draft.templates:
                 if path[2] not in {"prompt", "prompt_file"}:
                     continue
-                read = {read.path[0] for read in template.reads if read.root == "inputs" and read.path}
-                tokens = estimate_tokens(template.text) + sum(sizes.get(name, 0) for name in read)
+                printed = set(_PRINTED.findall(template.text))
+                tokens = estimate_tokens(template.text) + sum(sizes.get(name, 0) for name in printed)
                 if tokens > LONG_PROMPT_TOKENS:
                     message = f"this prompt has about {tokens:,} tokens, paid for at each attempt"
                     hint = "pass on only what the node needs, or split the work over several nodes"
@@ -222,11 +234,58 @@ class Linter:
                 self.report.at(path, "AD609", message, hint)
 
 
-def _unguarded(template: Template, maybe: list[str]) -> Iterator[Unguarded]:
+def _unguarded(template: Template, maybe: list[str], needs: Sequence[str]) -> Iterator[Unguarded]:
     """The unguarded reads of *template*; syntax trees are made only where one of *maybe* may be read."""
     read = {each.path[0] for each in template.reads if each.root in {"nodes", "needs"} and each.path}
     if template.loops is not None or template.dynamic is not None or not read.isdisjoint(maybe):
-        yield from (each for each in unguarded(template.text) if each.node is None or each.node in maybe)
+        for each in unguarded(template.text):
+            if each.node is None or (each.node in maybe and each.node in needs):
+                yield each
+        if any(name not in needs for name in maybe):
+            for each in unguarded(template.text, missing_tells=False):
+                if each.node in maybe and each.node not in needs:
+                    yield each
+
+
+def fails_without(
+    template: Template, absent: str, edges: Sequence[str], needs: Sequence[str], optional: AbstractSet[str]
+) -> bool:
+    """Whether *template* fails for want of the output of *absent*, in some run that one can think of.
+
+    What cannot be told without the run's data counts as failing: the template has been found to read it.
+    """
+    others = [name for name in edges if name in optional and name != absent][:MAX_OTHERS]
+    missing_too = (chosen for size in range(len(others) + 1) for chosen in combinations(others, size))
+    return any(
+        _fails(template, {absent, *too}, edges, needs, truthy=truthy) for too in missing_too for truthy in (True, False)
+    )
+
+
+def _fails(
+    template: Template, absent: AbstractSet[str], edges: Sequence[str], needs: Sequence[str], *, truthy: bool
+) -> bool:
+    views = {name: _stub(name, ok=name not in absent) for name in edges}
+    inputs = {read.path[0]: "text" if truthy else "" for read in template.reads if read.root == "inputs" and read.path}
+    names = {
+        "nodes": View("nodes", views),
+        "needs": View("needs", {name: views[name] for name in needs if name in views}),
+        "missing": [name for name in needs if name in absent],
+        "inputs": View("inputs", inputs),
+        "run": View("run", dict.fromkeys(RUN_ATTRIBUTES, "text")),
+    }
+    try:
+        template.render(names)
+    except TemplateError:
+        return True
+    return False
+
+
+def _stub(name: str, *, ok: bool) -> View:
+    """A node as templates see it: with some answer, or failed."""
+    error = None if ok else {"kind": "server", "message": "failed"}
+    seen = {"ok": ok, "status": "succeeded" if ok else "failed", "error": error, "latency": 1.0}
+    usage = {"input_tokens": 1, "output_tokens": 1, "cached_tokens": 0, "cost_usd": None}
+    return View(f"nodes.{name}", {**seen, "usage": usage, **({"output": "text"} if ok else {})})
 
 
 def _unguarded_problem(read: Unguarded, names: list[str], reader: str) -> Problem:

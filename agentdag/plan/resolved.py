@@ -37,7 +37,7 @@ def resolved(plan: Plan) -> str:
         "outputs": {name: _written(value.value) for name, value in plan.outputs.items()},
     }
     text = yaml.dump(_said(whole), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    return starred(text, list(written_secrets(text, whole["providers"])))
+    return starred(text, list(written_secrets(text)))
 
 
 def _node(node: PlanNode) -> dict[str, Any]:
