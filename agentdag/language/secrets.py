@@ -15,29 +15,21 @@ _BEGUN = re.compile(
     r"eyJ[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{10,})"
 )
 """Keys that say themselves what they are."""
-_NAMED = re.compile(
-    r"(?:api[-_]?key|access[-_]?key|subscription[-_]?key|secret|password|[-_]token|authorization)[\"']?[ \t]*"
-    r"(?::[ \t\[]*|=)[\"']?(?:Bearer |Basic )?(?P<key>[^\s\"'\[\],{}&#$]{12,})",
-    re.IGNORECASE,
+_NAMES = {
+    "key": re.compile(r"(?:api|access|subscription)[-_]?\Z"),
+    "token": re.compile(r"[-_]\Z"),
+    "secret": re.compile(""),
+    "password": re.compile(""),
+    "authorization": re.compile(""),
+}
+"""What a key is called by whatever stands beside it: a word, and what comes before the word."""
+_VALUE = re.compile(
+    r"[\"']?[ \t]*(?::[ \t\[]*|=)[\"']?(?:Bearer |Basic )?(?P<key>[^\s\"'\[\],{}&#$]{12,})", re.IGNORECASE
 )
-"""Keys that something beside them calls so."""
 _IN_ADDRESS = re.compile(r"://[^/\s:@\"']+:(?P<key>[^@\s/\"'$]{12,})@")
 _FOUND_BY = (
-    "sk-",
-    "AKIA",
-    "ASIA",
-    "AIza",
-    "gh",
-    "glpat-",
-    "xox",
-    "hf_",
-    "gsk",
-    "r8",
-    "xai",
-    "pplx",
-    "nvapi",
-    "sk_",
-    "eyJ",
+    *("sk-", "AKIA", "ASIA", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "hf_"),
+    *("gsk", "r8_", "r8-", "xai_", "xai-", "pplx", "nvapi", "sk_", "eyJ"),
 )
 """One of these begins each key that says what it is: to look for these first is quicker."""
 _MIXED = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[A-Za-z])[^\W_]{8,}")
@@ -54,9 +46,21 @@ def written_secrets(text: str) -> Iterator[str]:
     """What looks like a key in *text*, each once."""
     begun = _BEGUN.finditer(text) if any(begin in text for begin in _FOUND_BY) else ()
     found = [match[0] for match in begun]
-    found += [match["key"] for pattern in (_NAMED, _IN_ADDRESS) for match in pattern.finditer(text)]
+    found += [*_called(text), *(match["key"] for match in _IN_ADDRESS.finditer(text))]
     real = dict.fromkeys(each for each in found if len(set(each)) >= _LETTERS and _MIXED.search(each))
     return (each for each in real if not any(each != other and each in other for other in real))
+
+
+def _called(text: str) -> Iterator[str]:
+    """The values of whatever is called a key. Looks for the words first: an expression alone is ten times slower."""
+    lower = text.lower()
+    for word, before in _NAMES.items():
+        at = lower.find(word)
+        while at >= 0:
+            end = at + len(word)
+            if (match := _VALUE.match(text, end)) and before.search(lower[max(0, at - 13) : at]):
+                yield match["key"]
+            at = lower.find(word, end)
 
 
 def starred(text: str, secrets: Sequence[str]) -> str:
