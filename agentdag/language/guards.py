@@ -141,10 +141,8 @@ class _Walk:
 
     def _for(self, statement: nodes.For, known: _Known, facts: _Facts) -> None:
         inner = dict(known)
-        for name in statement.target.find_all(nodes.Name):
+        for name in _names_of(statement.target):
             inner.pop(name.name, None)
-        if isinstance(statement.target, nodes.Name):
-            inner.pop(statement.target.name, None)
         bound = _loop_variables(statement)
         inner |= bound
         if not bound:

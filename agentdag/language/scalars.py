@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -132,5 +132,7 @@ Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0), Written(only=
 Count = Annotated[int, Field(ge=0), Written(also=_COUNT_WITH_UNDERSCORES)]
 Positive = Annotated[int, Field(ge=1), Written(also=_COUNT_WITH_UNDERSCORES)]
 Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[str, ...] = get_args(Priority)
+"""What goes first stands first."""
 ModelName = Annotated[str, BeforeValidator(_check_model), Written(only=MODEL_FORM)]
 FunctionName = Annotated[str, AfterValidator(_check_call), Written(only=_CALL_FORM)]

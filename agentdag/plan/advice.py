@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from agentdag.language.scalars import seconds_text
-from agentdag.plan.forecast import DUST_S, earliest_s, gains_s, makespan_s, remaining_s, width
+from agentdag.plan.forecast import DUST_S, earliest_s, gains_s, makespan_s, remaining_s, waves_s, width
 from agentdag.plan.graph import Edges, Graph, build_graph
 from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
@@ -201,7 +201,7 @@ class _Adviser:
     def cap(self) -> Iterator[Advice]:
         """The cap, where it costs much more than the critical path."""
         plan = self._plan
-        floor_s = self._ways[2] if plan.schedule == "eager" else self._waves_s
+        floor_s = self._ways[2] if plan.schedule == "eager" else waves_s(self._graph, self._seconds)
         if mostly_assumed(plan) or self._makespan_s <= MAX_COST * floor_s:
             return
         least = math.ceil(sum(self._seconds) / (NEAR * floor_s))  # fewer could not get through the work
@@ -228,10 +228,6 @@ class _Adviser:
             message += f"{over} its {floor}: with {high} at once {seconds_text(taken)}"
             hint = f"write `limits: {{concurrency: {high}}}` if your providers allow it"
             yield Advice("AD504", message, hint, saved, ("limits", "concurrency"))
-
-    @property
-    def _waves_s(self) -> float:
-        return sum(max(self._seconds[node] for node in wave) for wave in self._graph.waves)
 
     def lock_step(self) -> Iterator[Advice]:
         """The schedule, where waves cost time."""

@@ -18,7 +18,7 @@ from agentdag.language.check import Checked, Report, check_document
 from agentdag.language.codes import codes
 from agentdag.language.document import decode, parse_document, read_text
 from agentdag.language.findings import in_order
-from agentdag.language.scalars import IDENTIFIER
+from agentdag.language.scalars import IDENTIFIER, PRIORITIES
 from agentdag.language.secrets import masked, written_secrets
 from agentdag.language.spec import RESERVED_IDS, PipelineSpec, RetrySpec
 from agentdag.language.templates import OUTPUT_NAMES, ValueTemplate
@@ -33,7 +33,6 @@ from agentdag.plan.wiring import Wiring
 MAX_SHOWN = 20
 """Nodes of a cycle that are named."""
 DEFAULT_TIMEOUT_S = 600.0
-_PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +224,7 @@ class _Compiler:
             needs=tuple(spec.needs) if spec.needs is not None else tuple(draft.edges),
             wave=wave,
             optional=spec.continue_on_failure,
-            priority=_PRIORITIES[spec.priority],
+            priority=PRIORITIES.index(spec.priority),
             policy=Policy(
                 DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s,
                 retry.retries,

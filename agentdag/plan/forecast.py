@@ -58,7 +58,7 @@ def forecast(
     starts = _starts_s(graph, durations, remaining, cap=cap, schedule=schedule, priorities=priorities)
     return Forecast(
         sequential_s=work,
-        waves_s=sum(max(durations[node] for node in wave) for wave in graph.waves),
+        waves_s=waves_s(graph, durations),
         critical_path_s=length,
         critical_path=critical_path(graph, remaining),
         slack_s=_slack(graph, durations, remaining, length),
@@ -76,6 +76,11 @@ def remaining_s(graph: Graph, durations: Durations) -> list[float]:
         if after:
             remaining[node] += max(remaining[dependant] for dependant in after)
     return remaining
+
+
+def waves_s(graph: Graph, durations: Durations) -> float:
+    """Seconds of all waves in lock-step, under no cap: of each wave its longest node."""
+    return sum(max(durations[node] for node in wave) for wave in graph.waves)
 
 
 def earliest_s(graph: Graph, durations: Durations) -> list[float]:

@@ -89,12 +89,14 @@ def _step(
     node: PlanNode, start_s: float, names: Mapping[str, Any], answers: Mapping[str, tuple[int, int]], cost: Cost
 ) -> Step:
     waits_for = tuple(sorted(node.reads(), key=node.edges.index))
-    later = any(read.root in _LATER for template in node.templates for read in template.reads)
-    later = later or any(template.loops or template.dynamic for template in node.templates)
     work = node.work
     try:
         if not isinstance(work, PromptWork):
-            told = {} if later else {name: value.evaluate(names) for name, value in work.arguments.items()}
+            told = (
+                {}
+                if any(map(_is_later, node.templates))
+                else {name: value.evaluate(names) for name, value in work.arguments.items()}
+            )
             return Step(node, start_s, arguments=told, waits_for=waits_for)
         prompt = _rendered(work.prompt, names)
         system = None if work.system is None else _rendered(work.system, names)
@@ -113,16 +115,19 @@ def _step(
 
 def _rendered(template: Template, names: Mapping[str, Any]) -> str:
     """The template rendered, or as it is written where it needs what only the run can tell."""
-    if template.loops or template.dynamic or any(read.root in _LATER for read in template.reads):
-        return template.text
-    return template.render(names)
+    return template.text if _is_later(template) else template.render(names)
+
+
+def _is_later(template: Template) -> bool:
+    """Whether *template* needs what only the run can tell."""
+    return bool(template.loops or template.dynamic) or any(read.root in _LATER for read in template.reads)
 
 
 def _later_inputs(node: PlanNode, names: Mapping[str, Any]) -> int:
     """Tokens of the inputs that stand in templates which cannot be rendered yet."""
     read: set[str] = set()
     for template in node.templates:
-        if template.loops or any(each.root in _LATER for each in template.reads):
+        if _is_later(template):
             read |= {each.path[0] for each in template.reads if each.root == "inputs" and each.path}
     values = (names["inputs"].get(name) for name in read)
     return sum(estimate_tokens(value) for value in values if isinstance(value, str))

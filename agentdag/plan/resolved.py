@@ -12,14 +12,13 @@ from typing import Any
 import yaml
 
 from agentdag.calls import Sampling
-from agentdag.language.scalars import duration_text
+from agentdag.language.scalars import PRIORITIES, duration_text
 from agentdag.language.secrets import starred, written_secrets
 from agentdag.language.spec import SAMPLING_KEYS
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
 _LIKE_A_NUMBER = re.compile(r"[-+.0-9][-+.0-9a-fA-FxXoO_eE]*")
-_PRIORITIES = ("high", "normal", "low")
 
 
 def resolved(plan: Plan) -> str:
@@ -60,7 +59,7 @@ def _node(node: PlanNode) -> dict[str, Any]:
                 "max_delay": _duration(policy.max_delay_s),
                 "on": sorted(kind.value for kind in policy.on),
             },
-            "priority": _PRIORITIES[node.priority],
+            "priority": PRIORITIES[node.priority],
             "expect": _said({"latency": None if node.assumed else _duration(node.expected_s), "tokens": node.tokens}),
             "simulate": _simulate(node),
         },
