@@ -109,6 +109,8 @@ def test_init_never_writes_over_anything(tmp_path: Path) -> None:
     assert (tmp_path / "pipeline.yaml").read_text() == "mine"
 
 
+NAMED_SHELL = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+"""Typer else looks among the processes above for a shell, which a CI server may not have there."""
 BASH = """
 source <(agentdag --show-completion bash)
 complete_line() {
@@ -135,7 +137,7 @@ def test_bash_completes(line: str, offered: set[str]) -> None:
     folder = Path(sys.executable).parent
     done = subprocess.run(
         ["bash", "-c", BASH],
-        env={"PATH": f"{folder}:/usr/bin:/bin", "LINE": line.format(file=PIPELINES / "due_diligence.yaml")},
+        env={**NAMED_SHELL, "PATH": f"{folder}:/usr/bin:/bin", "LINE": line.format(file=PIPELINES / "due_diligence.yaml")},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.stderr == ""
@@ -143,4 +145,4 @@ def test_bash_completes(line: str, offered: set[str]) -> None:
 
 
 def test_files_are_left_to_bash() -> None:
-    assert "complete -o default" in agentdag("--show-completion", "bash").stdout
+    assert "complete -o default" in agentdag("--show-completion", "bash", **NAMED_SHELL).stdout
