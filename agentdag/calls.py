@@ -57,6 +57,8 @@ def _sum(a: _N | None, b: _N | None) -> _N | None:
 
 NO_USAGE = Usage(0, 0, 0, Decimal(0))
 """What nothing at all has cost: the start of a sum."""
+MAYBE_BILLED = Usage(0, 0, 0, None, estimated=True)
+"""Of a call that came to nothing and may have been billed: no tokens are known, and neither is the cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One model call. `node` and `attempt` (from 1) say whose it is."""
+    """One model call. `node` and `attempt` (from 1) say whose it is, `hedge` which of the same calls beside it."""
 
     node: str
     attempt: int
@@ -98,6 +100,7 @@ class Request:
     stream: bool = False
     timeout_s: float = 600.0
     rehearsal: Rehearsal = Rehearsal()
+    hedge: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,8 @@ class Reply:
 
 
 OnDelta = Callable[[str], None]
-"""Told each piece of text as it streams; the provider calls it only where `Request.stream` is set."""
+"""Told each piece of text as it streams, and the empty text where the stream begins or anything but text comes that
+the model made (its reasoning); the provider calls it only where `Request.stream` is set."""
 
 
 class Provider(Protocol):

@@ -52,6 +52,7 @@ class ErrorKind(Word):
     BAD_REQUEST = "bad_request", "The provider does not accept the request: a parameter, a model's name. Never retried."
     TEMPLATE = "template", "A template failed on the data of this run, such as a missing output that it reads."
     FUNCTION = "function", "A Python function raised, or returned what JSON cannot hold. Retried only if `on` names it."
+    BARRIER = "barrier", "Too few of the node's dependencies succeeded, or in time, for its `barrier` to open."
     INTERNAL = "internal", "A bug in agentdag or in an extension; the run's other nodes are not touched."
 
 

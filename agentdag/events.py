@@ -29,7 +29,24 @@ class Status(Word):
         "skipped",
         "It was not started; `reason` names what it would have needed, or why nothing more was launched.",
     )
+    LATE = (
+        "late",
+        "A join went on without it, or gave up, and nobody else wanted it: cut off, or never started. No failure.",
+    )
     CANCELLED = "cancelled", "It was cut off while it ran: an interrupt, the run's timeout, or `fail_fast`."
+
+
+FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})
+"""How a node fails by itself."""
+
+
+class Reason(Word):
+    """Why a barrier opened."""
+
+    ALL = "all", "Every dependency has settled."
+    QUORUM = "quorum", "As many as `wait_for` says have succeeded."
+    TIMEOUT = "timeout", "The barrier's `timeout` or `deadline` is over."
+    ARRIVAL = "arrival", "A progressive join runs on what has arrived, and runs again when more does."
 
 
 class RunStatus(Word):
@@ -76,20 +93,26 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class BarrierOpened:
-    """A join has all that it waits for; `missing` settled without a result."""
+    """A join goes on: with `arrived`, without `missing`, of which those in `late` were still out.
+
+    A progressive join tells it for each of its passes, with those that are still to come in `pending`.
+    """
 
     type: ClassVar = "barrier.opened"
     run: str
     at: float
     node: str
-    reason: str
+    reason: Reason
     arrived: tuple[str, ...]
     missing: tuple[str, ...]
+    late: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    pass_number: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStarted:
-    """An attempt (from 1) of a node holds a slot and acts. `model` is None where none is asked."""
+    """An attempt (from 1, in each pass) of a node holds a slot and acts. `model` is None where none is asked."""
 
     type: ClassVar = "node.started"
     run: str
@@ -98,6 +121,7 @@ class NodeStarted:
     wave: int
     attempt: int
     model: str | None
+    pass_number: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +162,50 @@ class NodeRetrying:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeHedged:
+    """An attempt was still out after `after_s`: the same call runs a second time beside it. The first answer wins."""
+
+    type: ClassVar = "node.hedged"
+    run: str
+    at: float
+    node: str
+    attempt: int
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFallback:
+    """All attempts so far have failed, at last with `error`: fallback number `fallback` (from 1) takes over."""
+
+    type: ClassVar = "node.fallback"
+    run: str
+    at: float
+    node: str
+    fallback: int
+    model: str | None
+    error: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class PassFinished:
+    """A pass of a progressive join ended; where it failed, `error` says why and the output before it stands."""
+
+    type: ClassVar = "pass.finished"
+    run: str
+    at: float
+    node: str
+    pass_number: int
+    latency_s: float
+    output: Any
+    error: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSettled:
-    """A node's end. `latency_s` is of the last attempt alone; `waits` are seconds by cause."""
+    """A node's end. `latency_s` is of the last attempt alone; `waits` are seconds by cause.
+
+    `output` is there where the node succeeded; a progressive join that was cut off keeps that of its last good pass.
+    """
 
     type: ClassVar = "node.settled"
     run: str
@@ -158,6 +224,14 @@ class NodeSettled:
     cached: bool = False
     finish_reason: str | None = None
     """Why the model stopped, in its provider's word; `length` and `max_tokens` say that it was cut."""
+    fallback: int = 0
+    """Which of the node's fallbacks came last, from 1; 0 where it needed none."""
+    fallback_error: Failure | None = None
+    """Why that fallback was asked: what those before it came to."""
+    hedges: int = 0
+    """How many calls were made a second time because the first was late."""
+    passes: int = 1
+    """How often a progressive join ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +278,9 @@ Event = (
     | NodeProgress
     | NodeWaiting
     | NodeRetrying
+    | NodeHedged
+    | NodeFallback
+    | PassFinished
     | NodeSettled
     | RunProgress
     | RunFinished
@@ -264,7 +341,7 @@ def event_json(event: Event) -> str:
     for name in event.__slots__:
         value = getattr(event, name)
         plain[name] = _PLAIN[type(value)](value) if type(value) in _PLAIN else _rounded(value)
-    if isinstance(event, NodeSettled) and event.status is not Status.SUCCEEDED:
+    if isinstance(event, NodeSettled) and event.status is not Status.SUCCEEDED and event.output is None:
         del plain["output"]
     return json.dumps(plain)
 

@@ -11,7 +11,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,9 +27,10 @@ from agentdag.errors import SpecError, UsageError
 from agentdag.events import NodeSettled, Observer, Observers, RunFinished, RunStatus
 from agentdag.language.spec import ProviderSpec
 from agentdag.limits.governor import Governor
+from agentdag.limits.policy import RetryBudget
 from agentdag.limits.slots import Slots
 from agentdag.plan.compile import Compiled, compile_file
-from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode
+from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode, function_name
 from agentdag.plan.preview import Preview, preview
 from agentdag.plan.values import resolve_inputs
 from agentdag.providers import prices, registry
@@ -114,7 +115,7 @@ class Session:
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._inputs = resolve_inputs(self.plan, inputs or {})
-        self._functions = {n.id: _function(n, plan) for n in self.plan.nodes if _calls(n, options)}
+        self._functions = dict(_functions(self.plan, options))
         self._runner: Runner | None = None
         self._signals: list[int] = []
 
@@ -157,7 +158,7 @@ class Session:
             providers=providers,
             functions=self._functions,
             simulator=SimulatedProvider(seed=self.options.seed) if self.options.simulate else None,
-            governor=Governor(slots, Random()),  # noqa: S311 - spreads retries, hides nothing
+            governor=Governor(slots, Random(), RetryBudget(len(self.plan.nodes))),  # noqa: S311 - no secret in it
             emit=self.observers,
             redact=self._secrets.redact,
             now=_clock(),
@@ -185,9 +186,10 @@ class Session:
     def _asked(self) -> list[str]:
         """Every provider that a node of this run will really ask."""
         asked = {
-            node.model.provider
+            choice.model.provider
             for node in self.plan.nodes
-            if node.model is not None and not (self.options.simulate and node.simulated is not False)
+            for choice in node.choices
+            if choice.model is not None and not (self.options.simulate and node.simulated is not False)
         }
         return sorted(asked)
 
@@ -279,22 +281,23 @@ def _run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _calls(node: PlanNode, options: Options) -> bool:
-    """Whether *node* really calls its function in this run."""
-    return isinstance(node.work, CallWork) and not (options.simulate and node.simulated)
+def _functions(plan: Plan, options: Options) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every function that a node of this run may call, by its name."""
+    for node in plan.nodes:
+        for choice in node.choices:
+            if isinstance(choice.work, CallWork) and not (options.simulate and node.simulated):
+                yield function_name(choice.work), _function(node, choice.work, plan)
 
 
-def _function(node: PlanNode, plan: Plan) -> Callable[..., Any]:
-    work = node.work
-    assert isinstance(work, CallWork)
+def _function(node: PlanNode, work: CallWork, plan: Plan) -> Callable[..., Any]:
+    name = function_name(work)
     try:
         function = load_function(work.module, work.function, plan.path.parent)
     except (Exception, SystemExit) as error:
-        name = f"{work.module}:{work.function}"
         raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
     problem = check_arguments(function, work.arguments)
     if problem is not None:
-        raise UsageError(f"node `{node.id}` cannot call {work.module}:{work.function}: {problem}")
+        raise UsageError(f"node `{node.id}` cannot call {name}: {problem}")
     return function
 
 

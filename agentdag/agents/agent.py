@@ -5,32 +5,29 @@ An agent reaches the world only through the task's governor; its failure is a va
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from agentdag.calls import NO_USAGE, OnDelta, Usage
 from agentdag.errors import Failure
-from agentdag.limits.governor import Call, Governor, Listener, Policy
-from agentdag.limits.slots import Seat
+from agentdag.limits.governor import Act, Call, Governor, Turn
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Task:
-    """One node's turn: its place in the queue, its limits, and who listens."""
+    """One node's turn at the governor, and who hears what streams."""
 
     node: str
     governor: Governor
-    seat: Seat
-    policy: Policy
-    listener: Listener
+    turn: Turn
     on_delta: OnDelta
 
-    def call(self, act: Callable[[int], Awaitable[T]], lane: str | None = None) -> Awaitable[Call[T]]:
-        """*act*, with the attempt's number, through the governor's door."""
-        return self.governor.call(act, policy=self.policy, seat=self.seat, lane=lane, listener=self.listener)
+    def call(self, act: Act[T], lane: str | None = None) -> Awaitable[Call[T]]:
+        """*act* through the governor's door. *lane* names the model on its key."""
+        return self.governor.call(act, self.turn, lane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,7 @@ class Outcome:
     usage: Usage = NO_USAGE
     ttft_s: float | None = None
     finish_reason: str | None = None
+    hedges: int = 0
 
 
 class Agent(Protocol):

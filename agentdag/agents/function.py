@@ -25,6 +25,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from agentdag.agents.agent import Outcome, Task
 from agentdag.calls import Provider, Rehearsal, Request
 from agentdag.errors import ErrorKind, Failure, FinalError
+from agentdag.limits.governor import Attempt
 
 _ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
 """What a future does not take, or what would end more than the function."""
@@ -39,7 +40,7 @@ class FunctionAgent:
     arguments: Mapping[str, Any]
 
     async def perform(self, task: Task) -> Outcome:
-        async def act(_attempt: int) -> Any:
+        async def act(_attempt: Attempt) -> Any:
             try:
                 if inspect.iscoroutinefunction(self.function):
                     return _plain(await self.function(**self.arguments))
@@ -50,7 +51,7 @@ class FunctionAgent:
                 raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
 
         call = await task.call(act)
-        return Outcome(call.attempts, call.latency_s, call.result, call.failure)
+        return Outcome(call.attempts, call.latency_s, call.result, call.failure, hedges=call.hedges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,13 @@ class StandInAgent:
     rehearsal: Rehearsal
 
     async def perform(self, task: Task) -> Outcome:
-        async def act(attempt: int) -> Any:
-            request = Request(task.node, attempt, "function", "", rehearsal=self.rehearsal)
+        async def act(attempt: Attempt) -> Any:
+            request = Request(task.node, attempt.number, "function", "", rehearsal=self.rehearsal, hedge=attempt.hedge)
             await self.simulator.complete(request, task.on_delta)
             return self.rehearsal.output
 
         call = await task.call(act)
-        return Outcome(call.attempts, call.latency_s, call.result, call.failure)
+        return Outcome(call.attempts, call.latency_s, call.result, call.failure, hedges=call.hedges)
 
 
 async def _in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -9,40 +9,48 @@ from types import NoneType
 from typing import Any
 
 from agentdag.agents.agent import Outcome, Task
-from agentdag.calls import NO_USAGE, Provider, Reply, Request, Usage
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, Provider, Reply, Request, Usage
 from agentdag.errors import ErrorKind, Failure, FinalError
-
-_UNKNOWN_COST = Usage(0, 0, 0, None, estimated=True)
-"""Of an attempt that failed and may have been billed: no tokens are known, and neither is the cost."""
+from agentdag.limits.governor import Attempt
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAgent:
-    """Sends *request* to *provider*. *lane* names the model on its key; *redact* takes secrets out of a text."""
+    """Sends *request* to *provider*. *lane* names the model on its key; *redact* takes secrets out of a text.
+
+    *billed* says whether anybody may charge for it, which the simulator does not.
+    """
 
     provider: Provider
     request: Request
     lane: str
     redact: Callable[[str], str]
+    billed: bool = True
 
     async def perform(self, task: Task) -> Outcome:
-        async def ask(attempt: int) -> Reply:
-            request = self.request if attempt == 1 else replace(self.request, attempt=attempt)
-            reply = await self.provider.complete(request, task.on_delta)
+        async def ask(attempt: Attempt) -> Reply:
+            def on_delta(piece: str) -> None:
+                attempt.heard()
+                if piece and not attempt.hedge:
+                    task.on_delta(piece)
+
+            request = replace(self.request, attempt=attempt.number, hedge=attempt.hedge)
+            reply = await self.provider.complete(request, on_delta)
             return _checked(reply, self.lane.partition("/")[0])
 
         call = await task.call(ask, self.lane)
         if call.failure is not None or call.result is None:
-            usage = _UNKNOWN_COST if call.doubtful else NO_USAGE
-            return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
+            usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
+            return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage, hedges=call.hedges)
         reply = call.result
         return Outcome(
             call.attempts,
             call.latency_s,
             self.redact(reply.text),
-            usage=reply.usage + _UNKNOWN_COST if call.doubtful else reply.usage,
+            usage=reply.usage + MAYBE_BILLED if call.doubtful and self.billed else reply.usage,
             ttft_s=reply.ttft_s,
             finish_reason=reply.finish_reason,
+            hedges=call.hedges,
         )
 
 

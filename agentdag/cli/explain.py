@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agentdag.errors import ErrorKind, UsageError
-from agentdag.events import Event, Exit, RunStatus, Status
+from agentdag.events import Event, Exit, Reason, RunStatus, Status
 from agentdag.language.codes import codes
 from agentdag.language.findings import did_you_mean
 from agentdag.language.scalars import DURATION_FORMS
@@ -155,6 +155,8 @@ def _below(part: dict[str, Any], whole: dict[str, Any]) -> Iterator[tuple[dict[s
         yield whole["definitions"][part["$ref"].rpartition("/")[2]], ""
     for each in (*part.get("anyOf", ()), *part.get("allOf", ())):
         yield from _below(each, whole)
+    if isinstance(part.get("items"), dict):
+        yield from _below(part["items"], whole)
     values = part.get("additionalProperties")
     if isinstance(values, dict):
         yield from ((inner, "*") for inner, _ in _below(values, whole))
@@ -206,6 +208,8 @@ def _template_words() -> Iterator[Entry]:
 def _terms() -> Iterator[Entry]:
     for term, text in TERMS.items():
         yield Entry(term, "word of the forecast", text)
+    for reason in Reason:
+        yield Entry(reason.value, "why a barrier opened", reason.meaning)
     for status in Status:
         yield Entry(status.value, "status of a node", status.meaning)
     for end in RunStatus:

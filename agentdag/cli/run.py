@@ -17,7 +17,7 @@ from typing import Any
 
 from agentdag.cli.check import report, wants_color
 from agentdag.errors import SpecError, UsageError
-from agentdag.events import Event, Exit, NodeSettled, Observer, RunFinished, Status
+from agentdag.events import BarrierOpened, Event, Exit, NodeSettled, Observer, RunFinished
 from agentdag.language.document import decode
 from agentdag.language.findings import did_you_mean
 from agentdag.plan.files import MAX_FILE_BYTES
@@ -132,11 +132,14 @@ class _Ending:
 
     def __init__(self) -> None:
         self.settled: list[NodeSettled] = []
+        self.joins: list[BarrierOpened] = []
         self.finished: RunFinished | None = None
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, NodeSettled):
             self.settled.append(event)
+        elif isinstance(event, BarrierOpened):
+            self.joins.append(event)
         elif isinstance(event, RunFinished):
             self.finished = event
 
@@ -215,7 +218,7 @@ def _tell_end(arguments: RunArguments, result: RunResult, board: Board, ending: 
                 console.print(line)
             console.print()
         if ending.finished is not None and (not arguments.quiet or result.exit_code):
-            for line in summary(ending.finished, ending.settled):
+            for line in summary(ending.finished, ending.settled, ending.joins):
                 console.print(line)
 
 
@@ -226,7 +229,7 @@ def _output_text(result: RunResult, *, terminal: bool) -> str:
     """
     outputs = {name: value for name, value in result.outputs.items() if value is not None or not terminal}
     if all(value is None for value in outputs.values()):
-        outputs = {name: node.output for name, node in result.nodes.items() if node.status is Status.SUCCEEDED}
+        outputs = {name: node.output for name, node in result.nodes.items() if node.output is not None}
     if not outputs:
         return ""
     if len(outputs) == 1:

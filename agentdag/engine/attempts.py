@@ -1,4 +1,4 @@
-"""One node's life: its templates rendered, its agent performed, and every step told.
+"""One node's life: its templates rendered, its agents performed one after another, and every step told.
 
 Whatever goes wrong in here is this node's failure and nobody else's.
 """
@@ -12,27 +12,41 @@ from typing import Any
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.function import FunctionAgent, StandInAgent
 from agentdag.agents.llm import ModelAgent
-from agentdag.calls import BYTES_PER_TOKEN, NO_USAGE, Provider, Request
+from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Provider, Request
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
     Event,
+    NodeFallback,
+    NodeHedged,
     NodeProgress,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
     NodeWaiting,
+    PassFinished,
     Status,
     usage_json,
 )
 from agentdag.language.sandbox import View
 from agentdag.language.templates import TemplateError
-from agentdag.limits.governor import Governor
-from agentdag.limits.slots import Seat
-from agentdag.plan.plan import Plan, PlanNode, PromptWork
+from agentdag.limits.governor import Governor, Turn
+from agentdag.limits.policy import Allowance, Recall
+from agentdag.limits.slots import Place, Seat
+from agentdag.plan.plan import Choice, Plan, PlanNode, PromptWork, function_name
+from agentdag.providers.simulated import SimulatedProvider
 
 TOKENS_EVERY_S = 0.2
 SHORTEST_TOLD_WAIT_S = 0.05
 """A shorter wait for a slot is told in `waits`, but not as an event of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a join saw of its needs when it opened, or when its pass began, where some of them were still out."""
+
+    missing: tuple[str, ...]
+    late: frozenset[str]
+    pending: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -53,9 +67,12 @@ class Run:
     started: str
     """UTC, ISO 8601."""
     stream: bool = False
+    recall: Recall = lambda _: None
+    """What is recorded of a node's past."""
     settled: dict[str, NodeSettled] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     """The ids of what has settled without a result."""
+    sights: dict[str, Sight] = field(default_factory=dict)
     _views: dict[str, View] = field(default_factory=dict)
     _shared_names: dict[str, View] = field(init=False)
 
@@ -69,15 +86,26 @@ class Run:
             self._views[name] = view_of(self.settled[name])
         return self._views[name]
 
-    def missing(self, node: PlanNode) -> tuple[str, ...]:
-        """Those of the node's needs that have settled without a result."""
-        return tuple(name for name in node.needs if name in self.absent) if self.absent else ()
-
-    def names(self, node: PlanNode) -> dict[str, Any]:
+    def names(self, node: PlanNode, previous: Any = None) -> dict[str, Any]:
         """What the templates of *node* see."""
-        read = View("nodes", {name: self.view(name) for name in node.edges})
+        sight = self.sights.get(node.id)
+        if sight is None:
+            read = View("nodes", {name: self.view(name) for name in node.edges})
+            missing = [name for name in node.needs if name in self.absent] if self.absent else []
+            seen: dict[str, Any] = {"missing": missing}
+        else:
+            read = View("nodes", {name: self._sighted(name, sight) for name in node.edges})
+            seen = {"missing": list(sight.missing)}
+        if node.barrier.progressive:
+            seen |= {"pending": list(sight.pending) if sight else [], "previous": previous}
         needs = View("needs", {name: read[name] for name in node.needs})
-        return {**self._shared_names, "nodes": read, "needs": needs, "missing": list(self.missing(node))}
+        return {**self._shared_names, "nodes": read, "needs": needs, **seen}
+
+    def _sighted(self, name: str, sight: Sight) -> View:
+        """What was to be seen of *name* then."""
+        if name in sight.late:
+            return _unsettled_view(name, Status.LATE.value)
+        return _unsettled_view(name, "pending") if name in sight.pending else self.view(name)
 
     def output_names(self) -> dict[str, Any]:
         """What the templates under `outputs` see."""
@@ -85,46 +113,106 @@ class Run:
 
 
 class NodeLife:
-    """One node on its way from holding a slot to being settled; listens to its own calls."""
+    """One node on its way from its first slot to being settled; listens to its own calls."""
 
     def __init__(self, run: Run, node: PlanNode, seat: Seat) -> None:
         self._run = run
         self.node = node
-        self.seat = seat
-        self.waits: dict[str, float] = {}
-        self.attempts = 0
         self.begun = False
-        """Whether its task has taken its first step."""
+        """Whether the task of its present pass has taken its first step."""
+        self.unwanted: str | None = None
+        """Why nobody wants it any more."""
+        self.passes = 0
+        self._turn = Turn(node.policy, seat, self, Allowance(node.policy.timeout.total_s))
+        self._outcome = Outcome(0, 0.0)
+        self._good: Outcome | None = None
+        """The last that succeeded."""
+        self._usage = NO_USAGE
+        self._attempts = 0
+        """Of the present pass."""
+        self._attempts_before = 0
+        """Of the passes before."""
+        self._hedges = 0
+        self._waits: dict[str, float] = {}
         self._model = None if node.model is None else str(node.model)
-        self._begun = 0.0
+        self._fallback = 0
+        self._fallback_error: Failure | None = None
+        self._billed = False
+        self._begun_s = 0.0
         self._streamed_bytes = 0
         self._ttft_s: float | None = None
         self._told_at = 0.0
 
     @property
-    def resting(self) -> bool:
-        """Whether it waits for a slot or a retry rather than acts."""
-        return not self.seat.held
+    def seat(self) -> Seat:
+        return self._turn.seat
 
-    async def live(self) -> NodeSettled:
-        """The node's end. Raises nothing but cancellation."""
+    def sit(self, seat: Seat) -> None:
+        """The next pass has a slot of its own."""
+        self._turn.seat = seat
+        self.begun = False
+
+    @property
+    def place(self) -> Place:
+        return self._turn.seat.place
+
+    @property
+    def acting_s(self) -> float:
+        """How long the call has taken that is out, if one is."""
+        return self._run.now() - self._begun_s if self._turn.in_flight else 0.0
+
+    async def live(self) -> None:
+        """One pass: the node's own work, then its fallbacks until one succeeds. Raises nothing but cancellation."""
+        self.passes += 1
+        self._attempts_before, self._attempts = self._attempts_before + self._attempts, 0
+        self._fallback, self._fallback_error = 0, None
+        for number, choice in enumerate(self.node.choices):
+            if number and not self._falls_back(number, choice):
+                break
+            self._model = None if choice.model is None else str(choice.model)
+            self._book(await self._perform(choice))
+            if self._outcome.failure is None:
+                break
+        self.seat.leave()
+
+    def _falls_back(self, number: int, choice: Choice) -> bool:
+        """Turn to the next choice, unless the run or the node's time is over."""
+        run, failure = self._run, self._outcome.failure
+        assert failure is not None
+        if run.governor.closing or self._turn.allowance.left_s <= 0:
+            return False
+        self._fallback, self._fallback_error = number, self._clean(failure)
+        model = None if choice.model is None else str(choice.model)
+        run.emit(NodeFallback(run.id, run.now(), self.node.id, number, model, self._fallback_error))
+        return True
+
+    async def _perform(self, choice: Choice) -> Outcome:
         run, node = self._run, self.node
+        turn = self._turn
+        turn.policy = choice.policy.settled(run.recall(node.id), node.expected_s)
+        turn.attempts_before = self._attempts
         try:
-            agent = self._agent()
+            agent = self._agent(choice)
         except TemplateError as error:
-            self.seat.leave()
-            return self.failed(ErrorKind.TEMPLATE, str(error))
-        outcome = await agent.perform(Task(node.id, run.governor, self.seat, node.policy, self, self.on_delta))
-        if outcome.failure is None:
-            return self.settled(Status.SUCCEEDED, outcome)
-        timed_out = outcome.failure.kind is ErrorKind.TIMEOUT
-        return self.settled(Status.TIMED_OUT if timed_out else Status.FAILED, outcome)
+            return Outcome(0, 0.0, failure=Failure(ErrorKind.TEMPLATE, str(error)))
+        self._billed = isinstance(agent, ModelAgent) and agent.billed
+        return await agent.perform(Task(node.id, run.governor, turn, self.on_delta))
 
-    def _agent(self) -> Agent:
+    def _book(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._hedges += outcome.hedges
+        if outcome.usage is not NO_USAGE:
+            self._usage += outcome.usage
+        if outcome.failure is None:
+            self._good = outcome
+
+    def _agent(self, choice: Choice) -> Agent:
         """The agent with everything rendered; raises TemplateError."""
-        run, node, work = self._run, self.node, self.node.work
-        names = run.names(node) if isinstance(work, PromptWork) or work.arguments else {}
+        run, node, work = self._run, self.node, choice.work
+        reads = isinstance(work, PromptWork) or work.arguments
+        names = run.names(node, None if self._good is None else self._good.output) if reads else {}
         simulated = run.simulator is not None and node.simulated is not False
+        policy = self._turn.policy
         if isinstance(work, PromptWork):
             request = Request(
                 node=node.id,
@@ -133,23 +221,28 @@ class NodeLife:
                 prompt=work.prompt.render(names),
                 system=None if work.system is None else work.system.render(names),
                 sampling=work.sampling,
-                stream=run.stream,
-                timeout_s=node.policy.timeout_s,
+                stream=run.stream or policy.timeout.idle_s is not None,
+                timeout_s=policy.attempt_s,
                 rehearsal=node.rehearsal,
             )
             provider = run.simulator if simulated and run.simulator else run.providers[work.model.provider]
-            return ModelAgent(provider, request, str(work.model), run.redact)
+            billed = not isinstance(provider, SimulatedProvider)
+            return ModelAgent(provider, request, str(work.model), run.redact, billed)
         arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
         if simulated and node.simulated and run.simulator is not None:
             return StandInAgent(run.simulator, node.rehearsal)
-        return FunctionAgent(run.functions[node.id], arguments)
+        return FunctionAgent(run.functions[function_name(work)], arguments)
 
     def started(self, attempt: int) -> None:
         run, node = self._run, self.node
-        self.attempts = attempt
+        self._attempts = attempt
         self._streamed_bytes, self._ttft_s = 0, None
-        self._begun = run.now()
-        run.emit(NodeStarted(run.id, self._begun, node.id, node.wave, attempt, self._model))
+        self._begun_s = run.now()
+        run.emit(NodeStarted(run.id, self._begun_s, node.id, node.wave, attempt, self._model, self.passes))
+
+    def hedged(self, attempt: int, after_s: float) -> None:
+        run = self._run
+        run.emit(NodeHedged(run.id, run.now(), self.node.id, attempt, after_s))
 
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         run = self._run
@@ -157,7 +250,7 @@ class NodeLife:
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot or a retry."""
-        self.waits[on] = self.waits.get(on, 0.0) + seconds
+        self._waits[on] = self._waits.get(on, 0.0) + seconds
         if seconds >= SHORTEST_TOLD_WAIT_S:
             run = self._run
             run.emit(NodeWaiting(run.id, run.now(), self.node.id, on, seconds))
@@ -166,7 +259,7 @@ class NodeLife:
         """A piece of text came; told at the first and then a few times a second."""
         now = self._run.now()
         if self._ttft_s is None:
-            self._ttft_s = now - self._begun
+            self._ttft_s = now - self._begun_s
         elif now - self._told_at < TOKENS_EVERY_S:
             self._streamed_bytes += len(piece.encode("utf-8", "replace"))
             return
@@ -175,7 +268,32 @@ class NodeLife:
         tokens = round(self._streamed_bytes / BYTES_PER_TOKEN)
         self._run.emit(NodeProgress(self._run.id, now, self.node.id, tokens, self._ttft_s))
 
-    def settled(self, status: Status, outcome: Outcome, reason: str | None = None) -> NodeSettled:
+    def pass_finished(self) -> PassFinished:
+        """What the pass came to that has just ended."""
+        run, outcome = self._run, self._outcome
+        error = None if outcome.failure is None else self._clean(outcome.failure)
+        return PassFinished(run.id, run.now(), self.node.id, self.passes, outcome.latency_s, outcome.output, error)
+
+    def settled(self) -> NodeSettled:
+        """The node's end, by what its work came to; a pass that failed does not lose the one before."""
+        outcome = self._good or self._outcome
+        if outcome.failure is None:
+            return self._told(Status.SUCCEEDED, outcome)
+        timed_out = outcome.failure.kind is ErrorKind.TIMEOUT
+        return self._told(Status.TIMED_OUT if timed_out else Status.FAILED, outcome)
+
+    def failed(self, kind: ErrorKind, message: str) -> NodeSettled:
+        """The end of a node that failed outside of any call."""
+        return self._told(Status.FAILED, Outcome(0, 0.0, failure=Failure(kind, message)))
+
+    def cut_off(self, status: Status, reason: str) -> NodeSettled:
+        """The end of a node that was cancelled; what was in flight may have been billed. A good pass is kept."""
+        if self._turn.in_flight and self._billed:
+            self._usage += MAYBE_BILLED
+        output = None if self._good is None else self._good.output
+        return self._told(status, Outcome(0, self.acting_s, output), reason)
+
+    def _told(self, status: Status, outcome: Outcome, reason: str | None = None) -> NodeSettled:
         run, node = self._run, self.node
         return NodeSettled(
             run=run.id,
@@ -183,25 +301,20 @@ class NodeLife:
             node=node.id,
             status=status,
             latency_s=outcome.latency_s,
-            attempts=outcome.attempts,
+            attempts=self._attempts_before + self._attempts,
             model=self._model,
-            usage=outcome.usage,
+            usage=self._usage,
             output=outcome.output,
             error=None if outcome.failure is None else self._clean(outcome.failure),
             reason=reason,
-            waits=self.waits,
+            waits=self._waits,
             ttft_s=outcome.ttft_s,
             finish_reason=outcome.finish_reason,
+            fallback=self._fallback,
+            fallback_error=self._fallback_error,
+            hedges=self._hedges,
+            passes=max(1, self.passes),
         )
-
-    def failed(self, kind: ErrorKind, message: str) -> NodeSettled:
-        """The end of a node that failed outside of any call."""
-        return self.settled(Status.FAILED, Outcome(self.attempts, 0.0, failure=Failure(kind, message)))
-
-    def cancelled(self, reason: str) -> NodeSettled:
-        """The end of a node that was cut off while it was at work."""
-        spent = self._run.now() - self._begun if self.attempts else 0.0
-        return self.settled(Status.CANCELLED, Outcome(self.attempts, spent, usage=NO_USAGE), reason)
 
     def _clean(self, failure: Failure) -> Failure:
         redact = self._run.redact
@@ -225,3 +338,9 @@ def view_of(settled: NodeSettled) -> View:
     why = error.message if error is not None else settled.reason or settled.status.value
     absent = {"output": f"`{settled.node}` has no output: {settled.status.replace('_', ' ')}, {why}"}
     return View(f"nodes.{settled.node}", present, absent)
+
+
+def _unsettled_view(name: str, status: str) -> View:
+    """What a join sees of a node that was still out when it opened, or when its pass began."""
+    present = {"ok": False, "status": status, "error": None, "latency": 0.0, "usage": usage_json(NO_USAGE)}
+    return View(f"nodes.{name}", present, {"output": f"`{name}` has no output: it is {status}"})

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from agentdag.calls import NO_USAGE
-from agentdag.engine.attempts import NodeLife, Run
-from agentdag.engine.schedule import Schedule
-from agentdag.errors import ErrorKind
+from agentdag.engine.attempts import NodeLife, Run, Sight
+from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
+    FAILURES,
     BarrierOpened,
     Exit,
     NodeSettled,
@@ -26,15 +26,15 @@ from agentdag.events import (
     Status,
 )
 from agentdag.language.templates import TemplateError
-from agentdag.limits.slots import Seat, Slots
-from agentdag.plan.forecast import remaining_s
+from agentdag.limits.slots import Place, Seat, Slots
+from agentdag.plan.forecast import critical_path_s, measured_path_s, remaining_s
+from agentdag.plan.schedule import Cut, Ended, Opened, Rested, Schedule
 
 GRACE_S = 10.0
 """How long what is in flight may still finish after the first interrupt."""
 PROGRESS_EVERY_S = 1.0
 SHORTEST_COUNTED_WAIT_S = 0.001
 """A shorter wait for a slot is no more than the engine's own work."""
-_FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})
 
 
 class Runner:
@@ -45,19 +45,27 @@ class Runner:
         self._run = run
         self._slots = slots
         self._startup_s = startup_s
-        self._schedule = Schedule(plan.graph, [node.optional for node in plan.nodes], waves=plan.schedule == "waves")
+        self._schedule = Schedule(
+            plan.graph, plan.terms(), waves=plan.schedule == "waves", wave_timeout_s=plan.wave_timeout_s
+        )
         remaining = remaining_s(plan.graph, plan.durations_s)
-        self._expected_path_s = max(remaining, default=0.0)
+        self._expected_path_s = critical_path_s(plan.graph, plan.durations_s, plan.rules)
         self._ranks = [(node.priority, -left) for node, left in zip(plan.nodes, remaining, strict=True)]
-        self._lives: dict[int, tuple[NodeLife, asyncio.Task[None]]] = {}
+        self._lives: dict[int, NodeLife] = {}
+        """Of the nodes that have begun and not settled."""
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        """Of those that run at this moment."""
         self._queued: dict[int, Seat] = {}
+        self._spent_s: dict[tuple[int, int], float] = {}
+        """How long a need had taken when a join went on without it."""
         self._latencies = [0.0] * len(plan.nodes)
         self._counts: Counter[Status] = Counter()
         self._usage = NO_USAGE
-        self._failed = False
+        self._timed_out = False
         self._signal: int | None = None
         self._stop_reason: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._alarm_s: float | None = None
         self._waking = False
         self._ended = asyncio.Event()
         self._group = asyncio.TaskGroup()
@@ -70,9 +78,7 @@ class Runner:
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
         try:
             async with self._group:
-                self._launch_ready()
-                if self._schedule.done:
-                    self._ended.set()
+                self._go_on()
                 try:
                     await self._ended.wait()
                 finally:
@@ -102,34 +108,65 @@ class Runner:
         self._waking = False
         self._slots.hand_out()
 
+    def _go_on(self) -> None:
+        """Do what follows from what happened, launch what became ready, and wake when time alone opens a barrier."""
+        while news := self._schedule.take_news():
+            for each in news:
+                match each:
+                    case Opened():
+                        self._opened(each)
+                    case Ended():
+                        self._ended_without_running(each)
+                    case Cut(number, cause):
+                        self._lives[number].unwanted = self._late_reason(cause)
+                        self._cancel([number])
+                    case Rested(number, complete):
+                        self._rested(number, complete=complete)
+        if self._schedule.fatal and self._run.plan.fail_fast and self._stop_reason is None:
+            first = next(iter(self._schedule.fatal))
+            self._stop(f"fail_fast: {self._run.plan.nodes[first].id} failed")
+        if self._schedule.done:
+            self._ended.set()
+        else:
+            self._launch_ready()
+            self._set_alarm()
+
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
         for number in self._schedule.take_ready():
-            node = self._run.plan.nodes[number]
-            if len(node.needs) > 1:
-                self._tell_barrier(number)
             seat = Seat(self._slots, self._ranks[number])
             self._queued[number] = seat
             seat.request(partial(self._launch, number, seat, self._run.now()))
         self._slots.hand_out()
 
     def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
-        """*number* holds its slot: begin."""
+        """*number* holds its slot: begin, or begin the next pass."""
         del self._queued[number]
-        self._schedule.start(number)
-        life = NodeLife(self._run, self._run.plan.nodes[number], seat)
-        if (waited := self._run.now() - ready_at) > SHORTEST_COUNTED_WAIT_S:
+        now = self._run.now()
+        self._schedule.start(number, now)
+        life = self._lives.get(number)
+        if life is None:
+            life = self._lives[number] = NodeLife(self._run, self._run.plan.nodes[number], seat)
+        else:
+            life.sit(seat)
+        for each in self._schedule.take_news():  # what a pass sees
+            assert isinstance(each, Opened)
+            self._opened(each)
+        if (waited := now - ready_at) > SHORTEST_COUNTED_WAIT_S:
             life.waited("slot", waited)
-        self._lives[number] = life, self._group.create_task(self._live(number, life))
+        self._tasks[number] = self._group.create_task(self._live(number, life))
 
     async def _live(self, number: int, life: NodeLife) -> None:
         life.begun = True
+        settled: NodeSettled | None = None
         try:
-            settled = await life.live()
+            await life.live()
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._stop_reason is not None:
-                settled = life.cancelled(self._stop_reason)
+            if life.unwanted is not None:
+                settled = life.cut_off(Status.LATE, life.unwanted)
+            elif self._stop_reason is not None:
+                settled = life.cut_off(Status.CANCELLED, self._stop_reason)
             elif task is not None and task.cancelling():
                 raise
             else:
@@ -138,26 +175,81 @@ class Runner:
             settled = life.failed(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
             life.seat.leave()
-            del self._lives[number]
-        self._settle(number, settled)
+            del self._tasks[number]
+        if settled is None and life.node.barrier.progressive and life.unwanted is None:
+            self._run.emit(life.pass_finished())
+            self._schedule.rest(number, self._run.now())
+            self._go_on()
+        else:
+            self._settle(number, settled or self._end_of(life))
+
+    @staticmethod
+    def _end_of(life: NodeLife) -> NodeSettled:
+        """How a node ends by what its work came to; what nobody wants any more is late, unless it is there."""
+        settled = life.settled()
+        there = settled.status is Status.SUCCEEDED and not life.node.barrier.progressive
+        if life.unwanted is not None and not there:
+            return life.cut_off(Status.LATE, life.unwanted)
+        return settled
 
     def _settle(self, number: int, settled: NodeSettled) -> None:
         self._record(number, settled)
-        for skipped in self._schedule.settle(number, settled.status):
-            cause = self._run.plan.nodes[self._schedule.cause(skipped)].id
-            self._record(skipped, self._skipped(skipped, f"{cause} failed"))
-        plan = self._run.plan
-        if settled.status in _FAILURES and not plan.nodes[number].optional:
-            self._failed = True
-            if plan.fail_fast and self._stop_reason is None:
-                self._stop(f"fail_fast: {settled.node} failed")
-        if self._schedule.done:
-            self._ended.set()
+        self._schedule.settle(number, settled.status, self._run.now())
+        self._go_on()
+
+    def _rested(self, number: int, *, complete: bool) -> None:
+        """A progressive join runs no more."""
+        life = self._lives[number]
+        if life.unwanted is not None:
+            settled = life.cut_off(Status.LATE, life.unwanted)
+        elif complete or self._stop_reason is None:
+            settled = life.settled()
         else:
-            self._launch_ready()
+            settled = life.cut_off(Status.CANCELLED, self._stop_reason)
+        self._leave_queue_of(number)
+        self._record(number, settled)
+        self._schedule.settle(number, settled.status, self._run.now())
+
+    def _opened(self, seen: Opened) -> None:
+        """Keep what a join sees, and tell of it."""
+        run, names = self._run, self._names
+        node = run.plan.nodes[seen.node]
+        missing, late, pending = names(seen.missing), names(seen.late), names(seen.pending)
+        if late or pending:
+            run.sights[node.id] = Sight(missing, frozenset(late), pending)
+        else:
+            run.sights.pop(node.id, None)
+        for need in seen.late:
+            life = self._lives.get(need)
+            self._spent_s.setdefault((need, seen.node), 0.0 if life is None else life.acting_s)
+        now = run.now()
+        run.emit(
+            BarrierOpened(run.id, now, node.id, seen.reason, names(seen.arrived), missing, late, pending, seen.number)
+        )
+
+    def _names(self, numbers: Iterable[int]) -> tuple[str, ...]:
+        return tuple([self._run.plan.nodes[number].id for number in numbers])
+
+    def _ended_without_running(self, ended: Ended) -> None:
+        number, plan = ended.node, self._run.plan
+        self._leave_queue_of(number)
+        match ended.status:
+            case Status.SKIPPED:
+                settled = self._unstarted(number, Status.SKIPPED, reason=f"{plan.nodes[ended.cause].id} failed")
+            case Status.LATE:
+                settled = self._unstarted(number, Status.LATE, reason=self._late_reason(ended.cause))
+            case _:
+                settled = self._unstarted(number, Status.FAILED, failure=Failure(ErrorKind.BARRIER, ended.why))
+        self._record(number, settled)
+
+    def _late_reason(self, join: int) -> str:
+        name = self._run.plan.nodes[join].id
+        given_up = name in self._run.settled and self._run.settled[name].status in FAILURES
+        return f"{name} gave up" if given_up else f"{name} went on without it"
 
     def _record(self, number: int, settled: NodeSettled) -> None:
         """Tell the end of a node, and keep what its dependants read."""
+        self._lives.pop(number, None)
         self._latencies[number] = settled.latency_s
         self._counts[settled.status] += 1
         if settled.usage is not NO_USAGE:
@@ -167,11 +259,17 @@ class Runner:
             self._run.absent.add(settled.node)
         self._run.emit(settled)
 
-    def _skipped(self, number: int, reason: str) -> NodeSettled:
+    def _unstarted(
+        self, number: int, status: Status, *, reason: str | None = None, failure: Failure | None = None
+    ) -> NodeSettled:
+        """The end of a node whose work is not going on: it never began, or it rests between two passes."""
+        life = self._lives.get(number)
+        if life is not None:
+            return life.cut_off(status, reason or "")
         node = self._run.plan.nodes[number]
         model = None if node.model is None else str(node.model)
         return NodeSettled(
-            self._run.id, self._run.now(), node.id, Status.SKIPPED, 0.0, 0, model, NO_USAGE, None, None, reason, {}
+            self._run.id, self._run.now(), node.id, status, 0.0, 0, model, NO_USAGE, None, failure, reason, {}
         )
 
     def _stop(self, reason: str) -> None:
@@ -180,25 +278,53 @@ class Runner:
         self._run.governor.closing = True
         self._leave_queue()
         for number in self._schedule.abandon():
-            self._record(number, self._skipped(number, reason))
-        self._cancel([number for number, (life, _) in self._lives.items() if life.resting], reason)
-        if self._schedule.done:
-            self._ended.set()
+            self._record(number, self._unstarted(number, Status.SKIPPED, reason=reason))
+        self._cancel([number for number in self._tasks if self._lives[number].place is not Place.HELD])
+        self._go_on()
 
     def _cut(self, reason: str) -> None:
         """Cancel whatever still runs."""
         self._stop_reason = reason
-        self._cancel(list(self._lives), reason)
+        self._cancel(list(self._tasks))
 
-    def _cancel(self, numbers: list[int], reason: str) -> None:
+    def _cancel(self, numbers: list[int]) -> None:
         """Cut these nodes; a task that has not taken its first step would never tell its end by itself."""
         for number in numbers:
-            life, task = self._lives[number]
+            life, task = self._lives[number], self._tasks[number]
             task.cancel()
             if not life.begun:
-                del self._lives[number]
+                del self._tasks[number]
                 life.seat.leave()
-                self._settle(number, life.cancelled(reason))
+                reason = life.unwanted or self._stop_reason or ""
+                self._settle(number, life.cut_off(Status.CANCELLED if life.unwanted is None else Status.LATE, reason))
+
+    def _set_alarm(self) -> None:
+        """Wake when time opens a barrier or begins a wave."""
+        wakes_at_s = self._schedule.wakes_at_s
+        if wakes_at_s == self._alarm_s:
+            return
+        if "alarm" in self._timers:
+            self._timers.pop("alarm").cancel()
+        self._alarm_s = wakes_at_s
+        if wakes_at_s is not None:
+            self._later("alarm", max(0.0, wakes_at_s - self._run.now()), partial(self._ring_soon, wakes_at_s))
+
+    def _ring_soon(self, due_s: float) -> None:
+        """What is due at the same moment comes first."""
+        asyncio.get_running_loop().call_soon(self._ring, due_s)
+
+    def _ring(self, due_s: float) -> None:
+        """It is *due_s*, although the clock, read through floats, may be a hair behind."""
+        if self._alarm_s == due_s:
+            self._alarm_s = None
+        if not self._schedule.done:
+            self._schedule.tick(max(due_s, self._run.now()))
+            self._go_on()
+
+    def _leave_queue_of(self, number: int) -> None:
+        seat = self._queued.pop(number, None)
+        if seat is not None:
+            seat.leave()
 
     def _leave_queue(self) -> None:
         for seat in self._queued.values():
@@ -206,7 +332,7 @@ class Runner:
         self._queued.clear()
 
     def _time_out(self, timeout_s: float) -> None:
-        self._failed = True
+        self._timed_out = True
         reason = f"the run's timeout of {timeout_s:g} s"
         self._stop(reason)
         self._cut(reason)
@@ -230,26 +356,18 @@ class Runner:
             )
         )
 
-    def _tell_barrier(self, number: int) -> None:
-        run = self._run
-        node = run.plan.nodes[number]
-        missing = run.missing(node)
-        arrived = tuple(name for name in node.needs if name not in missing) if missing else node.needs
-        run.emit(BarrierOpened(run.id, run.now(), node.id, "all", arrived, missing))
-
     def _tell_progress(self) -> None:
         run, slots = self._run, self._slots
-        resting = sum(life.resting for life, _ in self._lives.values())
-        waiting = {"slot": slots.waiting, "retry": resting - (slots.waiting - len(self._queued))}
-        run.emit(RunProgress(run.id, run.now(), slots.held, slots.waiting, waiting, self._usage))
+        places = Counter(self._lives[number].place for number in self._tasks)
+        waiting = {"slot": len(self._queued) + places[Place.WAITING], "retry": places[Place.AWAY]}
+        run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
 
     def _tell_end(self) -> RunFinished:
         run, plan = self._run, self._run.plan
         elapsed_s = run.now()
         outputs, errors = self._outputs()
-        status, code = self._verdict()
-        left = remaining_s(plan.graph, self._latencies)
+        status, code = self._verdict(errors)
         finished = RunFinished(
             run=run.id,
             at=elapsed_s,
@@ -257,7 +375,7 @@ class Runner:
             elapsed_s=elapsed_s,
             startup_s=self._startup_s,
             sequential_s=sum(self._latencies),
-            critical_path_s=max(left, default=0.0),
+            critical_path_s=measured_path_s(plan.graph, self._latencies, self._spent_s),
             usage=self._usage,
             outputs=outputs,
             output_errors=errors,
@@ -268,10 +386,25 @@ class Runner:
         run.emit(finished)
         return finished
 
-    def _verdict(self) -> tuple[RunStatus, int]:
+    def _verdict(self, lost: Iterable[str]) -> tuple[RunStatus, int]:
+        """How the run ended; *lost* are the outputs that could not be rendered.
+
+        Joins may have done without a required node that failed; an output that is lost by it could not.
+        """
         if self._signal is not None:
             return RunStatus.INTERRUPTED, 128 + self._signal
-        return (RunStatus.FAILED, Exit.FAILED) if self._failed else (RunStatus.SUCCEEDED, Exit.SUCCEEDED)
+        plan = self._run.plan
+        read = {
+            read.path[0]
+            for name in lost
+            for _, template in plan.outputs[name].leaves
+            for read in template.reads
+            if read.root == "nodes" and read.path
+        }
+        failed = {node.id for node in plan.nodes if not node.optional and self._run.settled[node.id].status in FAILURES}
+        if self._timed_out or self._schedule.fatal or not failed.isdisjoint(read):
+            return RunStatus.FAILED, Exit.FAILED
+        return RunStatus.SUCCEEDED, Exit.SUCCEEDED
 
     def _outputs(self) -> tuple[dict[str, object], dict[str, str]]:
         """What the run gives: `outputs`, or the answers of the nodes that nobody needs."""

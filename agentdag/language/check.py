@@ -57,6 +57,13 @@ _FOREIGN = {
     "messages": "write `system:` and `prompt:`",
     "template": "write `prompt:`",
     "provider": "write `model: provider/name`",
+    "join": "write `barrier: {wait_for: any}`, or see `agentdag explain barrier`",
+    "trigger_rule": "write `barrier: {wait_for: any}`, or see `agentdag explain barrier`",
+    "quorum": "write `barrier: {wait_for: 8}`",
+    "fallbacks": "write `fallback: [...]`",
+    "fallback_model": "write `fallback: [provider/name]`",
+    "on_failure": "write `continue_on_failure: true`, or `fallback: [...]`",
+    "on_error": "write `continue_on_failure: true`, or `fallback: [...]`",
     "retries": "write `retry: 2`",
     "max_retries": "write `retry: 2`",
     "timeout_s": "write `timeout: 45s`",
@@ -259,6 +266,8 @@ def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem
         hint = "put quotes around it"
     elif kind == "model_type" and path[:1] == ("inputs",) and isinstance(value, str):
         hint = f"write {{type: {value}}}"
+    elif kind == "model_type" and key == "hedge" and isinstance(value, str):
+        hint = f"write {{after: {value}}}"
     elif kind == "model_type" and len(path) == 2 and path[0] == "nodes" and isinstance(value, str):
         hint = "write {prompt: ...}"
     elif kind == "model_type" and value is None:

@@ -40,6 +40,16 @@ def duration_s(value: Any) -> float:
     return seconds
 
 
+def limit_s(value: Any, besides: str = "") -> float:
+    """As `duration_s`, of a duration above zero; *besides* says what else may stand there."""
+    if isinstance(value, str) and not _DURATION.fullmatch(value.strip()) and besides:
+        raise refusal(f"{describe(value)} is not a duration", f"write {DURATION_FORMS}, {besides}")
+    seconds = duration_s(value)
+    if not seconds:
+        raise refusal(f"{describe(value)} is no time at all", f"write {DURATION_FORMS}")
+    return seconds
+
+
 @lru_cache(maxsize=1024)
 def _seconds(text: str) -> float | None:
     match = _DURATION.fullmatch(text)
@@ -122,13 +132,13 @@ def _check_call(value: str) -> str:
 MODEL_FORM = {"type": "string", "pattern": r"^[^/\s]+/\S+$"}
 _DURATION_PATTERN = r"(\d{1,6}h)?(\d{1,9}m)?(\d{1,9}(\.\d{1,9})?s)?(\d{1,12}ms)?$"
 _DURATION_FORM = {"type": "string", "pattern": rf"^(?=.*\d){_DURATION_PATTERN}"}
-_LIMIT_FORM = {"type": "string", "pattern": rf"^(?=.*[1-9]){_DURATION_PATTERN}"}
+LIMIT_FORM = {"type": "string", "pattern": rf"^(?=.*[1-9]){_DURATION_PATTERN}"}
 _CALL_FORM = {"type": "string", "pattern": f"^{CALL_NAME.pattern}$"}
 _COUNT_WITH_UNDERSCORES = {"type": "string", "pattern": r"^[0-9]+(_[0-9]+)+$"}
 """How editors, which read YAML without this addition, see the count 200_000."""
 
 Duration = Annotated[float, BeforeValidator(duration_s), Written(only=_DURATION_FORM)]
-Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0), Written(only=_LIMIT_FORM)]
+Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0), Written(only=LIMIT_FORM)]
 Count = Annotated[int, Field(ge=0), Written(also=_COUNT_WITH_UNDERSCORES)]
 Positive = Annotated[int, Field(ge=1), Written(also=_COUNT_WITH_UNDERSCORES)]
 Priority = Literal["high", "normal", "low"]

@@ -1,6 +1,7 @@
 """The language: what a pipeline may say, as pydantic models.
 
-Every key is described here, once: refusals, `agentdag explain` and the editors' schema read it from these models.
+Every key is described once, here or in `language/rules.py`: refusals, `agentdag explain` and the editors' schema read
+it from these models.
 Unknown keys and wrong types are refused; a key that begins with `x-` is the user's own.
 A wrong document becomes findings in `language/check.py`; this file knows no place in a file.
 """
@@ -10,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from agentdag.errors import TRANSIENT, ErrorKind
+from agentdag.errors import ErrorKind
 from agentdag.language.findings import did_you_mean
+from agentdag.language.model import Model, without_own_keys
+from agentdag.language.rules import Barrier, HedgeSpec, Retry, Schedule, ScheduleSpec, Timeout
 from agentdag.language.scalars import (
+    IDENTIFIER,
     MODEL_FORM,
     Count,
     Duration,
@@ -32,16 +36,9 @@ RESERVED_IDS = frozenset({"items", "keys", "values", "get"})
 _PROMPT_ONLY = ("system", "tier", "model")
 
 
-def _without_own_keys(value: Any) -> Any:
-    """A mapping without the keys that begin with `x-`."""
-    if isinstance(value, dict) and any(str(key).startswith("x-") for key in value):
-        return {key: item for key, item in value.items() if not str(key).startswith("x-")}
-    return value
-
-
 def _named(value: Any) -> Any:
     """A mapping of names to things, each name an identifier that templates can write."""
-    return _without_own_keys({} if value is None else value)
+    return without_own_keys({} if value is None else value)
 
 
 def _no_values(kind: str, short: str) -> BeforeValidator:
@@ -53,19 +50,6 @@ def _no_values(kind: str, short: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-class Model(BaseModel):
-    """What all parts of the language share."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, protected_namespaces=(), use_attribute_docstrings=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_own_keys(cls, value: Any) -> Any:
-        return _without_own_keys(value)
 
 
 class InputSpec(Model):
@@ -179,42 +163,6 @@ class LimitsSpec(Model):
     """Launch nothing more once a required node has failed. Else every independent branch finishes."""
 
 
-_RETRIED = tuple(sorted(kind.value for kind in TRANSIENT))
-RETRYABLE = (*_RETRIED, ErrorKind.FUNCTION.value)
-
-
-class RetrySpec(Model):
-    """How often and how patiently an attempt is repeated; a number is the short form of `retries`."""
-
-    retries: Annotated[int, Field(ge=0, le=100)] = Field(default=2, examples=[3])
-    """How many attempts may follow the first."""
-    delay: Duration = Field(default=1.0, examples=["2s"])
-    """The longest wait before the second attempt; it doubles with each, and chance picks a time below it."""
-    max_delay: Duration = Field(default=60.0, examples=["60s"])
-    """The longest wait of all. A provider that asks for a longer one fails the attempt at once."""
-    on: list[Annotated[str, Written(only={"enum": list(RETRYABLE)})]] = Field(
-        default_factory=lambda: list(_RETRIED), examples=[["rate_limit", "server"]]
-    )
-    """The kinds of failure that are repeated. A function is repeated only for what stands here."""
-
-    @field_validator("on")
-    @classmethod
-    def _known_kinds(cls, value: list[str]) -> list[str]:
-        for kind in value:
-            if kind not in RETRYABLE:
-                hint = did_you_mean(str(kind), RETRYABLE) or f"known are {', '.join(RETRYABLE)}"
-                raise refusal(f"{kind!r} is nothing that is retried", hint)
-        return value
-
-
-def _short_retry(value: Any) -> Any:
-    return {"retries": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-_RETRIES_FORM = {"type": "integer", "minimum": 0, "maximum": 100}
-Retry = Annotated[RetrySpec, BeforeValidator(_short_retry), Written(also=_RETRIES_FORM)]
-
-
 class ExpectSpec(Model):
     """What an answer is expected to take; the forecast and the simulator go by it."""
 
@@ -235,6 +183,8 @@ _FAILURES_FORM = {
 class SimulateSpec(Model):
     """How the simulator plays this node."""
 
+    latency: Duration | None = Field(default=None, examples=["2m"])
+    """How long it takes there, where that is not what `expect` says: to rehearse a straggler."""
     jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(default=0.0, examples=[0.2])
     """By what share its latency varies."""
     fail: Annotated[
@@ -264,10 +214,12 @@ class DefaultsSpec(SamplingSpec):
     """The tier of every prompt node that names neither tier nor model."""
     model: ModelName | None = Field(default=None, examples=["openai/gpt-5-mini"])
     """The model of every prompt node that names neither tier nor model, as `provider/model`."""
-    timeout: Limit | None = Field(default=None, examples=["90s"])
+    timeout: Timeout | None = Field(default=None, examples=["90s"])
     """Bounds one attempt of every node; 10 m where nothing is said."""
     retry: Retry | None = Field(default=None, examples=[2])
     """How often and how patiently an attempt is repeated."""
+    barrier: Barrier | None = Field(default=None, examples=[{"timeout": "60s"}])
+    """When joins open that do not say otherwise."""
 
 
 _NODE_FORM: dict[str, Any] = {
@@ -279,6 +231,51 @@ _NODE_FORM: dict[str, Any] = {
     },
 }
 """What editors know of how the keys of a node go together."""
+
+
+_FALLBACK_FORM: dict[str, Any] = {
+    "minProperties": 1,
+    "dependencies": {
+        **{key: {"not": {"required": ["call"]}} for key in ("prompt", "prompt_file", *_PROMPT_ONLY, *SAMPLING_KEYS)},
+        "with": ["call"],
+        "tier": {"not": {"anyOf": [{"required": ["call"]}, {"required": ["model"]}]}},
+        "prompt_file": {"not": {"anyOf": [{"required": ["call"]}, {"required": ["prompt"]}]}},
+    },
+}
+"""What editors know of how the keys of a fallback go together."""
+
+
+class FallbackSpec(SamplingSpec):
+    """Who does a node's work where those before have failed: what differs from the node. A model or a tier is the
+    short form."""
+
+    model_config = ConfigDict(json_schema_extra=_FALLBACK_FORM)
+
+    model: ModelName | None = Field(default=None, examples=["openai/gpt-5-mini"])
+    """Another model, as `provider/model`."""
+    tier: str | None = Field(default=None, examples=["reasoning"])
+    """Another model, as one of the names under `tiers`."""
+    prompt: str | None = Field(default=None, examples=["In one sentence: {{ inputs.question }}"])
+    """Another prompt."""
+    prompt_file: str | None = Field(default=None, examples=["prompts/short.md"])
+    """A file with another prompt."""
+    system: str | None = Field(default=None, examples=["Answer in one sentence."])
+    """Another system prompt."""
+    call: FunctionName | None = Field(default=None, examples=["canned:answer"])
+    """A Python function instead of a model."""
+    with_: dict[str, Any] | None = Field(default=None, alias="with", examples=[{"question": "{{ inputs.question }}"}])
+    """The keyword arguments of `call`."""
+
+
+def _short_fallback(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if IDENTIFIER.fullmatch(value):
+        return {"tier": value}
+    return {"model": value}
+
+
+Fallback = Annotated[FallbackSpec, BeforeValidator(_short_fallback), Written(also={"type": "string"})]
 
 
 class NodeSpec(SamplingSpec):
@@ -307,10 +304,19 @@ class NodeSpec(SamplingSpec):
     """What the node is for, for people."""
     continue_on_failure: bool = Field(default=False, examples=[True])
     """Others go on without this node where it fails: they see `nodes.<id>.ok` false and its id in `missing`."""
-    timeout: Limit | None = Field(default=None, examples=["45s"])
-    """Bounds one attempt; time in a queue or before a retry does not count."""
+    barrier: Barrier | None = Field(default=None, examples=[{"wait_for": 8, "timeout": "45s"}])
+    """When a node with several dependencies opens: `all`, `progressive`, or a mapping."""
+    timeout: Timeout | None = Field(default=None, examples=["45s", {"attempt": "45s", "idle": "15s", "total": "3m"}])
+    """Bounds one attempt, its silence, and the node as a whole; a duration or `auto` bounds the attempt."""
     retry: Retry | None = Field(default=None, examples=[2])
     """How often and how patiently an attempt is repeated."""
+    fallback: list[Fallback] = Field(default=[], examples=[["openai/gpt-5-mini"]])
+    """Who does the work where the node's own model fails, in order: each a model, a tier, or a mapping of what
+    differs; each with its own retries."""
+    hedge: HedgeSpec | None = Field(default=None, examples=[{"after": "10s"}])
+    """A second identical call where the first is late. Only for prompts, and for nodes that are `idempotent`."""
+    idempotent: bool = Field(default=False, examples=[True])
+    """The node may be repeated without harm: a hedge or a resume may call it a second time."""
     priority: Priority = Field(default="normal", examples=["high"])
     """Goes first, or last, where more is ready than the cap lets run: high, normal or low."""
     expect: ExpectSpec = Field(default=ExpectSpec(), examples=[{"latency": "45s", "tokens": 800}])
@@ -362,7 +368,7 @@ class PipelineSpec(Model):
         default=DefaultsSpec(), examples=[{"tier": "execution", "timeout": "90s", "retry": 2}]
     )
     """What nodes that do not say otherwise get."""
-    schedule: Literal["eager", "waves"] = Field(default="eager", examples=["waves"])
+    schedule: Schedule = Field(default=ScheduleSpec(), examples=["waves", {"waves": {"timeout": "60s"}}])
     """`eager` starts each node as soon as it can; `waves` waits for all of a wave before the next."""
     nodes: Annotated[
         dict[str, NodeSpec], _no_values("`nodes`", "write `<id>: {prompt: ...}` below it"), BeforeValidator(_named)

@@ -22,16 +22,21 @@ NAMES = {
     "inputs": "The run's inputs: `inputs.company`.",
     "nodes": "The nodes that this one depends on, by id: `nodes.parser.output`. To read one is to depend on it.",
     "needs": "The direct dependencies in order, for loops: `{% for name, node in needs.items() if node.ok %}`.",
-    "missing": "The ids of those needs that have settled without a result: `{% if missing %}`. Not under `outputs`.",
+    "missing": "The ids of those needs that have settled without a result, or came too late: `{% if missing %}`. "
+    "Not under `outputs`.",
+    "pending": "In a progressive join: the ids of those needs that are still to come.",
+    "previous": "In a progressive join: the output of the pass before; none on the first.",
     "run": "This run: `run.id`, and `run.started` in UTC.",
 }
-NODE_NAMES = frozenset(NAMES)
-"""What the templates of a node see."""
+PASS_NAMES = frozenset(NAMES)
+"""What the templates of a progressive join see."""
+NODE_NAMES = PASS_NAMES - {"pending", "previous"}
+"""What the templates of any other node see."""
 OUTPUT_NAMES = frozenset({"inputs", "nodes", "run"})
 """What the templates under `outputs` see."""
 NODE_ATTRIBUTES = {
     "ok": "Whether the node succeeded.",
-    "status": "How it settled: succeeded, failed, timed_out, skipped or cancelled.",
+    "status": "How it settled: succeeded, failed, timed_out, skipped, late or cancelled; pending while it is out.",
     "output": "Its answer: text, or the value of a function. Undefined where the node did not succeed.",
     "error": "None, or why it failed: `error.kind`, `error.message`.",
     "latency": "Seconds that its last attempt took.",
@@ -51,6 +56,8 @@ _FOREIGN = {
     "steps": "write `nodes.<id>.output`",
     "outputs": "write `nodes.<id>.output`",
     "output": "write `nodes.<id>.output`",
+    "pending": "only a join with `barrier: progressive` has `pending`",
+    "previous": "only a join with `barrier: progressive` has `previous`",
 }
 
 
@@ -219,7 +226,7 @@ def _simple_parts(text: str, names: frozenset[str]) -> list[str | tuple[str, ...
 
 def _is_plain(path: tuple[str, ...]) -> bool:
     """Whether *path* names a node or an input, and no part of a whole (`needs.items`), which the tree knows better."""
-    return path[0] not in {"needs", "missing"} and not (path[0] == "nodes" and len(path) == 2)
+    return path[0] not in {"needs", "missing", "pending"} and not (path[0] == "nodes" and len(path) == 2)
 
 
 def _lookup(path: tuple[str, ...], names: Mapping[str, Any]) -> Any:

@@ -12,21 +12,46 @@ from typing import Any
 
 
 class Deadline:
-    """One attempt's time limit; `done` is set by whoever entered it, when the attempt has ended."""
+    """One attempt's time limit, which is also cut where its stream falls silent for *idle_s*.
 
-    __slots__ = ("_cancelling", "_task", "done", "expired", "when")
+    `done` is set by whoever entered it, when the attempt has ended.
+    """
 
-    def __init__(self, when: float) -> None:
+    __slots__ = ("_cancelling", "_idle_s", "_limit", "_owner", "_task", "done", "expired", "idle", "when")
+
+    def __init__(self, owner: Deadlines, limit: float, idle_s: float | None) -> None:
         task: asyncio.Task[Any] | None = asyncio.current_task()
         assert task is not None
+        self._owner = owner
         self._task = task
         self._cancelling = task.cancelling()
-        self.when = when
+        self._limit = limit
+        self._idle_s = idle_s
+        self.when = limit
+        """When it is looked at next; a stream that speaks may move its end beyond that."""
         self.done = False
         self.expired = False
+        self.idle: float | None = None
+        """When the stream will have been silent for too long; None until it begins."""
 
-    def __lt__(self, other: Deadline) -> bool:
-        return self.when < other.when
+    def heard(self) -> None:
+        """The stream has begun, or a piece of the answer came."""
+        if self._idle_s is not None:
+            first = self.idle is None
+            self.idle = self._owner.time() + self._idle_s
+            if first and self.idle < self.when:
+                self.when = self.idle
+                self._owner.add(self)
+
+    def is_due(self, now: float) -> bool:
+        """Whether its time is up; if not, `when` is the time at which it may be."""
+        self.when = self._limit if self.idle is None else min(self._limit, self.idle)
+        return self.when <= now
+
+    @property
+    def fell_silent(self) -> bool:
+        """Of one that expired: whether it was for silence."""
+        return self.idle is not None and self.idle < self._limit
 
     def expire(self) -> None:
         self.expired = True
@@ -41,43 +66,53 @@ class Deadlines:
     """All deadlines of one run, the earliest on the loop's timer."""
 
     def __init__(self) -> None:
-        self._heap: list[Deadline] = []
+        self._heap: list[tuple[float, int, Deadline]] = []
+        self._entered = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self, seconds: float) -> Deadline:
-        """Cancel the current task in *seconds*, unless the deadline is done by then."""
-        loop = asyncio.get_running_loop()
-        deadline = Deadline(loop.time() + seconds)
-        self._forget_done()
-        heapq.heappush(self._heap, deadline)
-        if self._heap[0] is deadline:
-            self._set_timer(loop)
+    def enter(self, seconds: float, idle_s: float | None = None) -> Deadline:
+        """Cancel the current task in *seconds*, or after *idle_s* of silence, unless the deadline is done by then."""
+        deadline = Deadline(self, self.time() + seconds, idle_s)
+        heap = self._heap
+        while heap and heap[0][2].done:
+            heapq.heappop(heap)
+        self.add(deadline)
         return deadline
+
+    def add(self, deadline: Deadline) -> None:
+        """Look at *deadline* when its `when` has come."""
+        self._entered += 1
+        heapq.heappush(self._heap, (deadline.when, self._entered, deadline))
+        if self._heap[0][2] is deadline:
+            self._set_timer()
 
     def close(self) -> None:
         """Nothing is cancelled any more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _forget_done(self) -> None:
-        heap = self._heap
-        while heap and heap[0].done:
-            heapq.heappop(heap)
+    @staticmethod
+    def time() -> float:
+        return asyncio.get_running_loop().time()
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self) -> None:
         """Wake at the earliest deadline; a timer that fires early only sets the next one."""
         if self._timer is not None:
-            if self._timer.when() <= self._heap[0].when and not self._timer.cancelled():
+            if self._timer.when() <= self._heap[0][0] and not self._timer.cancelled():
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(self._heap[0].when, self._fire, loop)
+        self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._fire)
 
-    def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _fire(self) -> None:
         self._timer = None
-        now = loop.time()
-        while self._heap and (self._heap[0].done or self._heap[0].when <= now):
-            deadline = heapq.heappop(self._heap)
-            if not deadline.done:
+        now = self.time()
+        while self._heap and (self._heap[0][2].done or self._heap[0][0] <= now):
+            deadline = heapq.heappop(self._heap)[2]
+            if deadline.done or deadline.expired:
+                continue
+            if deadline.is_due(now):
                 deadline.expire()
+            else:
+                self.add(deadline)
         if self._heap:
-            self._set_timer(loop)
+            self._set_timer()

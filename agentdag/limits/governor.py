@@ -1,4 +1,4 @@
-"""The one door through which every call goes: slot, attempt timeout, retries.
+"""The one door through which every call goes: slot, attempt timeout, hedges, retries.
 
 It takes plain callables and knows neither agents nor providers. Nothing that only waits holds a slot.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
 from agentdag.errors import CallError, ErrorKind, Failure
-from agentdag.limits.deadlines import Deadlines
+from agentdag.limits.deadlines import Deadline, Deadlines
+from agentdag.limits.policy import Allowance, Hedge, Policy, RetryBudget, delay_s
 from agentdag.limits.slots import Place, Seat, Slots
 
 T = TypeVar("T")
@@ -21,17 +22,8 @@ T = TypeVar("T")
 _SHUTTING = frozenset({ErrorKind.AUTH, ErrorKind.QUOTA})
 FORBIDDEN = 403
 """This one call was not allowed; others with the same key may be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How one call is bounded and repeated. `on` are the kinds of failure that are repeated."""
-
-    timeout_s: float
-    retries: int
-    delay_s: float
-    max_delay_s: float
-    on: frozenset[ErrorKind]
+IDLE_SLOTS_ONLY = (9, 0.0)
+"""The rank of a hedge: behind everybody who waits for a slot."""
 
 
 class Listener(Protocol):
@@ -39,9 +31,51 @@ class Listener(Protocol):
 
     def started(self, attempt: int) -> None: ...
 
+    def hedged(self, attempt: int, after_s: float) -> None: ...
+
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None: ...
 
     def waited(self, on: str, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Turn:
+    """On what terms somebody calls: bounds, place in the queue, who listens, and what is left of the node's time."""
+
+    policy: Policy
+    seat: Seat
+    listener: Listener
+    allowance: Allowance
+    attempts_before: int = 0
+    """Attempts that the node made before this call: numbers go on from there."""
+    in_flight: bool = False
+    """Whether a call is out at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What an act is told of itself. `number` counts from 1, over all calls of the node; `hedge` is 0 for the first
+    call of an attempt, then 1, 2 ..."""
+
+    number: int
+    hedge: int
+    deadline: Deadline
+
+    def heard(self) -> None:
+        """The answer's stream has begun, or a piece of it came."""
+        self.deadline.heard()
+
+
+Act = Callable[[Attempt], Awaitable[T]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer(Generic[T]):
+    """What one call came to, and how long it took."""
+
+    latency_s: float
+    result: T | None
+    failure: Failure | None
 
 
 @dataclass(slots=True)
@@ -49,11 +83,12 @@ class Call(Generic[T]):
     """What became of one call: its last attempt's result or failure, and how long that attempt took."""
 
     attempts: int = 0
+    hedges: int = 0
     latency_s: float = 0.0
     result: T | None = None
     failure: Failure | None = None
     doubtful: bool = False
-    """Whether an attempt failed that may have been billed."""
+    """Whether an attempt or a hedge that came to nothing may have been billed."""
 
 
 @dataclass
@@ -62,20 +97,20 @@ class Governor:
 
     slots: Slots
     chance: Random = field(default_factory=Random)
+    retries: RetryBudget = field(default_factory=lambda: RetryBudget(0))
     shut: dict[str, Failure] = field(default_factory=dict)
     """Lanes (a model on a key) that the provider has closed for the rest of the run, and why."""
     closing: bool = False
     """Whether the run is ending: what fails now is not tried again."""
     deadlines: Deadlines = field(default_factory=Deadlines)
 
-    async def call(
-        self, act: Callable[[int], Awaitable[T]], *, policy: Policy, seat: Seat, lane: str | None, listener: Listener
-    ) -> Call[T]:
-        """Run *act* with the attempt's number (from 1) until it succeeds or the policy gives up.
+    async def call(self, act: Act[T], turn: Turn, lane: str | None = None) -> Call[T]:
+        """Run *act* until it succeeds or the turn's policy gives up.
 
         Failures are values; only cancellation is raised. The slot is given back at the end.
         """
         call: Call[T] = Call()
+        seat, listener = turn.seat, turn.listener
         try:
             while True:
                 if seat.place is not Place.HELD:
@@ -87,52 +122,141 @@ class Governor:
                     call.failure = Failure(shut.kind, f"not asked: {shut.message}", shut.provider)
                     return call
                 call.attempts += 1
-                listener.started(call.attempts)
+                number = turn.attempts_before + call.attempts
+                listener.started(number)
+                turn.in_flight = True
                 begun = time.monotonic()
-                call.failure = None
-                deadline = self.deadlines.enter(policy.timeout_s)
-                try:
-                    call.result = await act(call.attempts)
-                except asyncio.CancelledError:
-                    if not deadline.ran_out():
-                        raise
-                    message = f"no answer within {policy.timeout_s:g} s"
-                    provider = None if lane is None else lane.partition("/")[0]
-                    call.failure = Failure(ErrorKind.TIMEOUT, message, provider, billed="maybe" if provider else "no")
-                except CallError as error:
-                    call.failure = error.failure
-                finally:
-                    deadline.done = True
-                call.latency_s = time.monotonic() - begun
-                if call.failure is None:
+                if turn.policy.hedge is None:
+                    answer = await self._ask(act, turn, lane, number)
+                else:
+                    answer = await _Race(self, act, turn, lane, number, call).run(turn.policy.hedge)
+                turn.in_flight = False
+                turn.allowance.spend(time.monotonic() - begun)
+                call.latency_s, call.result, call.failure = answer.latency_s, answer.result, answer.failure
+                if answer.failure is None:
+                    self.retries.succeeded()
                     return call
-                call.doubtful |= call.failure.billed != "no"
-                wait_s = self._give_up_or_wait_s(call.failure, call.attempts, lane, policy)
+                call.doubtful |= answer.failure.billed != "no"
+                wait_s = self._give_up_or_wait_s(call, answer.failure, lane, turn)
                 if wait_s is None:
                     return call
                 seat.leave()
-                listener.retrying(call.attempts, wait_s, call.failure)
+                listener.retrying(number, wait_s, answer.failure)
                 await asyncio.sleep(wait_s)
+                turn.allowance.spend(wait_s)
                 listener.waited("retry", wait_s)
         finally:
             seat.leave()
 
-    def _give_up_or_wait_s(self, failure: Failure, attempt: int, lane: str | None, policy: Policy) -> float | None:
+    async def _ask(self, act: Act[T], turn: Turn, lane: str | None, number: int, hedge: int = 0) -> _Answer[T]:
+        """One call within its bounds."""
+        policy, left_s = turn.policy, turn.allowance.left_s
+        limit_s = min(policy.attempt_s, left_s)
+        result, failure = None, None
+        begun = time.monotonic()
+        deadline = self.deadlines.enter(limit_s, policy.timeout.idle_s)
+        try:
+            result = await act(Attempt(number, hedge, deadline))
+        except asyncio.CancelledError:
+            if not deadline.ran_out():
+                raise
+            failure = _timeout(policy, deadline, turn.allowance, lane)
+        except CallError as error:
+            failure = error.failure
+        finally:
+            deadline.done = True
+        return _Answer(time.monotonic() - begun, result, failure)
+
+    def _give_up_or_wait_s(self, call: Call[T], failure: Failure, lane: str | None, turn: Turn) -> float | None:
         """Seconds until the next attempt, or None; what closes a lane for the run is remembered."""
         if lane is not None and failure.kind in _SHUTTING and failure.status != FORBIDDEN:
             self.shut[lane] = failure
-        return None if self.closing else delay_s(failure, attempt, policy, self.chance)
+        wait_s = None if self.closing else delay_s(failure, call.attempts, turn.policy, self.chance)
+        if wait_s is None:
+            return None
+        why = None
+        if wait_s >= turn.allowance.left_s:
+            why = f"no time is left of the node's {turn.allowance.total_s:g} s"
+        elif not self.retries.allows(failure):
+            why = "the run's retry budget is spent"
+        if why is not None:
+            call.failure = replace(failure, message=f"{failure.message} (not tried again: {why})")
+            return None
+        return wait_s
 
 
-def delay_s(failure: Failure, attempt: int, policy: Policy, chance: Random) -> float | None:
-    """Seconds to wait after the failed 1-based *attempt*; None means give up.
+def _timeout(policy: Policy, deadline: Deadline, allowance: Allowance, lane: str | None) -> Failure:
+    """How an attempt ended that was cut; where the node's whole time is over, there is no other."""
+    provider = None if lane is None else lane.partition("/")[0]
+    whole = allowance.left_s < policy.attempt_s and not deadline.fell_silent
+    if deadline.fell_silent:
+        message = f"the stream was silent for {policy.timeout.idle_s:g} s"
+    elif whole:
+        message = f"no answer within the node's {allowance.total_s:g} s in all"
+    else:
+        message = f"no answer within {policy.attempt_s:g} s"
+    return Failure(ErrorKind.TIMEOUT, message, provider, billed="maybe" if provider else "no", final=whole)
 
-    Exponential with full jitter, https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/,
-    but never less than the provider asked for; it gives up where that is more than the policy's longest delay.
-    """
-    if attempt > policy.retries or failure.final or failure.kind not in policy.on:
-        return None
-    asked = failure.retry_after_s or 0.0
-    if asked > policy.max_delay_s:
-        return None
-    return max(asked, chance.uniform(0, min(policy.max_delay_s, policy.delay_s * 2.0 ** (attempt - 1))))
+
+class _Race(Generic[T]):
+    """One attempt as several identical calls: the first good answer wins, the others are cancelled and booked."""
+
+    def __init__(
+        self, governor: Governor, act: Act[T], turn: Turn, lane: str | None, number: int, call: Call[T]
+    ) -> None:
+        self._governor = governor
+        self._act = act
+        self._turn = turn
+        self._lane = lane
+        self._number = number
+        self._call = call
+        self._out: set[asyncio.Task[_Answer[T]]] = set()
+        self._in_line: set[asyncio.Task[_Answer[T]]] = set()
+        """Hedges that wait for an idle slot."""
+
+    async def run(self, hedge: Hedge) -> _Answer[T]:
+        """The first good answer, or the failure of whatever was out last."""
+        first = self._governor._ask(self._act, self._turn, self._lane, self._number)  # noqa: SLF001 - a part of it
+        self._out = {asyncio.create_task(first)}
+        made = 0
+        try:
+            while True:
+                late_s = hedge.after_s if made < hedge.most and not self._governor.closing else None
+                done, _ = await asyncio.wait(self._out, timeout=late_s, return_when=asyncio.FIRST_COMPLETED)
+                self._out -= done
+                answers = [task.result() for task in done]
+                good = next((answer for answer in answers if answer.failure is None), None)
+                if good is not None:
+                    return good
+                if answers and self._out <= self._in_line:
+                    return answers[-1]
+                if not done:
+                    made += 1
+                    spare = asyncio.create_task(self._spare(made))
+                    self._out.add(spare)
+                    self._in_line.add(spare)
+        finally:
+            await self._drop_rest()
+
+    async def _spare(self, number: int) -> _Answer[T]:
+        """The same call again, as soon as a slot is idle."""
+        seat = Seat(self._governor.slots, IDLE_SLOTS_ONLY)
+        asked = time.monotonic()
+        try:
+            await seat.take()
+            task = asyncio.current_task()
+            self._in_line = {each for each in self._in_line if each is not task}
+            hedge = self._turn.policy.hedge
+            after_s = (hedge.after_s or 0.0) * number if hedge else 0.0
+            self._turn.listener.hedged(self._number, after_s + time.monotonic() - asked)
+            self._call.hedges += 1
+            return await self._governor._ask(self._act, self._turn, self._lane, self._number, number)  # noqa: SLF001
+        finally:
+            seat.leave()
+
+    async def _drop_rest(self) -> None:
+        self._call.doubtful |= self._lane is not None and bool(self._out - self._in_line)
+        for task in self._out:
+            task.cancel()
+        if self._out:
+            await asyncio.wait(self._out)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agentdag.language.scalars import seconds_text
-from agentdag.plan.forecast import DUST_S, earliest_s, gains_s, makespan_s, remaining_s, waves_s, width
-from agentdag.plan.graph import Edges, Graph, build_graph
+from agentdag.plan.forecast import DUST_S, earliest_s, forecast, gains_s, makespan_s, remaining_s, waves_s
+from agentdag.plan.graph import Edges, Graph, build_graph, width
 from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
 Edge = tuple[int, int]
@@ -84,6 +84,7 @@ class _Adviser:
         self._plan = plan
         self._graph = plan.graph
         self._seconds = plan.durations_s
+        self._rules = plan.rules
         self._numbers = {node.id: number for number, node in enumerate(plan.nodes)}
         size = len(plan.nodes) + sum(map(len, plan.graph.needs))
         self._left = max(8, MAX_WORK // max(1, size))
@@ -95,14 +96,8 @@ class _Adviser:
     def _takes(self, graph: Graph | None = None, seconds: Sequence[float] | None = None, cap: int = 0) -> float:
         """The makespan with another graph, other durations or another cap."""
         self._left -= 1
-        plan = self._plan
-        return makespan_s(
-            graph or self._graph,
-            self._seconds if seconds is None else seconds,
-            cap=cap or plan.concurrency,
-            schedule=plan.schedule,
-            priorities=plan.priorities,
-        )
+        rules = replace(self._rules, cap=cap) if cap else self._rules
+        return makespan_s(graph or self._graph, self._seconds if seconds is None else seconds, rules)
 
     def _is_worth(self, saved: float, share: float = MIN_SHARE) -> bool:
         return saved > max(DUST_S, share * self._makespan_s)
@@ -123,14 +118,16 @@ class _Adviser:
 
     def _unread(self, number: int, node: PlanNode) -> list[Edge]:
         """The needs of *node* that only make it wait. A function may count on the order; a prompt cannot."""
-        if not isinstance(node.work, PromptWork) or node.needs == () or set(node.needs) <= (read := node.reads()):
+        if not isinstance(node.work, PromptWork) or not node.needs or not node.barrier.plain:
+            return []
+        if set(node.needs) <= (read := node.reads()):
             return []
         needs = (self._numbers[need] for need in node.needs if need not in read)
         return [(number, need) for need in needs if isinstance(self._plan.nodes[need].work, PromptWork)]
 
     def _may_matter(self, group: Sequence[Edge]) -> bool:
         """Whether an edge of *group* lies on a critical path."""
-        if self._plan.schedule == "waves":
+        if self._plan.schedule == "waves" or self._rules.terms is not None:
             return True
         early, left, length = self._ways
         return any(early[need] + self._seconds[need] + left[node] >= length - DUST_S for node, need in group)
@@ -201,10 +198,11 @@ class _Adviser:
     def cap(self) -> Iterator[Advice]:
         """The cap, where it costs much more than the critical path."""
         plan = self._plan
-        floor_s = self._ways[2] if plan.schedule == "eager" else waves_s(self._graph, self._seconds)
+        floor_s = self._floor_s()
         if mostly_assumed(plan) or self._makespan_s <= MAX_COST * floor_s:
             return
-        least = math.ceil(sum(self._seconds) / (NEAR * floor_s))  # fewer could not get through the work
+        work_s = sum(self._seconds) if self._rules.terms is None else 0.0  # joins may not wait for all of it
+        least = math.ceil(work_s / (NEAR * floor_s))  # fewer could not get through the work
         low, step = max(plan.concurrency, least - 1), 1
         while True:
             high = min(low + step, len(plan.nodes))
@@ -229,12 +227,17 @@ class _Adviser:
             hint = f"write `limits: {{concurrency: {high}}}` if your providers allow it"
             yield Advice("AD504", message, hint, saved, ("limits", "concurrency"))
 
+    def _floor_s(self) -> float:
+        """What the run takes under no cap."""
+        if self._rules.terms is not None:
+            return self._takes(cap=len(self._plan.nodes))
+        return self._ways[2] if self._plan.schedule == "eager" else waves_s(self._graph, self._seconds)
+
     def lock_step(self) -> Iterator[Advice]:
         """The schedule, where waves cost time."""
         if self._plan.schedule == "eager":
             return
-        plan = self._plan
-        eager_s = makespan_s(self._graph, self._seconds, cap=plan.concurrency, priorities=plan.priorities)
+        eager_s = makespan_s(self._graph, self._seconds, replace(self._rules, schedule="eager"))
         saved = self._makespan_s - eager_s
         if self._is_worth(saved):
             message = f"in lock-step waves the run takes {seconds_text(self._makespan_s)}"
@@ -243,8 +246,7 @@ class _Adviser:
 
     def faster(self) -> Iterator[Advice]:
         """The nodes that are most worth making faster."""
-        early, left, length = self._ways
-        critical = [n for n in range(len(left)) if early[n] + left[n] >= length - DUST_S and not self._is_assumed([n])]
+        critical = [number for number in self._critical() if not self._is_assumed([number])]
         found: list[tuple[float, int]] = []
         for number in sorted(critical, key=lambda n: -self._seconds[n])[: 2 * MAX_FASTER]:
             halved = list(self._seconds)
@@ -258,10 +260,17 @@ class _Adviser:
                 hint = "a faster model, a shorter answer, or two nodes that run at once"
                 yield Advice("AD509", message, hint, saved, ("nodes", node.id))
 
+    def _critical(self) -> Sequence[int]:
+        """The nodes of all critical paths; of one, where barriers decide."""
+        if self._rules.terms is not None:
+            return forecast(self._graph, self._seconds, self._rules).critical_path
+        early, left, length = self._ways
+        return [node for node in range(len(left)) if early[node] + left[node] >= length - DUST_S]
+
     def sensitivity(self) -> Iterator[Sensitivity]:
         """What each node is worth; under a cap that may bind, of as many of the longest as there is time for."""
         plan = self._plan
-        if plan.schedule == "eager" and width(self._graph) <= plan.concurrency:
+        if plan.schedule == "eager" and self._rules.terms is None and width(self._graph) <= plan.concurrency:
             for node, gain in zip(plan.nodes, gains_s(self._graph, self._seconds), strict=True):
                 yield Sensitivity(node.id, 1.0 if gain else 0.0, gain)
             return

@@ -18,15 +18,17 @@ from agentdag.language.check import Checked, Report, check_document
 from agentdag.language.codes import codes
 from agentdag.language.document import decode, parse_document, read_text
 from agentdag.language.findings import in_order
+from agentdag.language.rules import AUTO, P95, BarrierSpec, RetrySpec, TimeoutSpec
 from agentdag.language.scalars import IDENTIFIER, PRIORITIES
 from agentdag.language.secrets import masked, written_secrets
-from agentdag.language.spec import RESERVED_IDS, PipelineSpec, RetrySpec
+from agentdag.language.spec import RESERVED_IDS, NodeSpec, PipelineSpec
 from agentdag.language.templates import OUTPUT_NAMES, ValueTemplate
-from agentdag.limits.governor import Policy
+from agentdag.limits.policy import Hedge, Policy, Timeout
+from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.lint import Linter, UnknownModel
 from agentdag.plan.nodes import Draft, NodeCompiler
-from agentdag.plan.plan import DEFAULT_LATENCY_S, CallWork, Plan, PlanNode
+from agentdag.plan.plan import DEFAULT_LATENCY_S, CallWork, Choice, Plan, PlanNode, PromptWork
 from agentdag.plan.values import check_input_specs
 from agentdag.plan.wiring import Wiring
 
@@ -139,6 +141,8 @@ class _Compiler:
         wiring = Wiring(self.spec, self.report, self._declared(), self.drafts)
         wiring.check_outputs(outputs)
         wiring.connect()
+        for draft in self.drafts.values():
+            self._check_barrier(draft)
         numbers = {name: number for number, name in enumerate(self.drafts)}
         needs = [[numbers[edge] for edge in draft.edges if edge in numbers] for draft in self.drafts.values()]
         graph = build_graph(needs)
@@ -207,31 +211,46 @@ class _Compiler:
             concurrency=spec.limits.concurrency,
             timeout_s=spec.limits.timeout,
             fail_fast=spec.limits.fail_fast,
-            schedule=spec.schedule,
+            schedule="eager" if spec.schedule.waves is None else "waves",
+            wave_timeout_s=None if spec.schedule.waves is None else spec.schedule.waves.timeout,
             allowed=self.allowed,
         )
 
+    def _check_barrier(self, draft: Draft) -> None:
+        """Refuse a barrier of nothing, and one that can never open."""
+        own, told = draft.spec.barrier, draft.barrier
+        needs = len(draft.edges) if draft.spec.needs is None else len(draft.spec.needs)
+        path = ("nodes", draft.id, "barrier")
+        if own is not None and not own.plain and not needs and not self.checked.is_damaged("nodes", draft.id):
+            message = f"`{draft.id}` needs nothing, so its barrier has nothing to wait for"
+            self.report.at(path, "AD404", message, "remove it, or list what it joins under `needs:`", key=True)
+        if told is None or (own is None and needs < 2):
+            return
+        for key, number in (("wait_for", told.wait_for), ("min", told.min)):
+            if number is not None and number > needs > 0:
+                joins = f"`{draft.id}` joins {needs} node{'' if needs == 1 else 's'}"
+                message = f"{joins}, so {number} can never succeed: its barrier never opens"
+                hint = f"write `{key}: {needs}` or less"
+                place: tuple[str, ...] = (*path, key)
+                if own is None:
+                    message += " (`defaults.barrier` says so)"
+                    place = ("nodes", draft.id)
+                self.report.at(place, "AD404", message, hint, key=own is None)
+
     def _node(self, draft: Draft, wave: int) -> PlanNode:
-        spec, defaults = draft.spec, self.spec.defaults
-        retry = spec.retry or defaults.retry or RetrySpec()
-        timeout_s = spec.timeout if spec.timeout is not None else defaults.timeout
+        spec = draft.spec
         latency_s = spec.expect.latency
-        assert draft.work is not None
+        needs = tuple(spec.needs) if spec.needs is not None else tuple(draft.edges)
         return PlanNode(
             id=draft.id,
-            work=draft.work,
+            choices=tuple(Choice(work, self._policy(spec, work)) for work in draft.works if work is not None),
             edges=tuple(draft.edges),
-            needs=tuple(spec.needs) if spec.needs is not None else tuple(draft.edges),
+            needs=needs,
             wave=wave,
             optional=spec.continue_on_failure,
+            barrier=_barrier(draft.barrier if spec.barrier is not None or len(needs) > 1 else None),
+            idempotent=spec.idempotent,
             priority=PRIORITIES.index(spec.priority),
-            policy=Policy(
-                DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s,
-                retry.retries,
-                retry.delay,
-                retry.max_delay,
-                _retried(retry, draft),
-            ),
             expected_s=DEFAULT_LATENCY_S if latency_s is None else latency_s,
             assumed=latency_s is None,
             rehearsal=draft.rehearsal,
@@ -240,10 +259,41 @@ class _Compiler:
             description=spec.description,
         )
 
+    def _policy(self, spec: NodeSpec, work: PromptWork | CallWork) -> Policy:
+        retry = spec.retry or self.spec.defaults.retry or RetrySpec()
+        hedge = spec.hedge
+        return Policy(
+            _timeout(spec.timeout, self.spec.defaults.timeout),
+            retry.retries,
+            retry.delay,
+            retry.max_delay,
+            _retried(retry, work),
+            None if hedge is None else Hedge(None if hedge.after == P95 else hedge.after, hedge.max),
+        )
 
-def _retried(retry: RetrySpec, draft: Draft) -> frozenset[ErrorKind]:
+
+def _timeout(*layers: TimeoutSpec | None) -> Timeout:
+    """The bounds of the first of *layers* that says something of each."""
+    said: dict[str, Any] = {"attempt": DEFAULT_TIMEOUT_S}
+    for layer in reversed(layers):
+        if layer is not None:
+            told = {key: getattr(layer, key) for key in ("attempt", "idle", "total")}
+            said |= {key: value for key, value in told.items() if value is not None}
+    attempt = said["attempt"]
+    return Timeout(None if attempt == AUTO else attempt, said.get("idle"), said.get("total"))
+
+
+def _barrier(spec: BarrierSpec | None) -> Barrier:
+    if spec is None:
+        return ALL
+    minimum = 0 if spec.plain else 1 if spec.min is None else spec.min
+    keeps = spec.stragglers == "keep"
+    return Barrier(spec.timeout, spec.deadline, spec.wait_for, minimum, spec.progressive, keeps)
+
+
+def _retried(retry: RetrySpec, work: PromptWork | CallWork) -> frozenset[ErrorKind]:
     """The failures that are tried again. A function is repeated only for what the file names."""
-    if isinstance(draft.work, CallWork) and "on" not in retry.model_fields_set:
+    if isinstance(work, CallWork) and "on" not in retry.model_fields_set:
         return frozenset()
     return _kinds(tuple(retry.on))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from typing import Any
 
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.advice import Advice, Sensitivity, advise, what_if
-from agentdag.plan.forecast import Forecast, makespan_s, width
+from agentdag.plan.forecast import Forecast, makespan_s
+from agentdag.plan.graph import width
 from agentdag.plan.plan import Plan
 
 MAX_ROWS = 200
@@ -43,11 +45,8 @@ def caps(plan: Plan) -> list[tuple[int, float]]:
     """How long the run takes with 1, 2, 4, ... nodes at once, up to the graph's width."""
     most = width(plan.graph)
     asked = [cap for cap in (2**power for power in range(most.bit_length())) if cap < most]
-    told: list[tuple[int, float]] = []
-    for cap in [*asked, most]:
-        seconds = makespan_s(plan.graph, plan.durations_s, cap=cap, schedule=plan.schedule, priorities=plan.priorities)
-        told.append((cap, seconds))
-    return told
+    rules, seconds = plan.rules, plan.durations_s
+    return [(cap, makespan_s(plan.graph, seconds, replace(rules, cap=cap))) for cap in [*asked, most]]
 
 
 def to_json(
@@ -65,11 +64,17 @@ def to_json(
             "needs": list(node.edges),
             "duration_s": _rounded(node.expected_s),
             "start_s": _rounded(told.starts_s[number]),
-            "slack_s": _rounded(told.slack_s[number]),
+            "slack_s": None if math.isinf(told.slack_s[number]) else _rounded(told.slack_s[number]),
             "critical": number in critical,
         }
         if node.assumed:
             entry["assumed"] = True
+        if not node.barrier.plain:
+            entry["barrier"] = node.barrier.told(len(node.needs))
+        if number in told.late:
+            entry["late"] = True
+        if number in told.lost:
+            entry["never_runs"] = True
         nodes.append(entry)
     whole = {
         "pipeline": plan.name,
@@ -137,6 +142,10 @@ def to_text(
     lines += (_fitted(line, columns, signs) for line in _timeline(plan, told, signs, columns))
     if not _is_free(plan):
         lines += ["", "  slack is against the critical path: it does not know of the cap, or of waves"]
+    if told.late:
+        lines += ["", "  late: the joins after it open without it, and it is cut off"]
+    if told.lost:
+        lines += ["", "  never: a barrier on the way does not open in time, under this cap and with these durations"]
     if any(node.assumed for node in plan.nodes):
         lines += ["", "  ? assumed: say how long a node takes with `expect: {latency: 45s}`"]
     lines += ["", *_total_lines(plan, told, signs)]
@@ -201,17 +210,28 @@ def _timeline(plan: Plan, told: Forecast, signs: Signs, columns: int | None) -> 
         number = row.numbers[0]
         node = plan.nodes[number]
         mark = signs.critical if number in critical else " "
-        bar = _bar(plan, drawn, row, signs, bar_wide)
-        slack = min(told.slack_s[each] for each in row.numbers)
-        spare = "" if number in critical else seconds_text(slack)
+        bar = _bar(drawn, row, signs, bar_wide)
+        spare = "" if number in critical else _spare(told, row)
         lasts = _lasts(plan, row)
         needs = ", ".join(node.edges[:MAX_NEEDS])
         if len(node.edges) > MAX_NEEDS:
             needs += f" and {len(node.edges) - MAX_NEEDS} more"
+        if not node.barrier.plain:
+            needs = f"[{node.barrier.told(len(node.needs))}] {needs}"
         yield f"  {node.wave:>4}  {mark} {row.name:<{wide}}  {bar}  {lasts:>10} {spare:>8}  {needs}".rstrip()
     if len(rows) > len(shown):
         left = len(plan.nodes) - sum(len(row.numbers) for row in shown)
         yield f"  {signs.more} and {left:,} more nodes"
+
+
+def _spare(told: Forecast, row: _Row) -> str:
+    """The slack of a row, or that nobody waits for it."""
+    if told.lost.issuperset(row.numbers):
+        return "never"
+    if told.late.issuperset(row.numbers):
+        return "late"
+    slack = min(told.slack_s[each] for each in row.numbers)
+    return "any" if math.isinf(slack) else seconds_text(slack)
 
 
 def _lasts(plan: Plan, row: _Row) -> str:
@@ -221,14 +241,14 @@ def _lasts(plan: Plan, row: _Row) -> str:
     return (low if low == high else f"{low.removesuffix(' s')}-{high}") + assumed
 
 
-def _bar(plan: Plan, told: Forecast, row: _Row, signs: Signs, columns: int) -> str:
+def _bar(told: Forecast, row: _Row, signs: Signs, columns: int) -> str:
     """From the first start to the last end of the row's nodes, and how much later the end may be."""
     if not told.makespan_s:
         return " " * columns
     scale = columns / told.makespan_s
     start = min(told.starts_s[number] for number in row.numbers)
-    end = max(told.starts_s[number] + plan.nodes[number].expected_s for number in row.numbers)
-    slack = min(told.slack_s[number] for number in row.numbers)
+    end = max(told.ends_s[number] for number in row.numbers)
+    slack = min(told.makespan_s, *(told.slack_s[number] for number in row.numbers))
     first = min(round(start * scale), columns - 1)
     last = max(first + 1, round(end * scale))
     spare = min(columns, round((end + slack) * scale)) - last

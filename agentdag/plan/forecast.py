@@ -1,4 +1,4 @@
-"""How long a run takes: pure arithmetic on a graph and the duration of each of its nodes.
+"""How long a run takes: arithmetic on a graph and the duration of each node, and a play where barriers decide.
 
 Critical path and slack: Kelley and Walker, "Critical-Path Planning and Scheduling", 1959.
 Under a cap, the order is list scheduling by the longest remaining path; the engine's is the same.
@@ -7,19 +7,24 @@ Under a cap, the order is list scheduling by the longest remaining path; the eng
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from agentdag.plan.graph import Edges, Graph
+from agentdag.plan.graph import Graph
+from agentdag.plan.play import Played, Rules, play
 
 Durations = Sequence[float]
 """Seconds of each node, in node order."""
 DUST_S = 1e-9
 """Below this, a difference comes from adding floats."""
-EXACT_WIDTH = 200
 TERMS = {
     "critical path": "The longest way through the graph: the run cannot be shorter, whatever else runs beside it.",
     "slack": "How much longer a node may take, or later it may start, without the critical path becoming longer.",
+    "barrier": "The rule by which a node with several dependencies, a join, opens: see the key `barrier`.",
+    "quorum": "How many dependencies must have succeeded for a join to open without the rest: `wait_for`.",
+    "straggler": "A dependency that takes much longer than the others; a quorum or a timeout leaves it behind.",
     "wave": "The nodes whose longest way from the beginning has as many edges; wave 0 needs nothing.",
     "makespan": "How long the whole run takes under its schedule, with no more nodes at once than the cap allows.",
     "width": "How many nodes can run at once at the most, however long they take: a larger cap changes nothing.",
@@ -31,8 +36,9 @@ TERMS = {
 class Forecast:
     """What a graph with known durations takes, in seconds; nodes are numbers.
 
-    `starts_s` says when each node starts under the cap, `slack_s` how much later it may start without the
-    critical path becoming longer.
+    `starts_s` and `ends_s` say when each node starts and ends under the cap, `slack_s` how much longer it may take
+    without the critical path becoming longer, infinite where its joins do without it. `late` are those that joins will
+    not wait for, `lost` those that will not run because a barrier never opens.
     """
 
     sequential_s: float
@@ -41,21 +47,22 @@ class Forecast:
     critical_path: Sequence[int]
     slack_s: Sequence[float]
     starts_s: Sequence[float]
+    ends_s: Sequence[float]
     makespan_s: float
     lower_bound_s: float
+    late: frozenset[int] = frozenset()
+    lost: frozenset[int] = frozenset()
 
 
-def forecast(
-    graph: Graph, durations: Durations, *, cap: int, schedule: str = "eager", priorities: Sequence[int] = ()
-) -> Forecast:
-    """All totals of *graph*; `makespan_s` is of *schedule* (`eager` or `waves`) under *cap*.
-
-    *priorities* are 0 for high, 1 normal and 2 low, in node order; none at all means all are equal.
-    """
+def forecast(graph: Graph, durations: Durations, rules: Rules) -> Forecast:
+    """All totals of *graph*; `makespan_s` is what *rules* make of it."""
+    if rules.terms is not None:
+        return _with_barriers(graph, durations, rules)
     remaining = remaining_s(graph, durations)
     length = max(remaining, default=0.0)
     work = sum(durations)
-    starts = _starts_s(graph, durations, remaining, cap=cap, schedule=schedule, priorities=priorities)
+    starts = _starts_s(graph, durations, remaining, rules)
+    ends = [start + duration for start, duration in zip(starts, durations, strict=True)]
     return Forecast(
         sequential_s=work,
         waves_s=waves_s(graph, durations),
@@ -63,9 +70,99 @@ def forecast(
         critical_path=critical_path(graph, remaining),
         slack_s=_slack(graph, durations, remaining, length),
         starts_s=starts,
-        makespan_s=_end(starts, durations),
-        lower_bound_s=max(length, work / cap),
+        ends_s=ends,
+        makespan_s=max(ends, default=0.0),
+        lower_bound_s=max(length, work / rules.cap),
     )
+
+
+def _with_barriers(graph: Graph, durations: Durations, rules: Rules) -> Forecast:
+    """As `forecast`, where barriers decide: what happens is played, under the cap and under none."""
+    remaining = remaining_s(graph, durations)
+    played = play(graph, durations, remaining, rules)
+    free = play(graph, durations, remaining, rules.free())
+    in_waves = play(graph, durations, remaining, replace(rules.free(), schedule="waves"))
+    once = play(graph, durations, remaining, rules.free().without_passes())
+    return Forecast(
+        sequential_s=sum(durations),
+        waves_s=in_waves.makespan_s,
+        critical_path_s=free.makespan_s,
+        critical_path=_path_of(graph, free),
+        slack_s=_slack_of(graph, durations, rules, free),
+        starts_s=played.starts_s,
+        ends_s=played.ends_s,
+        makespan_s=played.makespan_s,
+        lower_bound_s=once.makespan_s,
+        late=frozenset(played.late),
+        lost=frozenset(played.lost),
+    )
+
+
+def _path_of(graph: Graph, played: Played) -> list[int]:
+    """Backwards from what ended last: of each node what it started upon."""
+    ran = [node for node, passes in enumerate(played.passes_s) if passes]
+    path = [max(ran, key=lambda node: (played.ends_s[node], -node))] if ran else []
+    while path:
+        node = path[-1]
+        start = played.passes_s[node][-1]
+        before = [need for need in graph.needs[node] if played.passes_s[need] and played.starts_s[need] < start]
+        if not before:
+            break
+        path.append(max(before, key=partial(_awaited, played, start, node in played.timed)))
+    return path[::-1]
+
+
+def _awaited(played: Played, start: float, timed: bool, need: int) -> tuple[float, bool, int]:  # noqa: FBT001
+    """Of the needs of a node that began at *start*, the largest is what it waited for: a late one, if *timed*."""
+    behind = need in played.late or played.ends_s[need] > start
+    return min(played.ends_s[need], start), behind == timed, -need
+
+
+def _slack_of(graph: Graph, durations: Durations, rules: Rules, played: Played) -> list[float]:
+    """How much longer each node may take before anything ends later; infinite where its joins do without it."""
+    latest_end = [math.inf if node in played.late else played.makespan_s for node in range(len(durations))]
+    latest_start = [math.inf] * len(durations)
+    for node in reversed(graph.order):
+        if not played.passes_s[node]:
+            continue
+        start = min(latest_start[node], latest_end[node] - len(played.passes_s[node]) * durations[node])
+        for need in graph.needs[node]:
+            latest_end[need] = min(latest_end[need], _needed_s(graph, rules, played, (need, node, start)))
+            if node in played.timed and played.passes_s[need]:
+                latest_start[need] = min(latest_start[need], _launched_s(rules, played, need, node, start))
+    return [
+        max(0.0, latest_end[node] - played.ends_s[node]) / len(starts) if starts else 0.0
+        for node, starts in enumerate(played.passes_s)
+    ]
+
+
+def _needed_s(graph: Graph, rules: Rules, played: Played, edge: tuple[int, int, float]) -> float:
+    """When *need* has to end so that *node* can still start, for as many passes as it takes: the three in *edge*."""
+    need, node, start = edge
+    if need in played.late:
+        return math.inf
+    if node in played.late:
+        return start
+    if rules.barrier(node).progressive:  # what comes during a pass is taken along by the next
+        end = played.ends_s[need]
+        return next((begun for begun in played.passes_s[node] if begun >= end), end)
+    return math.inf if played.opens_without(graph, rules, node, need) <= start else start
+
+
+def _launched_s(rules: Rules, played: Played, need: int, node: int, start: float) -> float:
+    """When *need* has to be launched so that the timeout of *node*, which counts from there, opens it by *start*."""
+    barrier, launched = rules.barrier(node), played.passes_s[need][0]
+    if barrier.progressive:
+        return launched
+    return math.inf if barrier.timeout_s is None else max(start - barrier.timeout_s, launched)
+
+
+def critical_path_s(graph: Graph, durations: Durations, rules: Rules) -> float:
+    """Seconds of a run under no cap."""
+    remaining = remaining_s(graph, durations)
+    if rules.terms is not None:
+        return play(graph, durations, remaining, rules.free()).makespan_s
+    return max(remaining, default=0.0)
 
 
 def remaining_s(graph: Graph, durations: Durations) -> list[float]:
@@ -76,6 +173,20 @@ def remaining_s(graph: Graph, durations: Durations) -> list[float]:
         if after:
             remaining[node] += max(remaining[dependant] for dependant in after)
     return remaining
+
+
+def measured_path_s(graph: Graph, latencies: Durations, spent: Mapping[tuple[int, int], float]) -> float:
+    """The longest path of a run that has been. *spent* holds, for a need and a join that went on without it, the
+    seconds that the need had taken by then: so much of it the join has waited for.
+    """
+    starts = [0.0] * len(latencies)
+    longest = 0.0
+    for node in graph.order:
+        for need in graph.needs[node]:
+            lasted = min(latencies[need], spent.get((need, node), latencies[need]))
+            starts[node] = max(starts[node], starts[need] + lasted)
+        longest = max(longest, starts[node] + latencies[node])
+    return longest
 
 
 def waves_s(graph: Graph, durations: Durations) -> float:
@@ -110,37 +221,26 @@ def _slack(graph: Graph, durations: Durations, remaining: Sequence[float], lengt
     return [0.0 if abs(seconds) < DUST_S else seconds for seconds in slack]
 
 
-def makespan_s(
-    graph: Graph, durations: Durations, *, cap: int, schedule: str = "eager", priorities: Sequence[int] = ()
-) -> float:
-    """Seconds that *schedule* takes when at most *cap* nodes run at once."""
+def makespan_s(graph: Graph, durations: Durations, rules: Rules) -> float:
+    """Seconds that a run takes under *rules*."""
     remaining = remaining_s(graph, durations)
-    return _end(_starts_s(graph, durations, remaining, cap=cap, schedule=schedule, priorities=priorities), durations)
+    if rules.terms is not None:
+        return play(graph, durations, remaining, rules).makespan_s
+    starts = _starts_s(graph, durations, remaining, rules)
+    return max((start + duration for start, duration in zip(starts, durations, strict=True)), default=0.0)
 
 
-def _starts_s(
-    graph: Graph,
-    durations: Durations,
-    remaining: Sequence[float],
-    *,
-    cap: int,
-    schedule: str,
-    priorities: Sequence[int],
-) -> list[float]:
+def _starts_s(graph: Graph, durations: Durations, remaining: Sequence[float], rules: Rules) -> list[float]:
     """When each node starts; of the ready, priority and then the longest remaining path goes first."""
-    ranks = [(priorities[node] if priorities else 1, -remaining[node]) for node in range(len(durations))]
+    ranks = rules.ranks(remaining)
     starts = [0.0] * len(durations)
-    if schedule == "eager":
-        _drain(graph, durations, ranks, cap, graph.waves[0] if graph.waves else (), starts, follow=True)
+    if rules.schedule == "eager":
+        _drain(graph, durations, ranks, rules.cap, graph.waves[0] if graph.waves else (), starts, follow=True)
         return starts
     now = 0.0
     for wave in graph.waves:
-        now = _drain(graph, durations, ranks, cap, wave, starts, follow=False, now=now)
+        now = _drain(graph, durations, ranks, rules.cap, wave, starts, follow=False, now=now)
     return starts
-
-
-def _end(starts: Sequence[float], durations: Durations) -> float:
-    return max((start + duration for start, duration in zip(starts, durations, strict=True)), default=0.0)
 
 
 def _drain(  # noqa: PLR0913 - one simulation, and where it stands
@@ -174,43 +274,6 @@ def _drain(  # noqa: PLR0913 - one simulation, and where it stands
                     arrival += 1
                     heapq.heappush(ready, (*ranks[dependant], arrival, dependant))
     return now
-
-
-def width(graph: Graph) -> int:
-    """How many nodes can run at once at the most, however long they take; above EXACT_WIDTH nodes, no fewer.
-
-    The least number of chains that cover the graph: of a chain's nodes only one runs at a time. Dilworth,
-    "A Decomposition Theorem for Partially Ordered Sets", 1950.
-    """
-    size = len(graph.needs)
-    exact = size <= EXACT_WIDTH
-    before = _ancestors(graph) if exact else graph.needs
-    follower: dict[int, int] = {}  # the node that continues the chain of another
-    joined = sum(_continue(node, before, follower, set(), deep=exact) for node in graph.order)
-    return size - joined
-
-
-def _ancestors(graph: Graph) -> list[Sequence[int]]:
-    """For each node all that must have settled before it."""
-    found: list[Sequence[int]] = [()] * len(graph.needs)
-    for node in graph.order:
-        found[node] = sorted({each for need in graph.needs[node] for each in (need, *found[need])})
-    return found
-
-
-def _continue(node: int, before: Edges, follower: dict[int, int], seen: set[int], *, deep: bool) -> bool:
-    """Let *node* continue a chain, with *deep* by moving others to other chains; Kuhn's augmenting paths, 1955."""
-    free = next((each for each in before[node] if each not in follower), None)
-    if free is not None:
-        follower[free] = node
-        return True
-    for each in before[node] if deep else ():
-        if each not in seen:
-            seen.add(each)
-            if _continue(follower[each], before, follower, seen, deep=True):
-                follower[each] = node
-                return True
-    return False
 
 
 def gains_s(graph: Graph, durations: Durations) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+EXACT_WIDTH = 200
 MAX_CYCLES = 100
 """How many cycles are looked at; a tangle of more is told by one of these."""
 
@@ -86,3 +87,40 @@ def _one_per_tangle(cycles: list[list[int]]) -> list[list[int]]:
             kept.append(cycle)
         seen.update(cycle)
     return sorted(kept, key=min)
+
+
+def width(graph: Graph) -> int:
+    """How many nodes can run at once at the most, however long they take; above EXACT_WIDTH nodes, no fewer.
+
+    The least number of chains that cover the graph: of a chain's nodes only one runs at a time. Dilworth,
+    "A Decomposition Theorem for Partially Ordered Sets", 1950.
+    """
+    size = len(graph.needs)
+    exact = size <= EXACT_WIDTH
+    before = _ancestors(graph) if exact else graph.needs
+    follower: dict[int, int] = {}  # the node that continues the chain of another
+    joined = sum(_continue(node, before, follower, set(), deep=exact) for node in graph.order)
+    return size - joined
+
+
+def _ancestors(graph: Graph) -> list[Sequence[int]]:
+    """For each node all that must have settled before it."""
+    found: list[Sequence[int]] = [()] * len(graph.needs)
+    for node in graph.order:
+        found[node] = sorted({each for need in graph.needs[node] for each in (need, *found[need])})
+    return found
+
+
+def _continue(node: int, before: Edges, follower: dict[int, int], seen: set[int], *, deep: bool) -> bool:
+    """Let *node* continue a chain, with *deep* by moving others to other chains; Kuhn's augmenting paths, 1955."""
+    free = next((each for each in before[node] if each not in follower), None)
+    if free is not None:
+        follower[free] = node
+        return True
+    for each in before[node] if deep else ():
+        if each not in seen:
+            seen.add(each)
+            if _continue(follower[each], before, follower, seen, deep=True):
+                follower[each] = node
+                return True
+    return False

@@ -17,13 +17,14 @@ from agentdag.language.findings import did_you_mean
 from agentdag.language.guards import Unguarded, unguarded
 from agentdag.language.sandbox import View
 from agentdag.language.scalars import duration_text, seconds_text
-from agentdag.language.spec import LimitsSpec, PipelineSpec
+from agentdag.language.spec import FallbackSpec, LimitsSpec, NodeSpec, PipelineSpec
 from agentdag.language.templates import RUN_ATTRIBUTES, Problem, Read, Template, TemplateError
 from agentdag.plan.advice import lints, mostly_assumed
 from agentdag.plan.files import FileProblem, locate
-from agentdag.plan.forecast import DUST_S, width
+from agentdag.plan.forecast import DUST_S
+from agentdag.plan.graph import width
 from agentdag.plan.nodes import Draft
-from agentdag.plan.plan import Plan, PromptWork
+from agentdag.plan.plan import Plan, PlanNode, PromptWork
 
 Path_ = tuple[str | int, ...]
 UnknownModel = Callable[[str, str], Collection[str] | None]
@@ -34,6 +35,7 @@ FAR_ABOVE = 20
 LONG_TIMEOUT_S = 300.0
 """A timeout up to here is not far above anything."""
 LONG_PROMPT_TOKENS = 50_000
+MAX_NAMED = 3
 MAX_OTHERS = 3
 """Other nodes that may be missing, with and without which a template is tried."""
 _PRINTED = re.compile(r"\{\{\s*inputs\.(\w+)\s*\}\}")
@@ -74,19 +76,22 @@ class Linter:
 
     def _missing_outputs(self) -> None:
         """Outputs of nodes that may be missing, read without asking."""
-        optional = {name for name, draft in self.drafts.items() if draft.spec.continue_on_failure}
+        optional = {node.id for node in self.plan.nodes if node.optional}
+        for node in self.plan.nodes:
+            absent = optional | set(node.needs) if node.may_lack else optional
+            maybe = [name for name in node.edges if name in absent]
+            if maybe:
+                needs = [name for name in node.needs if name in absent]
+                for path, template, source in self.drafts[node.id].templates:
+                    for read in _unguarded(template, maybe, () if node.barrier.progressive else node.needs):
+                        names = [read.node] if read.node else needs
+                        if any(
+                            fails_without(template, name, node.edges, node.needs, absent, node.barrier.progressive)
+                            for name in names
+                        ):
+                            self.report.in_template(path, _unguarded_problem(read, names, node, optional), source)
         if not optional:
             return
-        for draft in self.drafts.values():
-            maybe = [name for name in draft.edges if name in optional]
-            if maybe:
-                listed = draft.edges if draft.spec.needs is None else draft.spec.needs
-                needs = [name for name in listed if name in optional]
-                for path, template, source in draft.templates:
-                    for read in _unguarded(template, maybe, listed):
-                        names = [read.node] if read.node else needs
-                        if any(fails_without(template, name, draft.edges, listed, optional) for name in names):
-                            self.report.in_template(path, _unguarded_problem(read, names, draft.id), source)
         for name, value in self.plan.outputs.items():
             for leaf, template in value.leaves:
                 for read in _unguarded(template, list(optional), ()):
@@ -131,12 +136,14 @@ class Linter:
             if (name,) not in inputs:
                 hint = f"read `inputs.{name}` in a template, or remove it"
                 self.report.at(("inputs", name), "AD604", f"no template reads the input `{name}`", hint, key=True)
-        tiers = {spec.defaults.tier, *(node.tier for node in spec.nodes.values())}
+        agents: list[NodeSpec | FallbackSpec] = [*spec.nodes.values()]
+        agents += [each for node in spec.nodes.values() for each in node.fallback]
+        tiers = {spec.defaults.tier, *(each.tier for each in agents)}
         for name in spec.tiers:
             if name not in tiers:
                 self.report.at(("tiers", name), "AD605", f"no node uses the tier `{name}`", "remove it", key=True)
         models = [spec.defaults.model, *(tier.model for tier in spec.tiers.values())]
-        models += [node.model for node in spec.nodes.values()]
+        models += [each.model for each in agents]
         providers = {model.partition("/")[0] for model in models if model}
         for name in spec.providers:
             if name not in providers:
@@ -147,22 +154,23 @@ class Linter:
     def _timeouts(self) -> None:
         spec = self.spec
         for node in self.plan.nodes:
-            said, own = spec.nodes[node.id], ("nodes", node.id, "timeout")
-            if node.assumed:
+            said, own = spec.nodes[node.id].timeout, ("nodes", node.id, "timeout")
+            if node.assumed or node.policy.timeout.attempt_s is None:
                 continue
-            timeout_s, expected = node.policy.timeout_s, seconds_text(node.expected_s)
+            timeout_s, expected = node.policy.attempt_s, seconds_text(node.expected_s)
             hint = f"`timeout: {duration_text(3 * node.expected_s)}` is three times what is expected"
             if timeout_s < node.expected_s - DUST_S:
-                if said.timeout is not None:
+                if said is not None and said.attempt is not None:
                     message = f"`{node.id}` is expected to take {expected}, but is cut at {seconds_text(timeout_s)}"
                     self.report.at(own, "AD506", message, hint)
                 else:
-                    by = "`defaults.timeout`" if spec.defaults.timeout is not None else "the timeout of every node"
+                    given = spec.defaults.timeout is not None and spec.defaults.timeout.attempt is not None
+                    by = "`defaults.timeout`" if given else "the timeout of every node"
                     message = (
                         f"`{node.id}` is expected to take {expected}, but {by} cuts it at {seconds_text(timeout_s)}"
                     )
                     self.report.at(("nodes", node.id, "expect", "latency"), "AD506", message, hint)
-            elif said.timeout is not None and timeout_s > max(FAR_ABOVE * node.expected_s, LONG_TIMEOUT_S):
+            elif said is not None and said.attempt and timeout_s > max(FAR_ABOVE * node.expected_s, LONG_TIMEOUT_S):
                 times = f"{timeout_s / node.expected_s:,.0f} times" if node.expected_s else "far more than"
                 message = f"a hanging call is cut after {seconds_text(timeout_s)}, {times} the {expected} expected"
                 self.report.at(own, "AD507", message, hint)
@@ -216,7 +224,9 @@ class Linter:
             short = isinstance(self.report.document.value["tiers"][name], str)
             places.append((tier.model, ("tiers", name) if short else ("tiers", name, "model")))
         places.append((spec.defaults.model, ("defaults", "model")))
-        places += [(node.model, ("nodes", name, "model")) for name, node in spec.nodes.items()]
+        for name, node in spec.nodes.items():
+            places.append((node.model, ("nodes", name, "model")))
+            places += [(each.model, ("nodes", name, "fallback", index)) for index, each in enumerate(node.fallback)]
         seen: set[str | None] = {None}
         for model, path in places:
             if model in seen:
@@ -235,10 +245,13 @@ class Linter:
 
 
 def _unguarded(template: Template, maybe: list[str], needs: Sequence[str]) -> Iterator[Unguarded]:
-    """The unguarded reads of *template*; syntax trees are made only where one of *maybe* may be read."""
+    """The unguarded reads of *template*; syntax trees are made only where one of *maybe* may be read.
+
+    *needs* are the nodes of which `missing` tells.
+    """
     read = {each.path[0] for each in template.reads if each.root in {"nodes", "needs"} and each.path}
     if template.loops is not None or template.dynamic is not None or not read.isdisjoint(maybe):
-        for each in unguarded(template.text):
+        for each in unguarded(template.text, missing_tells=bool(needs)):
             if each.node is None or (each.node in maybe and each.node in needs):
                 yield each
         if any(name not in needs for name in maybe):
@@ -248,28 +261,45 @@ def _unguarded(template: Template, maybe: list[str], needs: Sequence[str]) -> It
 
 
 def fails_without(
-    template: Template, absent: str, edges: Sequence[str], needs: Sequence[str], optional: AbstractSet[str]
+    template: Template,
+    absent: str,
+    edges: Sequence[str],
+    needs: Sequence[str],
+    optional: AbstractSet[str],
+    progressive: bool = False,  # noqa: FBT001, FBT002 - likewise
 ) -> bool:
     """Whether *template* fails for want of the output of *absent*, in some run that one can think of.
+
+    To a *progressive* join it may be pending rather than missing.
 
     What cannot be told without the run's data counts as failing: the template has been found to read it.
     """
     others = [name for name in edges if name in optional and name != absent][:MAX_OTHERS]
     missing_too = (chosen for size in range(len(others) + 1) for chosen in combinations(others, size))
     return any(
-        _fails(template, {absent, *too}, edges, needs, truthy=truthy) for too in missing_too for truthy in (True, False)
+        _fails(template, {absent, *too}, edges, needs, truthy=truthy, progressive=progressive)
+        for too in missing_too
+        for truthy in (True, False)
     )
 
 
 def _fails(
-    template: Template, absent: AbstractSet[str], edges: Sequence[str], needs: Sequence[str], *, truthy: bool
+    template: Template,
+    absent: AbstractSet[str],
+    edges: Sequence[str],
+    needs: Sequence[str],
+    *,
+    truthy: bool,
+    progressive: bool,
 ) -> bool:
     views = {name: _stub(name, ok=name not in absent) for name in edges}
     inputs = {read.path[0]: "text" if truthy else "" for read in template.reads if read.root == "inputs" and read.path}
     names = {
         "nodes": View("nodes", views),
         "needs": View("needs", {name: views[name] for name in needs if name in views}),
-        "missing": [name for name in needs if name in absent],
+        "missing": [] if progressive else [name for name in needs if name in absent],
+        "pending": [name for name in needs if name in absent] if progressive else [],
+        "previous": None,
         "inputs": View("inputs", inputs),
         "run": View("run", dict.fromkeys(RUN_ATTRIBUTES, "text")),
     }
@@ -288,9 +318,11 @@ def _stub(name: str, *, ok: bool) -> View:
     return View(f"nodes.{name}", {**seen, "usage": usage, **({"output": "text"} if ok else {})})
 
 
-def _unguarded_problem(read: Unguarded, names: list[str], reader: str) -> Problem:
-    told = " or ".join(f"`{name}`" for name in names)
-    message = f"{told} may have failed, and then this read of its output fails `{reader}`"
+def _unguarded_problem(read: Unguarded, names: list[str], node: PlanNode, optional: AbstractSet[str]) -> Problem:
+    shown = [f"`{name}`" for name in names[:MAX_NAMED]]
+    shown += [f"{len(names) - MAX_NAMED} others"] if len(names) > MAX_NAMED else []
+    may = "have failed" if set(names) <= optional else "be missing when the barrier opens"
+    message = f"{' or '.join(shown)} may {may}, and then this read of its output fails `{node.id}`"
     hint = "write `{% for name, node in needs.items() if node.ok %}`"
     if read.node is not None:
         hint = f"ask `{{% if nodes.{read.node}.ok %}}`, or write `nodes.{read.node}.output | default('...')`"

@@ -15,8 +15,18 @@ from agentdag.errors import ErrorKind, Span
 from agentdag.language.check import Checked, Report
 from agentdag.language.document import Source
 from agentdag.language.findings import did_you_mean
-from agentdag.language.spec import CALL_KEYS, KINDS, PROMPT_KEYS, SAMPLING_KEYS, NodeSpec, PipelineSpec, SamplingSpec
-from agentdag.language.templates import NODE_NAMES, Problem, Template, ValueTemplate
+from agentdag.language.rules import BarrierSpec
+from agentdag.language.spec import (
+    CALL_KEYS,
+    KINDS,
+    PROMPT_KEYS,
+    SAMPLING_KEYS,
+    FallbackSpec,
+    NodeSpec,
+    PipelineSpec,
+    SamplingSpec,
+)
+from agentdag.language.templates import NODE_NAMES, PASS_NAMES, Problem, Template, ValueTemplate
 from agentdag.plan.files import FileProblem, locate, read
 from agentdag.plan.functions import FunctionProblem, Functions, Parameters
 from agentdag.plan.plan import CallWork, ModelRef, PromptWork
@@ -30,10 +40,11 @@ class Draft:
 
     id: str
     spec: NodeSpec
-    work: PromptWork | CallWork | None = None
+    works: list[PromptWork | CallWork | None] = field(default_factory=list)
+    """What the node does, then what its fallbacks do; None where something is wrong."""
+    barrier: BarrierSpec | None = None
+    """Its own, or that of `defaults`."""
     templates: list[tuple[Path_, Template, Source | None]] = field(default_factory=list)
-    source: Source | None = None
-    """The prompt file, where there is one."""
     edges: list[str] = field(default_factory=list)
     places: dict[str, Callable[[], Span]] = field(default_factory=dict)
     """Tells where each edge is written; asked only where a cycle has to be shown."""
@@ -41,8 +52,9 @@ class Draft:
     simulated: bool | None = None
 
     @property
-    def prompt_text(self) -> str:
-        return self.source.text if self.source is not None else ""
+    def names(self) -> frozenset[str]:
+        """What its templates see."""
+        return PASS_NAMES if self.barrier is not None and self.barrier.progressive else NODE_NAMES
 
 
 @dataclass
@@ -86,10 +98,11 @@ class NodeCompiler:
             self._model(defaults.model, ("defaults", "model"))
 
     def draft(self, name: str, node: NodeSpec) -> Draft:
-        """The node *name*; its `work` is None where something is wrong with it."""
-        draft = Draft(name, node)
+        """The node *name*; a work of it is None where something is wrong with it."""
+        draft = Draft(name, node, barrier=node.barrier or self.spec.defaults.barrier)
         path = ("nodes", name)
         kinds = [key for key in KINDS if getattr(node, key) is not None]
+        work: PromptWork | CallWork | None = None
         if len(kinds) > 1:
             message = f"a node has one of {', '.join(KINDS)}: this one has {' and '.join(kinds)}"
             self.report.at((*path, kinds[1]), "AD204", message, "split it into two nodes", key=True)
@@ -99,14 +112,72 @@ class NodeCompiler:
                 self.report.at(path, "AD203", f"`{name}` does nothing", hint, key=True)
         elif kinds[0] == "call":
             self._refuse_keys(node, path, PROMPT_KEYS, "a node that calls a function")
-            draft.work = self._call(draft)
+            work = self._call(draft, node, path)
         else:
             self._refuse_keys(node, path, CALL_KEYS, "a node with a prompt")
-            draft.work = self._prompt(draft)
+            work = self._prompt(draft)
+        draft.works.append(work)
+        for index, fallback in enumerate(node.fallback):
+            draft.works.append(self._fallback(draft, work, fallback, (*path, "fallback", index)))
+        self._check_rules(draft, path)
         self._rehearse(draft)
         return draft
 
-    def _refuse_keys(self, node: NodeSpec, path: Path_, keys: frozenset[str], kind: str) -> None:
+    def _fallback(
+        self, draft: Draft, own: PromptWork | CallWork | None, spec: FallbackSpec, path: Path_
+    ) -> PromptWork | CallWork | None:
+        """What a fallback does: the node's own work, but for what *spec* changes."""
+        if spec.call is not None:
+            self._refuse_keys(spec, path, PROMPT_KEYS | {"prompt", "prompt_file"}, "a fallback that calls a function")
+            return self._call(draft, spec, path)
+        self._refuse_keys(spec, path, CALL_KEYS, "a fallback that asks a model")
+        if not spec.model_fields_set:
+            self.report.at(path, "AD204", "this fallback changes nothing", "name another model, or change the prompt")
+            return None
+        if spec.prompt is not None and spec.prompt_file is not None:
+            self.report.at((*path, "prompt_file"), "AD204", "`prompt` and `prompt_file` exclude each other", key=True)
+            return None
+        prompt = own.prompt if isinstance(own, PromptWork) else None
+        system = own.system if isinstance(own, PromptWork) else None
+        if spec.prompt is not None or spec.prompt_file is not None:
+            prompt = self._prompt_template(draft, spec, path)
+        elif draft.spec.call is not None:
+            self.report.at(path, "AD203", "this fallback has nothing to ask", "give it a `prompt:`, or a `call:`")
+        if spec.system is not None:
+            system = self._template(draft, spec.system, (*path, "system"))
+        tier: SamplingSpec | None
+        if spec.tier is not None or spec.model is not None or not isinstance(own, PromptWork):
+            found = self._model_of(spec, path)
+            if found is None:
+                return None
+            model, tier = found
+        else:
+            model, tier = own.model, self.spec.tiers.get(draft.spec.tier or self.spec.defaults.tier or "")
+        if prompt is None:
+            return None
+        self._refuse_unsupported(spec, path, model)
+        return PromptWork(prompt, system, model, _sampling(self.spec.defaults, tier, draft.spec, spec))
+
+    def _check_rules(self, draft: Draft, path: Path_) -> None:
+        """Bounds that mean nothing for this node, and hedges of what must not be made twice."""
+        node = draft.spec
+        asks = [work for work in draft.works if isinstance(work, PromptWork)]
+        if node.hedge is not None and len(asks) < len(draft.works) and not node.idempotent and None not in draft.works:
+            message = "a function may be called a second time by this hedge, which is not always safe"
+            hint = "write `idempotent: true` if it is, or remove the hedge"
+            self.report.at((*path, "hedge"), "AD208", message, hint, key=True)
+        timeout = node.timeout
+        if timeout is not None and timeout.idle is not None:
+            hint = "remove it, or bound the attempt"
+            if not asks and None not in draft.works:
+                self.report.at((*path, "timeout", "idle"), "AD204", "only models stream", hint, key=True)
+            for provider in {work.model.provider for work in asks}:
+                spec = self.spec.providers.get(provider)
+                if spec is not None and spec.stream is False:
+                    message = f"`{provider}` does not stream, so there is no silence to bound"
+                    self.report.at((*path, "timeout", "idle"), "AD204", message, hint, key=True)
+
+    def _refuse_keys(self, node: NodeSpec | FallbackSpec, path: Path_, keys: frozenset[str], kind: str) -> None:
         for attribute in sorted(keys & node.model_fields_set):
             key = attribute.removesuffix("_")
             self.report.at((*path, key), "AD204", f"`{key}` means nothing for {kind}", "remove it", key=True)
@@ -114,7 +185,7 @@ class NodeCompiler:
     def _prompt(self, draft: Draft) -> PromptWork | None:
         node, path = draft.spec, ("nodes", draft.id)
         system = None if node.system is None else self._template(draft, node.system, (*path, "system"))
-        prompt = self._prompt_template(draft)
+        prompt = self._prompt_template(draft, node, path)
         model = self._model_of(node, path)
         if prompt is None or model is None:
             return None
@@ -122,15 +193,14 @@ class NodeCompiler:
         self._refuse_unsupported(node, path, reference)
         return PromptWork(prompt, system, reference, _sampling(self.spec.defaults, tier, node))
 
-    def _refuse_unsupported(self, node: NodeSpec, path: Path_, model: ModelRef) -> None:
+    def _refuse_unsupported(self, node: SamplingSpec, path: Path_, model: ModelRef) -> None:
         provider = self.spec.providers.get(model.provider)
         kind = (provider.type if provider else None) or model.provider
         for key in sorted(self.provider_types.get(kind, frozenset()) & node.model_fields_set):
             message = f"{kind} models know no `{key}`"
             self.report.at((*path, key), "AD204", message, "remove it", key=True)
 
-    def _prompt_template(self, draft: Draft) -> Template | None:
-        node, path = draft.spec, ("nodes", draft.id)
+    def _prompt_template(self, draft: Draft, node: NodeSpec | FallbackSpec, path: Path_) -> Template | None:
         if node.prompt is not None:
             if not node.prompt.strip():
                 self.report.at((*path, "prompt"), "AD202", "this prompt is empty", "say what to ask the model")
@@ -144,11 +214,11 @@ class NodeCompiler:
             return None
         if not text.strip():
             self.report.at((*path, "prompt_file"), "AD206", "this prompt file is empty", "say what to ask the model")
-        draft.source = Source(str(self.folder / node.prompt_file), text)
-        return self._template(draft, text, (*path, "prompt_file"), draft.source)
+        source = Source(str(self.folder / node.prompt_file), text)
+        return self._template(draft, text, (*path, "prompt_file"), source)
 
     def _template(self, draft: Draft, text: str, path: Path_, source: Source | None = None) -> Template:
-        template = Template(text, NODE_NAMES)
+        template = Template(text, draft.names)
         for problem in template.problems:
             self.report.in_template(path, self._meant(problem), source)
         draft.templates.append((path, template, source))
@@ -163,12 +233,11 @@ class NodeCompiler:
                     return replace(problem, hint=f"write `{section}.{problem.needle}{rest}`")
         return problem
 
-    def _call(self, draft: Draft) -> CallWork | None:
-        node, path = draft.spec, ("nodes", draft.id)
+    def _call(self, draft: Draft, node: NodeSpec | FallbackSpec, path: Path_) -> CallWork | None:
         assert node.call is not None
         arguments = {}
         for name, value in (node.with_ or {}).items():
-            arguments[name] = ValueTemplate.of(value, NODE_NAMES)
+            arguments[name] = ValueTemplate.of(value, draft.names)
             if not name.isidentifier():
                 self.report.at((*path, "with", name), "AD202", f"`{name}` is no name of an argument", key=True)
             for leaf, template in arguments[name].leaves:
@@ -200,7 +269,7 @@ class NodeCompiler:
             told = " and ".join(f"`{name}`" for name in missing)
             self.report.at((*path, "call"), "AD207", f"`{call}` needs {told}", "give it under `with:`")
 
-    def _model_of(self, node: NodeSpec, path: Path_) -> tuple[ModelRef, SamplingSpec | None] | None:
+    def _model_of(self, node: NodeSpec | FallbackSpec, path: Path_) -> tuple[ModelRef, SamplingSpec | None] | None:
         """The model that *node* asks, and the tier it came from."""
         defaults = self.spec.defaults
         if node.tier is not None and node.model is not None:
@@ -218,7 +287,7 @@ class NodeCompiler:
             return (model, None)
         if not any(self.checked.is_damaged(*cut) for cut in (path, ("defaults",))):  # type: ignore[arg-type]
             hint = "write `model: provider/name` here or under `defaults:`"
-            self.report.at(path, "AD203", f"`{path[-1]}` has no model", hint, key=True)
+            self.report.at(path, "AD203", f"`{path[1]}` has no model", hint, key=True)
         return None
 
     def _tier_model(self, name: str) -> tuple[ModelRef, SamplingSpec | None] | None:
@@ -263,8 +332,9 @@ class NodeCompiler:
                 play["fail_first"] = tuple(ErrorKind(kind) for kind in rate)
             else:
                 play["fail_rate"] = rate
-        if expect.latency is not None:
-            play["latency_s"] = expect.latency
+        latency_s = simulate.latency if simulate and simulate.latency is not None else expect.latency
+        if latency_s is not None:
+            play["latency_s"] = latency_s
         if expect.tokens is not None:
             play["tokens"] = expect.tokens
         draft.rehearsal = Rehearsal(**play)
@@ -277,16 +347,14 @@ def _split(text: str) -> ModelRef:
 
 
 def _sampling(*layers: SamplingSpec | None) -> Sampling:
-    """The model parameters of *layers*, later ones winning; `params` are merged."""
+    """The model parameters of *layers*, later ones winning, null too; `params` are merged."""
     merged: dict[str, Any] = {}
     params: dict[str, Any] = {}
     for layer in layers:
         if layer is None:
             continue
-        for key in SAMPLING_KEYS:
-            value = getattr(layer, key)
-            if value is not None:
-                merged[key] = value
+        for key in layer.model_fields_set.intersection(SAMPLING_KEYS):
+            merged[key] = getattr(layer, key)
         params |= layer.params or {}
-    merged["stop"] = tuple(merged.get("stop", ()))
+    merged["stop"] = tuple(merged.get("stop") or ())
     return Sampling(**{**merged, "params": params})

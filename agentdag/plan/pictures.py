@@ -74,4 +74,5 @@ def _quoted(text: str) -> str:
 
 def _lasts(plan: Plan, number: int) -> str:
     node = plan.nodes[number]
-    return seconds_text(node.expected_s) + ("?" if node.assumed else "")
+    barrier = "" if node.barrier.plain else f", {node.barrier.told(len(node.needs))}"
+    return seconds_text(node.expected_s) + ("?" if node.assumed else "") + barrier

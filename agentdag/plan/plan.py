@@ -12,9 +12,12 @@ from pathlib import Path
 from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
-from agentdag.limits.governor import Policy
+from agentdag.limits.policy import Policy
+from agentdag.plan.barrier import Barrier
 from agentdag.plan.forecast import Forecast, forecast
 from agentdag.plan.graph import Graph
+from agentdag.plan.play import Rules
+from agentdag.plan.schedule import Terms
 
 DEFAULT_LATENCY_S = 1.0
 """What a node is taken to last where neither history nor `expect` says."""
@@ -50,19 +53,38 @@ class CallWork:
     arguments: Mapping[str, ValueTemplate]
 
 
+def function_name(work: CallWork) -> str:
+    """The function of *work*, as the file names it."""
+    return f"{work.module}:{work.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to do a node's work, and under which rules."""
+
+    work: PromptWork | CallWork
+    policy: Policy
+
+    @property
+    def model(self) -> ModelRef | None:
+        return self.work.model if isinstance(self.work, PromptWork) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanNode:
-    """One node. `edges` are all its dependencies; `needs` those that a join sees."""
+    """One node. `edges` are all its dependencies; `needs` those that a join sees, and its barrier counts."""
 
     id: str
-    work: PromptWork | CallWork
+    choices: tuple[Choice, ...]
+    """The node's own work, then its fallbacks."""
     edges: tuple[str, ...]
     needs: tuple[str, ...]
     wave: int
     optional: bool
+    barrier: Barrier
+    idempotent: bool
     priority: int
     """0 high, 1 normal, 2 low."""
-    policy: Policy
     expected_s: float
     assumed: bool
     """Whether `expected_s` is no more than the default."""
@@ -74,16 +96,27 @@ class PlanNode:
     description: str | None
 
     @property
+    def work(self) -> PromptWork | CallWork:
+        """What the node does while nothing fails."""
+        return self.choices[0].work
+
+    @property
+    def policy(self) -> Policy:
+        return self.choices[0].policy
+
+    @property
     def model(self) -> ModelRef | None:
-        return self.work.model if isinstance(self.work, PromptWork) else None
+        return self.choices[0].model
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """Every template that is rendered when the node starts."""
-        work = self.work
-        if isinstance(work, PromptWork):
-            return (work.prompt,) if work.system is None else (work.prompt, work.system)
-        return tuple(template for value in work.arguments.values() for _, template in value.leaves)
+        """Every template that is rendered when the node starts, or when a fallback does."""
+        return tuple(template for choice in self.choices for template in _templates(choice.work))
+
+    @property
+    def may_lack(self) -> bool:
+        """Whether its barrier may open without a dependency that the pipeline requires."""
+        return self.barrier.may_lack(len(self.needs))
 
     def reads(self) -> frozenset[str]:
         """The nodes that its templates read; all of its needs where one loops over them or asks who is missing."""
@@ -92,11 +125,17 @@ class PlanNode:
             if template.loops is not None or template.dynamic is not None:
                 read.update(self.needs)
             for each in template.reads:
-                if each.root == "missing":
+                if each.root in {"missing", "pending"}:
                     read.update(self.needs)
                 elif each.root in {"nodes", "needs"} and each.path:
                     read.add(each.path[0])
         return frozenset(read)
+
+
+def _templates(work: PromptWork | CallWork) -> tuple[Template, ...]:
+    if isinstance(work, PromptWork):
+        return (work.prompt,) if work.system is None else (work.prompt, work.system)
+    return tuple(template for value in work.arguments.values() for _, template in value.leaves)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +154,29 @@ class Plan:
     timeout_s: float | None
     fail_fast: bool
     schedule: str
+    wave_timeout_s: float | None = None
+    """In lock-step: the next wave's ready nodes start that long after a wave began, at the latest."""
     allowed: tuple[Path, ...] = ()
     """Folders besides the pipeline's own from which files may be read."""
+
+    def terms(self) -> list[Terms]:
+        """On what terms each node takes part in a schedule, in node order."""
+        numbers = {node.id: number for number, node in enumerate(self.nodes)}
+        wanted = self.wanted()
+        return [
+            Terms(
+                node.optional,
+                node.barrier,
+                None if node.needs == node.edges else tuple(numbers[need] for need in node.needs),
+                node.id in wanted,
+            )
+            for node in self.nodes
+        ]
+
+    def wanted(self) -> frozenset[str]:
+        """The nodes that `outputs` read."""
+        reads = (read for value in self.outputs.values() for _, template in value.leaves for read in template.reads)
+        return frozenset(read.path[0] for read in reads if read.root == "nodes" and read.path)
 
     @property
     def durations_s(self) -> Sequence[float]:
@@ -128,11 +188,16 @@ class Plan:
         """The priority of each node, in node order."""
         return [node.priority for node in self.nodes]
 
+    @property
+    def rules(self) -> Rules:
+        """How a run of it proceeds, for forecasts."""
+        decide = self.wave_timeout_s is not None or any(not node.barrier.plain for node in self.nodes)
+        terms = [each if not each.barrier.plain else Terms() for each in self.terms()] if decide else None
+        return Rules(self.concurrency, self.schedule, self.priorities, terms, self.wave_timeout_s)
+
     def forecast(self) -> Forecast:
-        """How long it takes, under its own cap and schedule."""
-        return forecast(
-            self.graph, self.durations_s, cap=self.concurrency, schedule=self.schedule, priorities=self.priorities
-        )
+        """How long it takes, under its own cap, schedule and barriers."""
+        return forecast(self.graph, self.durations_s, self.rules)
 
     def lasting(self, seconds: Mapping[str, float]) -> Plan:
         """The plan if the nodes in *seconds* took that long."""
@@ -146,20 +211,20 @@ class Plan:
         """The plan with every duration in the file times *factor*."""
         if factor == 1:
             return self
-        timeout_s = None if self.timeout_s is None else self.timeout_s * factor
-        return replace(self, nodes=tuple(_scaled(node, factor) for node in self.nodes), timeout_s=timeout_s)
+        return replace(
+            self,
+            nodes=tuple(_scaled(node, factor) for node in self.nodes),
+            timeout_s=None if self.timeout_s is None else self.timeout_s * factor,
+            wave_timeout_s=None if self.wave_timeout_s is None else self.wave_timeout_s * factor,
+        )
 
 
 def _scaled(node: PlanNode, factor: float) -> PlanNode:
-    policy, rehearsal = node.policy, node.rehearsal
+    rehearsal = node.rehearsal
     return replace(
         node,
-        policy=replace(
-            policy,
-            timeout_s=policy.timeout_s * factor,
-            delay_s=policy.delay_s * factor,
-            max_delay_s=policy.max_delay_s * factor,
-        ),
+        choices=tuple(Choice(choice.work, choice.policy.scaled(factor)) for choice in node.choices),
+        barrier=node.barrier.scaled(factor),
         expected_s=node.expected_s * factor,
         rehearsal=replace(rehearsal, latency_s=rehearsal.latency_s * factor),
     )

@@ -12,11 +12,14 @@ from typing import Any
 import yaml
 
 from agentdag.calls import Sampling
+from agentdag.language.rules import AUTO, P95
 from agentdag.language.scalars import PRIORITIES, duration_text
 from agentdag.language.secrets import starred, written_secrets
 from agentdag.language.spec import SAMPLING_KEYS
 from agentdag.language.templates import Template, ValueTemplate
-from agentdag.plan.plan import Plan, PlanNode, PromptWork
+from agentdag.limits.policy import Timeout
+from agentdag.plan.barrier import ALL
+from agentdag.plan.plan import CallWork, Plan, PlanNode, PromptWork, function_name
 
 _LIKE_A_NUMBER = re.compile(r"[-+.0-9][-+.0-9a-fA-FxXoO_eE]*")
 
@@ -31,7 +34,7 @@ def resolved(plan: Plan) -> str:
         "inputs": {name: spec.model_dump(exclude_unset=True) for name, spec in plan.inputs.items()},
         "providers": {name: spec.model_dump(exclude_unset=True) for name, spec in plan.providers.items()},
         "limits": _said(limits),
-        "schedule": plan.schedule,
+        "schedule": _schedule(plan),
         "nodes": {node.id: _node(node) for node in plan.nodes},
         "outputs": {name: _written(value.value) for name, value in plan.outputs.items()},
     }
@@ -39,26 +42,27 @@ def resolved(plan: Plan) -> str:
     return starred(text, list(written_secrets(text)))
 
 
+def _schedule(plan: Plan) -> Any:
+    if plan.wave_timeout_s is None:
+        return plan.schedule
+    return {"waves": {"timeout": duration_text(plan.wave_timeout_s)}}
+
+
 def _node(node: PlanNode) -> dict[str, Any]:
-    work, policy = node.work, node.policy
-    told: dict[str, Any] = {"description": node.description}
-    if isinstance(work, PromptWork):
-        told |= {"model": str(work.model), **_sampling(work.sampling)}
-        told |= {"system": None if work.system is None else work.system.text, "prompt": work.prompt.text}
-    else:
-        told |= {"call": f"{work.module}:{work.function}", "with": _arguments(work.arguments)}
+    policy = node.policy
+    hedge = policy.hedge
     return _said(
-        told
+        {"description": node.description}
+        | _work(node.work)
         | {
             "needs": list(node.needs),
+            "barrier": _barrier(node),
             "continue_on_failure": node.optional,
-            "timeout": _duration(policy.timeout_s),
-            "retry": {
-                "retries": policy.retries,
-                "delay": _duration(policy.delay_s),
-                "max_delay": _duration(policy.max_delay_s),
-                "on": sorted(kind.value for kind in policy.on),
-            },
+            "timeout": _timeout(policy.timeout),
+            "retry": _retry(node),
+            "fallback": [_fallback(node.work, choice.work) for choice in node.choices[1:]],
+            "hedge": None if hedge is None else {"after": _duration(hedge.after_s) or P95, "max": hedge.most},
+            "idempotent": node.idempotent,
             "priority": PRIORITIES[node.priority],
             "expect": _said({"latency": None if node.assumed else _duration(node.expected_s), "tokens": node.tokens}),
             "simulate": _simulate(node),
@@ -67,12 +71,64 @@ def _node(node: PlanNode) -> dict[str, Any]:
     )
 
 
+def _retry(node: PlanNode) -> dict[str, Any]:
+    """Its `on` is left out where it is not that of every fallback, and so not what the file says."""
+    policy = node.policy
+    told = {
+        "retries": policy.retries,
+        "delay": _duration(policy.delay_s),
+        "max_delay": _duration(policy.max_delay_s),
+        "on": sorted(kind.value for kind in policy.on),
+    }
+    if any(choice.policy.on != policy.on for choice in node.choices):
+        del told["on"]
+    return told
+
+
+def _fallback(own: PromptWork | CallWork, work: PromptWork | CallWork) -> dict[str, Any]:
+    """As `_work`, with null for the parameters of the node that the fallback does not share."""
+    told = _work(work)
+    if isinstance(own, PromptWork) and isinstance(work, PromptWork):
+        told |= {key: None for key in _sampling(own.sampling) if key not in told}
+    return told
+
+
+def _work(work: PromptWork | CallWork) -> dict[str, Any]:
+    if isinstance(work, CallWork):
+        return _said({"call": function_name(work), "with": _arguments(work.arguments)})
+    texts = {"system": None if work.system is None else work.system.text, "prompt": work.prompt.text}
+    return _said({"model": str(work.model), **_sampling(work.sampling), **texts}, keep=("prompt",))
+
+
+def _timeout(timeout: Timeout) -> Any:
+    attempt = AUTO if timeout.attempt_s is None else duration_text(timeout.attempt_s)
+    more = _said({"idle": _duration(timeout.idle_s), "total": _duration(timeout.total_s)})
+    return {"attempt": attempt, **more} if more else attempt
+
+
+def _barrier(node: PlanNode) -> Any:
+    rule = node.barrier
+    if rule == ALL:
+        return None
+    return _said(
+        {
+            "timeout": _duration(rule.timeout_s),
+            "deadline": _duration(rule.deadline_s),
+            "wait_for": rule.wait_for,
+            "progressive": rule.progressive or None,
+            "min": None if rule.plain else rule.minimum,
+            "stragglers": "keep" if rule.keeps else "cancel",
+        }
+    )
+
+
 def _simulate(node: PlanNode) -> Any:
     if node.simulated is not True:
         return node.simulated
     play = node.rehearsal
     failures = [kind.value for kind in play.fail_first] or play.fail_rate
-    return _said({"jitter": play.jitter, "fail": failures, "output": play.output}, keep=("jitter",))
+    latency = None if play.latency_s == node.expected_s else _duration(play.latency_s)
+    return _said({"latency": latency, "jitter": play.jitter, "fail": failures, "output": play.output}, keep=("jitter",))
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:

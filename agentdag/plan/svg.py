@@ -7,6 +7,7 @@ Structures", 1981.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from agentdag.language.findings import inert
 from agentdag.language.scalars import seconds_text
+from agentdag.plan.forecast import Forecast
 from agentdag.plan.pictures import title
 from agentdag.plan.plan import Plan
 
@@ -147,9 +149,15 @@ def _labels(plan: Plan) -> list[tuple[str, str]]:
     for number, node in enumerate(plan.nodes):
         name = node.id if len(node.id) <= MAX_LETTERS else node.id[: MAX_LETTERS - 1] + "…"
         seconds = seconds_text(node.expected_s) + ("?" if node.assumed else "")
-        slack = "" if number in critical else f", slack {seconds_text(told.slack_s[number])}"
-        labels.append((name, seconds + slack))
+        labels.append((name, seconds + ("" if number in critical else _spare(told, number))))
     return labels
+
+
+def _spare(told: Forecast, number: int) -> str:
+    if number in told.late or number in told.lost:
+        return ", late" if number in told.late else ", never"
+    slack_s = told.slack_s[number]
+    return ", any slack" if math.isinf(slack_s) else f", slack {seconds_text(slack_s)}"
 
 
 def _width(labels: Sequence[tuple[str, str]], node: int | None) -> float:
@@ -195,6 +203,7 @@ def _nodes(
             name, seconds = labels[vertex.node]
             y = vertex.y + HEADER + MARGIN - NODE_HEIGHT / 2
             about = f": {inert(node.description)}" if node.description else ""
+            about += "" if node.barrier.plain else f" [{node.barrier.told(len(node.needs))}]"
             yield f'<g class="node{" hot" if number in critical else ""}"><title>{escape(node.id + about)}</title>'
             yield f'<rect x="{left:.0f}" y="{y:.1f}" width="{width:.0f}" height="{NODE_HEIGHT}" rx="7"/>'
             yield f'<text x="{left + 12:.0f}" y="{y + 19:.1f}">{escape(name)}</text>'

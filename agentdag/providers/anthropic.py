@@ -88,12 +88,15 @@ class AnthropicProvider:
         async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, request_id):
             if isinstance(events, dict):
                 return self._whole(request, events, request_id)
+            on_delta("")
             async for event in events:
                 match event:
                     case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(piece)}}:
                         ttft_s = time.monotonic() - started if ttft_s is None else ttft_s
                         pieces.append(piece)
                         on_delta(piece)
+                    case {"type": "content_block_delta"}:
+                        on_delta("")
                     case {"type": "message_start", "message": {"usage": dict(told)}}:
                         usage |= told
                     case {"type": "message_delta", "delta": dict(delta)}:

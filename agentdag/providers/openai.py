@@ -15,6 +15,8 @@ from agentdag.providers.sdk import SdkClient, count
 from agentdag.providers.settings import Settings
 
 _PATH = "/chat/completions"
+_REASONING = ("reasoning_content", "reasoning")
+"""Where servers stream what a model thinks before it answers."""
 
 
 class OpenAIProvider:
@@ -81,6 +83,7 @@ class OpenAIProvider:
         async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, request_id):
             if isinstance(events, dict):
                 return self._whole(request, events, request_id)
+            on_delta("")
             async for event in events:
                 if not isinstance(event, dict):
                     raise self._sdk.fail("the stream holds JSON that is no object", request_id)
@@ -97,6 +100,7 @@ class OpenAIProvider:
                 if piece := _text(delta.get("content")):
                     ttft_s = time.monotonic() - started if ttft_s is None else ttft_s
                     pieces.append(piece)
+                if piece or any(delta.get(key) for key in _REASONING):
                     on_delta(piece)
         if refusal:
             raise self._refused(refusal, request_id)

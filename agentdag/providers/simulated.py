@@ -37,7 +37,8 @@ class SimulatedProvider:
     async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
         """The answer that `request.rehearsal` asks for; raises CallError where it says so."""
         play = request.rehearsal
-        chance = Random(f"{self._seed}:{request.node}:{request.attempt}")  # noqa: S311 - no secret depends on it
+        hedge = f":{request.hedge}" if request.hedge else ""
+        chance = Random(f"{self._seed}:{request.node}:{request.attempt}{hedge}")  # noqa: S311 - no secret depends on it
         latency_s = play.latency_s * (1 + play.jitter * chance.uniform(-1, 1))
         failing = self._failing(request, chance)
         loop = asyncio.get_running_loop()
@@ -50,6 +51,7 @@ class SimulatedProvider:
         ttft_s = None
         stream = request.stream if self._stream is None else self._stream
         if stream and latency_s > 0:
+            on_delta("")
             step = max(1, -(-len(text) // _PIECES))
             pieces = [text[start : start + step] for start in range(0, len(text), step)]
             for number, piece in enumerate(pieces, start=1):

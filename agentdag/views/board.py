@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 from agentdag.calls import NO_USAGE
 from agentdag.errors import Failure
 from agentdag.events import (
+    BarrierOpened,
     Event,
+    NodeFallback,
+    NodeHedged,
     NodeProgress,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
+    PassFinished,
     RunFinished,
     RunStarted,
 )
+from agentdag.views.words import failed_over, hedged, opened, passed, seconds
 
-PENDING, RUNNING, RETRYING = "pending", "running", "retrying"
-"""Besides the settled statuses, what a row's status may be."""
+PENDING, RUNNING, RETRYING, WAITING = "pending", "running", "retrying", "waiting"
+"""Besides the settled statuses, what a row's status may be; a progressive join waits between two passes."""
 _TROUBLE = frozenset({"failed", "timed_out", "cancelled"})
 
 
@@ -43,12 +48,13 @@ class Row:
     counting: bool = False
     """Whether the output tokens are still an estimate of what streams."""
     error: Failure | None = None
-    reason: str | None = None
+    note: str = ""
+    """What is special about it."""
 
     @property
     def urgency(self) -> int:
         """Smaller is shown first where not all rows fit."""
-        if self.status in {RUNNING, RETRYING}:
+        if self.status in {RUNNING, RETRYING, WAITING}:
             return 0
         if self.status in _TROUBLE:
             return 1
@@ -70,6 +76,8 @@ class Board:
     """How long the run is expected to take under its cap."""
     note: str = ""
     """A word to whoever watches."""
+    latest: str = ""
+    """The last thing that did not go the usual way."""
 
     @classmethod
     def of(cls, nodes: Iterable[tuple[str, int, str | None]], *, expected_s: float | None = None) -> Board:
@@ -92,6 +100,16 @@ class Board:
                 row = self.rows[event.node]
                 self._change(row, RETRYING, event.at)
                 row.error, row.counting = event.error, False
+                self._tell(event.node, f"again in {seconds(event.wait_s)}: {event.error.kind}")
+            case BarrierOpened():
+                self._tell(event.node, opened(event))
+            case NodeHedged():
+                self._tell(event.node, f"hedged: {hedged(event)}")
+            case NodeFallback():
+                self._tell(event.node, f"fallback: {failed_over(event)}")
+            case PassFinished():
+                self._change(self.rows[event.node], WAITING, event.at)
+                self._tell(event.node, passed(event))
             case RunStarted():
                 self.started = event
             case RunFinished():
@@ -100,6 +118,11 @@ class Board:
     def streaming_tokens(self) -> int:
         """Estimated tokens of the answers that are still coming."""
         return sum(row.output_tokens or 0 for row in self.rows.values() if row.counting)
+
+    def _tell(self, node: str, note: str | None) -> None:
+        if note:
+            self.rows[node].note = note
+            self.latest = f"{node}: {note}"
 
     def _change(self, row: Row, status: str, at: float) -> None:
         self.counts[row.status] -= 1
@@ -117,7 +140,8 @@ class Board:
         row = self.rows[event.node]
         self._change(row, event.status.value, event.at)
         usage = event.usage
-        row.latency_s, row.error, row.reason = event.latency_s, event.error, event.reason
+        row.latency_s, row.error, row.model = event.latency_s, event.error, event.model
+        row.note = event.reason or (f"{event.error.kind}: {event.error.message}" if event.error else row.note)
         row.ttft_s, row.counting, row.attempt = event.ttft_s, False, event.attempts
         if usage is not NO_USAGE:
             row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens

@@ -10,16 +10,19 @@ from typing import TextIO
 from agentdag.events import (
     BarrierOpened,
     Event,
+    NodeFallback,
+    NodeHedged,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
     NodeWaiting,
+    PassFinished,
     RunFinished,
     RunStarted,
     Status,
     event_json,
 )
-from agentdag.views.words import count, failure, inert, seconds
+from agentdag.views.words import count, failed_over, failure, hedged, inert, opened, passed, seconds
 
 
 class Lines:
@@ -52,8 +55,14 @@ def _text(event: Event) -> str | None:
             return f"attempt {event.attempt} failed, again in {seconds(event.wait_s)}: {failure(event.error)}"
         case NodeWaiting(on="slot"):
             return f"waited {seconds(event.seconds)} for a slot"
-        case BarrierOpened() if event.missing:
-            return f"goes on without {', '.join(event.missing)}"
+        case BarrierOpened():
+            return opened(event)
+        case NodeHedged():
+            return hedged(event)
+        case NodeFallback():
+            return failed_over(event)
+        case PassFinished():
+            return passed(event)
         case NodeSettled():
             return settled_text(event)
     return None
@@ -66,10 +75,23 @@ def settled_text(event: NodeSettled) -> str:
         usage = event.usage
         tokens = f", {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out" if usage.output_tokens else ""
         cut = ", cut at max_tokens" if event.finish_reason in {"length", "max_tokens"} else ""
-        return f"{words} in {seconds(event.latency_s)}{tokens}{cut}"
+        return f"{words} in {seconds(event.latency_s)}{tokens}{cut}{_how(event)}"
     if event.error is not None:
         return f"{words} after {seconds(event.latency_s)}: {failure(event.error, event.attempts)}"
     return f"{words}: {inert(event.reason or '')}"
+
+
+def _how(event: NodeSettled) -> str:
+    """What it took: a fallback, hedges, several passes."""
+    facts = []
+    if event.fallback:
+        why = f" ({event.fallback_error.kind})" if event.fallback_error else ""
+        facts.append(f"by {inert(event.model or '')} as fallback {event.fallback}{why}")
+    if event.hedges:
+        facts.append("hedged" if event.hedges == 1 else f"hedged {event.hedges} times")
+    if event.passes > 1:
+        facts.append(f"{event.passes} passes")
+    return "".join(f", {fact}" for fact in facts)
 
 
 class JsonLines:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
-from agentdag.events import NodeSettled, RunFinished, RunStatus, Status
+from agentdag.events import BarrierOpened, NodeSettled, RunFinished, RunStatus, Status
 from agentdag.views.lines import settled_text
-from agentdag.views.words import count, inert, seconds
+from agentdag.views.words import count, failure, inert, names, opened, seconds
 
 MAX_LISTED = 20
-MAX_NAMED = 5
+_TROUBLE = frozenset({Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
 _STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red", RunStatus.INTERRUPTED: "bold yellow"}
 
 
-def summary(finished: RunFinished, settled: list[NodeSettled]) -> list[Text]:
-    """The lines to print at the end; failures first, then what they kept from running."""
-    failed = [node for node in settled if node.status not in {Status.SUCCEEDED, Status.SKIPPED}]
+def summary(finished: RunFinished, settled: list[NodeSettled], joins: Sequence[BarrierOpened] = ()) -> list[Text]:
+    """The lines to print at the end: failures first, then what they kept from running, then what did without."""
+    failed = [node for node in settled if node.status in _TROUBLE]
     lines = [_trouble(node) for node in failed[:MAX_LISTED]]
     if len(failed) > MAX_LISTED:
         lines.append(Text(f"and {len(failed) - MAX_LISTED:,} more that did not succeed", style="dim"))
-    skipped: dict[str, list[str]] = {}
-    for node in settled:
-        if node.status is Status.SKIPPED:
-            skipped.setdefault(node.reason or "", []).append(node.node)
-    lines += [_skipped(names, reason) for reason, names in list(skipped.items())[:MAX_LISTED]]
+    for status in (Status.SKIPPED, Status.LATE):
+        because: dict[str, list[str]] = {}
+        for node in settled:
+            if node.status is status:
+                because.setdefault(node.reason or "", []).append(node.node)
+        lines += [_without_run(ids, status, reason) for reason, ids in list(because.items())[:MAX_LISTED]]
+    lines += _joins(joins)[:MAX_LISTED]
+    replaced = [node for node in settled if node.fallback and node.status is Status.SUCCEEDED]
+    lines += [_replaced(node) for node in replaced[:MAX_LISTED]]
     for name, why in finished.output_errors.items():
         lines.append(Text(f"output {inert(name)} is null: {inert(why)}", style="yellow"))
     lines.append(_verdict(finished))
@@ -43,13 +49,30 @@ def _trouble(node: NodeSettled) -> Text:
     return line
 
 
-def _skipped(names: list[str], reason: str) -> Text:
-    """All that one cause has kept from running."""
-    line = Text(inert(", ".join(names[:MAX_NAMED])), style="bold")
-    if len(names) > MAX_NAMED:
-        line.append(f" and {len(names) - MAX_NAMED:,} more", style="bold")
-    line.append(f" skipped: {inert(reason)}", style="dim")
+def _without_run(ids: Sequence[str], status: Status, reason: str) -> Text:
+    """All that one cause has kept from running, or has cut off."""
+    line = Text(names(ids), style="bold")
+    line.append(f" {status.value}: {inert(reason)}", style="dim")
     return line
+
+
+def _joins(joins: Sequence[BarrierOpened]) -> list[Text]:
+    """What each join that lacked somebody went on with; of a progressive one, its last pass."""
+    last = {event.node: event for event in joins}
+    lines = []
+    for event in last.values():
+        if event.missing and (told := opened(event)):
+            line = Text(inert(event.node), style="bold")
+            lines.append(line.append(f" {told}", style="dim"))
+    return lines
+
+
+def _replaced(node: NodeSettled) -> Text:
+    """Whose answer it is, and why not that of the first choice."""
+    line = Text(inert(node.node), style="bold")
+    who = inert(node.model or f"fallback {node.fallback}")
+    why = f": {failure(node.fallback_error)}" if node.fallback_error else ""
+    return line.append(f" answered by {who}, as fallback {node.fallback}{why}", style="dim")
 
 
 def _verdict(finished: RunFinished) -> Text:

@@ -11,26 +11,44 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
-from agentdag.views.board import PENDING, RETRYING, RUNNING, Board, Row
+from agentdag.views.board import PENDING, RETRYING, RUNNING, WAITING, Board, Row
 from agentdag.views.words import inert, seconds
 
 _MARKS = {
     PENDING: ("·", "dim"),
     RUNNING: ("▸", "bold cyan"),
     RETRYING: ("↻", "yellow"),
+    WAITING: ("◦", "cyan"),
     "succeeded": ("✓", "green"),
     "failed": ("✗", "bold red"),
     "timed_out": ("✗", "bold red"),
     "skipped": ("○", "dim"),
+    "late": ("◌", "yellow"),
     "cancelled": ("■", "magenta"),
 }
-_ASCII = {"▸": ">", "↻": "~", "✓": "+", "✗": "x", "○": "o", "■": "#", "·": ".", "→": "->", "…": "~", "━": "=", "─": "-"}
-_COUNTED = (RETRYING, "failed", "timed_out", "skipped", "cancelled")
+_ASCII = {
+    "▸": ">",
+    "↻": "~",
+    "✓": "+",
+    "✗": "x",
+    "○": "o",
+    "◦": "-",
+    "◌": "o",
+    "■": "#",
+    "·": ".",
+    "→": "->",
+    "…": "~",
+    "━": "=",
+    "─": "-",
+}
+_COUNTED = (RETRYING, WAITING, "failed", "timed_out", "late", "skipped", "cancelled")
 """What the footer counts where there is any."""
 _FIXED = 2 + 5 + 12 + 4 + 10 + 7 + 8 + 8
 """Columns of everything but the node and its model: mark, wave, status, try, time, first token, in, out."""
 _NARROWEST_MODEL = 8
 _NARROWEST_NODE, _WIDEST_NODE = 14, 28
+_NARROWEST_NOTE = 12
+"""With fewer columns left, what is special about a node is told below the table only."""
 
 
 def render(
@@ -62,7 +80,7 @@ def _table(board: Board, now: float, width: int, height: int) -> list[Text]:
         rows = [row for row in rows if row.node in shown]
     node_width, model_width = _widths(board, width)
     lines = [_columns(node_width, model_width)]
-    lines += [_line(row, now, node_width, model_width) for row in rows]
+    lines += [_line(row, now, (node_width, model_width), width) for row in rows]
     if folded:
         counts = Counter(row.status for row in folded)
         told = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
@@ -90,7 +108,8 @@ def _columns(node_width: int, model_width: int) -> Text:
     return line
 
 
-def _line(row: Row, now: float, node_width: int, model_width: int) -> Text:
+def _line(row: Row, now: float, widths: tuple[int, int], width: int) -> Text:
+    node_width, model_width = widths
     mark, style = _MARKS[row.status]
     line = Text(f"{mark} ", style=style)
     line.append(f"{row.wave:<5}", style="dim")
@@ -103,6 +122,9 @@ def _line(row: Row, now: float, node_width: int, model_width: int) -> Text:
     line.append(f" {row.attempt if row.attempt > 1 else '':>3}{_time(row, now):>10}{_seconds(row.ttft_s):>7}")
     out = f"{'~' if row.counting else ''}{_count(row.output_tokens)}"
     line.append(f"{_count(row.input_tokens):>8}{out:>8}", style="dim")
+    room = width - line.cell_len - 2
+    if row.note and room >= _NARROWEST_NOTE:
+        line.append(f"  {_cell(row.note, min(room, cell_len(inert(row.note))))}", style="dim")
     return line
 
 
@@ -112,7 +134,7 @@ def _cell(text: str, width: int) -> str:
 
 
 def _time(row: Row, now: float) -> str:
-    if row.status in {RUNNING, RETRYING}:
+    if row.status in {RUNNING, RETRYING, WAITING}:
         return seconds(max(0.0, now - row.since))
     return _seconds(row.latency_s) if row.attempt else ""
 
@@ -143,6 +165,8 @@ def _footer(board: Board, now: float) -> list[Text]:
     made = board.output_tokens + board.streaming_tokens()
     tokens = f"{board.input_tokens:,} tokens in, {made:,} out"
     lines = [line, Text(f"{', '.join(told)}; {tokens}", style="dim")]
+    if board.latest:
+        lines.append(Text(inert(board.latest), style="yellow"))
     return [*lines, Text(board.note, style="bold yellow")] if board.note else lines
 
 

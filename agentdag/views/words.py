@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TextIO
 
 from agentdag.errors import Failure
+from agentdag.events import BarrierOpened, NodeFallback, NodeHedged, PassFinished, Reason
 from agentdag.language.findings import inert
 
-__all__ = ["count", "failure", "inert", "inert_lines", "seconds", "speaks"]
+__all__ = [
+    "count",
+    "failed_over",
+    "failure",
+    "hedged",
+    "inert",
+    "inert_lines",
+    "names",
+    "opened",
+    "passed",
+    "seconds",
+    "speaks",
+]
+
+MAX_NAMED = 5
 
 
 def seconds(value: float) -> str:
@@ -52,3 +68,46 @@ def failure(error: Failure, attempts: int = 0) -> str:
     facts += [count(attempts, "attempt") if attempts > 1 else None]
     told = ", ".join(fact for fact in facts if fact)
     return inert(f"{error.kind}: {error.message}" + (f" ({told})" if told else ""))
+
+
+def names(ids: Sequence[str]) -> str:
+    """a, b, c, d, e and 4 more."""
+    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+    return inert(", ".join(ids[:MAX_NAMED])) + more
+
+
+def opened(event: BarrierOpened) -> str | None:
+    """Why a join goes on, with whom and without whom; None where that is nothing special."""
+    parts = []
+    if event.pending or event.pass_number > 1 or event.reason is Reason.ARRIVAL:
+        parts.append(f"pass {event.pass_number} with {names(event.arrived) or 'nobody'}")
+        if event.pending:
+            parts.append(f"still to come: {names(event.pending)}")
+    elif event.reason is not Reason.ALL:
+        why = "quorum" if event.reason is Reason.QUORUM else "time is up"
+        whole = len(event.arrived) + len(event.missing)
+        parts.append(f"goes on with {len(event.arrived)} of {whole} ({why})")
+    elif event.missing:
+        return f"goes on without {names(event.missing)}"
+    gone = [name for name in event.missing if name not in event.late]
+    if gone:
+        parts.append(f"without {names(gone)}")
+    if event.late:
+        parts.append(f"too late: {names(event.late)}")
+    return "; ".join(parts) or None
+
+
+def hedged(event: NodeHedged) -> str:
+    return f"no answer after {seconds(event.after_s)}: the same call again beside it"
+
+
+def failed_over(event: NodeFallback) -> str:
+    """Who takes over, and why."""
+    who = f"{inert(event.model)} takes over" if event.model else f"fallback {event.fallback} takes over"
+    return f"{who}: {failure(event.error)}"
+
+
+def passed(event: PassFinished) -> str:
+    if event.error is None:
+        return f"pass {event.pass_number} finished in {seconds(event.latency_s)}"
+    return f"pass {event.pass_number} failed, what was there before stands: {failure(event.error)}"

@@ -14,6 +14,7 @@ from statistics import mean, median
 
 from agentdag.plan.forecast import forecast
 from agentdag.plan.graph import build_graph
+from agentdag.plan.play import Rules
 from tests.bench import Figure
 
 FOLDER = Path(os.environ.get("AGENTDAG_TRACES", "../shared/traces"))
@@ -35,7 +36,7 @@ def measure() -> Iterator[Figure]:
         seconds = [float(duration) for duration, _ in tasks.values()]
         for cap in BOUNDS:
             for schedule in ("eager", "waves"):
-                told = forecast(graph, seconds, cap=cap, schedule=schedule)
+                told = forecast(graph, seconds, Rules(cap, schedule))
                 ratios.setdefault((cap, schedule), []).append(told.makespan_s / told.lower_bound_s)
     for cap, (best_median, best_mean) in BOUNDS.items():
         found, waves = ratios[cap, "eager"], ratios[cap, "waves"]

@@ -54,7 +54,7 @@ def test_every_word_is_explained() -> None:
     [
         ("timeout", ["limits.timeout", "nodes.<id>.timeout", "kind of error", "a duration: 500ms, 45s, 2m30s or 2h", "timeout: 45s"]),
         ("retry.on", ["The kinds of failure that are repeated", "on: [rate_limit, server]", "a list of bad_response"]),
-        ("nodes.timeout", ["Bounds one attempt;"]),
+        ("nodes.timeout", ["Bounds one attempt"]),
         ("ad501", ["AD501 - warning", "wrong", "right", "needs: [financial]"]),
         ("node.settled", ["event", "latency_s", "waits"]),
         ("rate_limit", ["kind of error", "429"]),
@@ -128,7 +128,7 @@ complete_line "$LINE"
         ("agentdag ", set(COMMANDS)),
         ("agentdag graph {file} --what-if f", {"financial="}),
         ("agentdag run {file} -i ", {"company=", "filing="}),
-        ("agentdag explain AD40", {"AD401", "AD402", "AD403"}),
+        ("agentdag explain AD40", {"AD401", "AD402", "AD403", "AD404"}),
         ("agentdag validate {file} --format s", {"sarif"}),
         ("agentdag graph no-such-file.yaml --what-if f", set()),
     ],

@@ -5,40 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from engine.recorder import Recorder
 
 import agentdag
-from agentdag import ErrorKind, Event, NodeSettled, NodeStarted, Options, RunFinished, RunStarted, RunStatus, Status
+from agentdag import ErrorKind, Event, NodeSettled, NodeStarted, Options, RunStatus, Status
 from agentdag.events import BarrierOpened, NodeRetrying, RunProgress
 from agentdag.plan.plan import Plan
 from agentdag.session import Session
 
 Compile = Callable[[str], Plan]
 INSTANT = Options(simulate=True, time_scale=0.0001)
-
-
-class Recorder:
-    """Keeps every event, and checks what holds for all runs."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def __call__(self, event: Event, /) -> None:
-        self.events.append(event)
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def check(self, nodes: int) -> None:
-        assert isinstance(self.events[0], RunStarted)
-        assert isinstance(self.events[-1], RunFinished)
-        settled = [event.node for event in self.of(NodeSettled)]
-        assert len(settled) == len(set(settled)) == nodes
-        times = [event.at for event in self.events]
-        assert times == sorted(times)
-        assert sum(self.events[-1].nodes.values()) == nodes
 
 
 def module(tmp_path: Path, name: str, text: str) -> None:

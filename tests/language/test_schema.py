@@ -27,7 +27,7 @@ GOOD = [
 BROKEN = sorted((TESTS / "corpus" / "broken").glob("*.yaml"))
 KNOWS_ONLY_THE_WHOLE = re.compile(
     r"no provider type|does not say its type|has no model|is not declared|default of|is not of type|"
-    r"finite number|this prompt is empty|is reserved|is missing|means nothing for a provider|models know no|is no address|the id"
+    r"finite number|this prompt is empty|is reserved|is missing|means nothing for a provider|models know no|is no address|the id|that `wait_for` waits for|does not stream|only models stream|has nothing to ask"
 )
 """Refusals that need more than the place of a key: a schema cannot tell."""
 
@@ -104,7 +104,8 @@ def test_the_examples_are_what_the_language_takes() -> None:
         for name, told in SCHEMA["definitions"]["NodeSpec"]["properties"].items()
         if name not in {"prompt_file", "call", "with", "model", "needs", "seed", "stop"}
     }
-    node = {**keys, "prompt": "hi"}
-    text = str({"tiers": {"reasoning": "openai/gpt-5"}, "nodes": {"a": node}}).replace("True", "true")
+    needs = {f"n{number}": {"prompt": "hi", "model": "openai/gpt-5"} for number in range(8)}
+    node = {**keys, "prompt": "hi", "needs": [*needs]}
+    text = str({"tiers": {"reasoning": "openai/gpt-5"}, "nodes": {**needs, "a": node}}).replace("True", "true")
     found = compile_text(text, Path("p.yaml"), provider_types=provider_types()).findings
     assert found == ()

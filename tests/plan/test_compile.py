@@ -58,7 +58,7 @@ def test_model_and_parameters_come_from_node_tier_and_defaults(plan: Compile) ->
     assert (str(a.model), a.sampling.temperature, a.sampling.max_tokens) == ("openai/m", 0.1, None)
     assert (str(b.model), b.sampling.temperature, b.sampling.max_tokens) == ("anthropic/x", 0.9, 9)
     assert b.sampling.params == {"p": 1, "q": 1, "r": 3}
-    assert [node.policy.timeout_s for node in found.nodes] == [5.0, 90.0]
+    assert [node.policy.attempt_s for node in found.nodes] == [5.0, 90.0]
     assert [(node.policy.retries, node.policy.delay_s) for node in found.nodes] == [(1, 1.0), (4, 0.5)]
 
 
@@ -86,7 +86,7 @@ def test_scaling_touches_every_duration(plan: Compile) -> None:
     """).scaled(0.5)
     n, o = scaled.nodes
     assert scaled.timeout_s == 50
-    assert (n.policy.timeout_s, n.policy.delay_s, n.policy.max_delay_s, n.expected_s, n.rehearsal.latency_s) == (
+    assert (n.policy.attempt_s, n.policy.delay_s, n.policy.max_delay_s, n.expected_s, n.rehearsal.latency_s) == (
         5,
         1,
         4,

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdag.plan.forecast import Forecast, forecast, gains_s, makespan_s, width
-from agentdag.plan.graph import build_graph, find_cycles
+from agentdag.plan.forecast import Forecast, forecast, gains_s, makespan_s
+from agentdag.plan.graph import build_graph, find_cycles, width
+from agentdag.plan.play import Rules
 
 NEEDS = [[], [0], [0], [], [1, 2, 3]]
 SECONDS = [30.0, 45.0, 40.0, 35.0, 20.0]
@@ -18,7 +19,7 @@ SECONDS = [30.0, 45.0, 40.0, 35.0, 20.0]
 def told(cap: int = 8, schedule: str = "eager") -> Forecast:
     graph = build_graph(NEEDS)
     assert graph is not None
-    return forecast(graph, SECONDS, cap=cap, schedule=schedule)
+    return forecast(graph, SECONDS, Rules(cap, schedule))
 
 
 def test_the_due_diligence_figures() -> None:
@@ -48,7 +49,7 @@ def test_bounds_hold_for_every_graph(needs: list[list[int]], data: st.DataObject
     seconds = data.draw(st.lists(st.integers(0, 50).map(float), min_size=len(needs), max_size=len(needs)))
     graph = build_graph(needs)
     assert graph is not None
-    found = forecast(graph, seconds, cap=cap, schedule=schedule)
+    found = forecast(graph, seconds, Rules(cap, schedule))
     assert found.lower_bound_s <= found.makespan_s + 1e-9
     assert found.makespan_s <= found.sequential_s + 1e-9
     if schedule == "eager":  # Graham's bound on list scheduling
@@ -65,13 +66,13 @@ def test_slack_is_exactly_how_long_a_node_may_take_longer(needs: list[list[int]]
     seconds = [float(data.draw(st.integers(1, 9))) for _ in needs]
     graph = build_graph(needs)
     assert graph is not None
-    found = forecast(graph, seconds, cap=99)
+    found = forecast(graph, seconds, Rules(99))
     node = data.draw(st.integers(0, len(needs) - 1))
     longer = [*seconds]
     longer[node] += found.slack_s[node]
-    assert forecast(graph, longer, cap=99).critical_path_s == found.critical_path_s
+    assert forecast(graph, longer, Rules(99)).critical_path_s == found.critical_path_s
     longer[node] += 1
-    assert forecast(graph, longer, cap=99).critical_path_s == found.critical_path_s + 1
+    assert forecast(graph, longer, Rules(99)).critical_path_s == found.critical_path_s + 1
 
 
 @given(graphs())
@@ -111,7 +112,7 @@ def test_graphs_of_any_depth_are_walked_without_recursion() -> None:
     chain = [[node - 1] if node else [] for node in range(50_000)]
     graph = build_graph(chain)
     assert graph is not None
-    assert forecast(graph, [1.0] * len(chain), cap=3).makespan_s == 50_000
+    assert forecast(graph, [1.0] * len(chain), Rules(3)).makespan_s == 50_000
     chain[0].append(49_999)
     assert len(find_cycles(chain)[0]) == 50_000
 
@@ -123,11 +124,11 @@ def test_the_gain_of_a_node_is_what_the_critical_path_loses_without_its_time(
     seconds = [float(data.draw(st.integers(0, 9))) for _ in needs]
     graph = build_graph(needs)
     assert graph is not None
-    whole = forecast(graph, seconds, cap=99).critical_path_s
+    whole = forecast(graph, seconds, Rules(99)).critical_path_s
     for node, gain in enumerate(gains_s(graph, seconds)):
         none = [*seconds]
         none[node] = 0.0
-        assert whole - forecast(graph, none, cap=99).critical_path_s == gain
+        assert whole - forecast(graph, none, Rules(99)).critical_path_s == gain
 
 
 @given(graphs(10), st.data())
@@ -137,7 +138,7 @@ def test_no_durations_let_more_nodes_run_at_once_than_the_width(needs: list[list
     wide = width(graph)
     assert wide >= max(len(wave) for wave in graph.waves)
     seconds = [float(data.draw(st.integers(1, 9))) for _ in needs]
-    assert makespan_s(graph, seconds, cap=wide) == forecast(graph, seconds, cap=99).critical_path_s
+    assert makespan_s(graph, seconds, Rules(wide)) == forecast(graph, seconds, Rules(99)).critical_path_s
 
 
 def test_the_width_of_known_graphs() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentdag.plan.compile import compile_text
-from agentdag.plan.plan import Plan, PlanNode, PromptWork
+from agentdag.plan.plan import CallWork, Plan, PlanNode, PromptWork
 from agentdag.plan.resolved import resolved
 from agentdag.providers.registry import provider_types
 
@@ -25,9 +25,12 @@ def planned(text: str, path: Path) -> Plan:
 def bare(node: PlanNode) -> tuple[object, ...]:
     """A node without its templates, which have no equality; their texts instead."""
     texts = tuple(template.text for template in node.templates)
-    work = node.work
-    model = (work.model, work.sampling) if isinstance(work, PromptWork) else (work.module, work.function)
-    return texts, model, replace(node, work=None)  # type: ignore[arg-type]
+    does = tuple((_does(choice.work), choice.policy) for choice in node.choices)
+    return texts, does, replace(node, choices=())
+
+
+def _does(work: PromptWork | CallWork) -> tuple[object, ...]:
+    return (work.model, work.sampling) if isinstance(work, PromptWork) else (work.module, work.function)
 
 
 @pytest.mark.parametrize("file", GOOD, ids=[file.stem for file in GOOD])
@@ -37,7 +40,17 @@ def test_what_is_printed_compiles_to_the_same_plan(file: Path) -> None:
     again = planned(text, file)
     assert resolved(again) == text
     assert [bare(node) for node in again.nodes] == [bare(node) for node in plan.nodes]
-    for name in ("name", "description", "inputs", "providers", "concurrency", "timeout_s", "fail_fast", "schedule"):
+    for name in (
+        "name",
+        "description",
+        "inputs",
+        "providers",
+        "concurrency",
+        "timeout_s",
+        "fail_fast",
+        "schedule",
+        "wave_timeout_s",
+    ):
         assert getattr(again, name) == getattr(plan, name), name
     assert again.outputs.keys() == plan.outputs.keys()
 

@@ -10,10 +10,15 @@ from rich.cells import cell_len
 from agentdag.calls import NO_USAGE, Usage
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
+    BarrierOpened,
+    NodeFallback,
+    NodeHedged,
     NodeProgress,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
+    PassFinished,
+    Reason,
     RunFinished,
     RunStarted,
     RunStatus,
@@ -23,7 +28,7 @@ from agentdag.views.board import Board
 from agentdag.views.lines import settled_text
 from agentdag.views.summary import summary
 from agentdag.views.table import render
-from agentdag.views.words import failure, inert, seconds
+from agentdag.views.words import failure, inert, opened, seconds
 
 FAILURE = Failure(ErrorKind.RATE_LIMIT, "slow\x1b[31m down", "openai", 429, "req-9", "no", 2.0)
 
@@ -56,12 +61,14 @@ def test_each_state_shows_as_it_is() -> None:
     shown(settled("n3", Status.FAILED, error=FAILURE, usage=NO_USAGE))
     lines = text(shown).splitlines()
     assert lines[2].split() == ["▸", "0", "n0", "running", "openai/gpt-5-mini", "4.0", "s", "0.4", "s", "~33"]
-    assert lines[3].split() == ["↻", "0", "n1", "retrying", "openai/gpt-5-mini", "2", "1.0", "s"]
-    assert lines[4].split() == ["✓", "1", "n2", "succeeded", "openai/gpt-5-mini", "2.5", "s", "0.7", "s", "1,000", "20"]
-    assert lines[5].split() == ["✗", "1", "n3", "failed", "openai/gpt-5-mini", "2.5", "s"]
+    retrying = "↻ 0 n1 retrying openai/gpt-5-mini 2 1.0 s again in 1.0 s: rate…"
+    assert lines[3].split() == retrying.split()
+    assert lines[4].split() == ["✓", "1", "n2", "succeeded", "openai/m", "2.5", "s", "0.7", "s", "1,000", "20"]
+    assert lines[5].split() == "✗ 1 n3 failed openai/m 2.5 s rate_limit: slow<U+0…".split()
     assert lines[6].split() == ["·", "2", "n4", "pending", "openai/gpt-5-mini"]
     assert lines[7] == "5.0 s; critical path 10.0 s, in sequence 20.0 s"
     assert lines[8] == "1 running, 1 pending, 1 retrying, 1 failed; 1,000 tokens in, 53 out"
+    assert lines[9] == "n1: again in 1.0 s: rate_limit"
 
 
 def test_the_footer_compares_with_what_is_expected_under_the_cap_and_has_room_for_a_word() -> None:
@@ -155,3 +162,71 @@ def test_the_summary_lists_failures_before_what_they_stopped() -> None:
     assert lines[2] == "output o is null: no"
     assert lines[4] == "time    9.0 s; critical path 8.0 s; one after another 18.0 s, 2.0 times as long"
     assert lines[5].startswith("tokens  about 1 in, 2 out, 3 of the input")
+
+
+def joins(shown: Board) -> list[str]:
+    """The events of a join, one after another, and what the board says of each."""
+    told = []
+    for event in (
+        BarrierOpened("r", 1.0, "n4", Reason.QUORUM, ("n0", "n1"), ("n2", "n3"), ("n3",)),
+        NodeHedged("r", 2.0, "n4", 1, 10.0),
+        NodeFallback("r", 3.0, "n4", 1, "openai/gpt-5", FAILURE),
+        PassFinished("r", 4.0, "n4", 2, 1.0, None, FAILURE),
+    ):
+        shown(event)
+        told.append(shown.latest)
+    return told
+
+
+def test_what_did_not_go_the_usual_way_is_told_below_the_table() -> None:
+    shown = board(5)
+    assert joins(shown) == [
+        "n4: goes on with 2 of 4 (quorum); without n2; too late: n3",
+        "n4: hedged: no answer after 10.0 s: the same call again beside it",
+        f"n4: fallback: openai/gpt-5 takes over: {failure(FAILURE)}",
+        f"n4: pass 2 failed, what was there before stands: {failure(FAILURE)}",
+    ]
+    assert shown.rows["n4"].status == "waiting"
+    lines = text(shown).splitlines()
+    assert lines[6].split()[:4] == ["◦", "2", "n4", "waiting"]
+    assert lines[-1].startswith("n4: pass 2 failed")
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (BarrierOpened("r", 1.0, "j", Reason.ALL, ("a", "b"), ()), None),
+        (BarrierOpened("r", 1.0, "j", Reason.ALL, ("a",), ("b",)), "goes on without b"),
+        (
+            BarrierOpened("r", 1.0, "j", Reason.TIMEOUT, ("a",), ("b",), ("b",)),
+            "goes on with 1 of 2 (time is up); too late: b",
+        ),
+        (BarrierOpened("r", 1.0, "j", Reason.ARRIVAL, ("a",), (), (), ("b",)), "pass 1 with a; still to come: b"),
+        (BarrierOpened("r", 1.0, "j", Reason.ALL, ("a",), ("b",), (), (), 2), "pass 2 with a; without b"),
+        (
+            BarrierOpened("r", 1.0, "j", Reason.QUORUM, tuple("abcdefg"), tuple("hijklmn")),
+            "goes on with 7 of 14 (quorum); without h, i, j, k, l and 2 more",
+        ),
+    ],
+)
+def test_why_a_join_goes_on_with_whom_and_without_whom(event: BarrierOpened, told: str | None) -> None:
+    assert opened(event) == told
+
+
+def test_the_summary_tells_late_ones_joins_and_fallbacks_from_failures() -> None:
+    nodes = [
+        settled("s1", Status.LATE, reason="j went on without it"),
+        settled("s2", Status.LATE, reason="j went on without it"),
+        settled("j", fallback=1, fallback_error=FAILURE, hedges=1),
+    ]
+    events = [BarrierOpened("r", 1.0, "j", Reason.TIMEOUT, ("s0",), ("s1", "s2"), ("s1", "s2"))]
+    finished = RunFinished(
+        "r", 9.0, RunStatus.SUCCEEDED, 9.0, 0.1, 9.0, 9.0, NO_USAGE, {}, {}, {Status.SUCCEEDED: 1, Status.LATE: 2}, 0
+    )
+    lines = [line.plain for line in summary(finished, nodes, events)]
+    assert lines[:3] == [
+        "s1, s2 late: j went on without it",
+        "j goes on with 1 of 3 (time is up); too late: s1, s2",
+        f"j answered by openai/m, as fallback 1: {failure(FAILURE)}",
+    ]
+    assert settled_text(nodes[2]).endswith(", by openai/m as fallback 1 (rate_limit), hedged")

@@ -1,0 +1,453 @@
+"""Which node may run now, which never can, and which nobody wants any more.
+
+Everything that changes a node's state stands here. This file knows no clock, no provider and no I/O: it is told what
+happened and when, in seconds from the beginning of the run, and answers with what follows from it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from agentdag.events import FAILURES, Reason, Status
+from agentdag.plan.barrier import ALL, Barrier, Join, Never, Open, Passes
+from agentdag.plan.graph import Graph
+
+
+class State(IntEnum):
+    """Where a node is in its life."""
+
+    WAITING = 0
+    OPEN = 1
+    """Its barrier has opened; in lock-step its wave has not begun."""
+    READY = 2
+    RUNNING = 3
+    RESTING = 4
+    """A progressive join between two passes."""
+    SETTLED = 5
+
+
+_LEGAL = {
+    State.WAITING: {State.OPEN, State.SETTLED},
+    State.OPEN: {State.READY, State.SETTLED},
+    State.READY: {State.RUNNING, State.SETTLED},
+    State.RUNNING: {State.RESTING, State.SETTLED},
+    State.RESTING: {State.READY, State.SETTLED},
+    State.SETTLED: set[State](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a node takes part. *counted* are the dependencies that its barrier counts: all, where None."""
+
+    optional: bool = False
+    """Whether others go on without its result."""
+    barrier: Barrier = ALL
+    counted: tuple[int, ...] | None = None
+    wanted: bool = False
+    """Whether an output of the run reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The barrier of *node* opened, or a pass of it begins: what it sees, in the order of its needs.
+
+    `late` are those of `missing` that are still out; `pending` those that a later pass may see.
+    """
+
+    node: int
+    reason: Reason
+    arrived: tuple[int, ...]
+    missing: tuple[int, ...]
+    late: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
+    number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """*node* has settled without having run, because of *cause*: skipped, late, or failed at its barrier."""
+
+    node: int
+    status: Status
+    cause: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """*node* runs, and the join *cause* was the last to want it: it is to be cancelled and settles as late."""
+
+    node: int
+    cause: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rested:
+    """The progressive join *node* runs no more: it is to be settled. *complete* says whether it has seen everything."""
+
+    node: int
+    complete: bool
+
+
+News = Opened | Ended | Cut | Rested
+
+
+class Schedule:
+    """Drives a graph: `take_ready`, `start`, `settle`, and `tick` where time opens a barrier; nodes are numbers.
+
+    After each of these, `take_news` tells what followed. With *waves* a node is ready only when all nodes of the
+    waves before have settled, or *wave_timeout_s* after the last of these waves began.
+    """
+
+    def __init__(
+        self, graph: Graph, terms: Sequence[Terms], *, waves: bool = False, wave_timeout_s: float | None = None
+    ) -> None:
+        size = len(graph.needs)
+        self._graph = graph
+        self._terms = terms
+        self._state = [State.WAITING] * size
+        self._status: list[Status | None] = [None] * size
+        self._launched = bytearray(size)
+        self._opened = bytearray(size)
+        self._awaited = [len(needs) for needs in graph.needs]
+        self._joins: dict[int, Join] = {}
+        self._counted: dict[int, frozenset[int]] = {}
+        self._passes: dict[int, Passes] = {}
+        self._cause: dict[int, int] = {}
+        self._late_for: dict[int, int] = {}
+        self._kept: set[int] = set()
+        self._unwanted: set[int] = set()
+        self._ready: list[int] = []
+        self._news: list[News] = []
+        self._told: list[int] = []
+        self._timers: list[tuple[float, int]] = []
+        self._timed: dict[int, float] = {}
+        self._unsettled = size
+        self._abandoned = False
+        self._lock_step = waves
+        self._wave_timeout_s = wave_timeout_s
+        self._wave = 0
+        self._wave_began_s = 0.0
+        self._left_in_wave = [len(wave) for wave in graph.waves]
+        self.fatal: dict[int, None] = {}
+        """The required nodes that failed and that somebody could not do without, the first first."""
+        for node, each in enumerate(terms):
+            if not each.barrier.plain:
+                self._add_join(node, each)
+        for node in graph.waves[0] if graph.waves else ():
+            self._open(node, Reason.ALL)
+
+    def _add_join(self, node: int, terms: Terms) -> None:
+        counted = self._needs(node)
+        self._joins[node] = Join(terms.barrier, len(counted))
+        self._counted[node] = frozenset(counted)
+        if terms.barrier.progressive:
+            self._passes[node] = Passes(self._joins[node])
+        self._set_timer(node)
+
+    @property
+    def done(self) -> bool:
+        """Whether every node has settled."""
+        return not self._unsettled
+
+    @property
+    def wakes_at_s(self) -> float | None:
+        """When `tick` is due, if nothing happens before."""
+        while self._timers and self._state[self._timers[0][1]] is State.SETTLED:
+            heapq.heappop(self._timers)
+        ends = [self._timers[0][0]] if self._timers else []
+        if self._lock_step and self._wave_timeout_s is not None and self._wave < len(self._left_in_wave) - 1:
+            ends.append(self._wave_began_s + self._wave_timeout_s)
+        return min(ends, default=None) if not self._abandoned else None
+
+    def state(self, node: int) -> State:
+        return self._state[node]
+
+    def is_progressive(self, node: int) -> bool:
+        return node in self._passes
+
+    def take_ready(self) -> list[int]:
+        """The nodes that became ready since the last call, each once, in the order in which they did."""
+        ready = [node for node in self._ready if self._state[node] is State.READY]
+        self._ready = []
+        return ready
+
+    def take_news(self) -> list[News]:
+        """What has followed since the last call, in order."""
+        news, self._news = self._news, []
+        return news
+
+    def start(self, node: int, now: float) -> None:
+        """*node* begins, or begins its next pass."""
+        self._move(node, State.RUNNING)
+        if not self._launched[node]:
+            self._launch(node, now)
+        if node in self._passes:
+            self._begin_pass(node)
+
+    def rest(self, node: int, now: float) -> None:
+        """A pass of the progressive join *node* has ended; it is settled once `Rested` says so."""
+        self._move(node, State.RESTING)
+        if self._abandoned or node in self._unwanted:
+            self._news.append(Rested(node, complete=self._passes[node].complete))
+        else:
+            self._go_on(node, now)
+
+    def settle(self, node: int, status: Status, now: float) -> None:
+        """*node* has ended with *status*."""
+        self._end(node, status)
+        self._follow(now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        while self._timers and self._timers[0][0] <= now:
+            _, node = heapq.heappop(self._timers)
+            self._consider(node, now)
+        timeout_s = self._wave_timeout_s
+        while timeout_s is not None and self._wave + 1 < len(self._left_in_wave):
+            if not self._lock_step or self._wave_began_s + timeout_s > now:
+                break
+            self._begin_wave(self._wave_began_s + timeout_s)
+        self._follow(now)
+
+    def abandon(self) -> list[int]:
+        """Nothing more is to start: every node that has not begun is skipped; returns them."""
+        self._abandoned = True
+        left = [node for node, state in enumerate(self._state) if state < State.RUNNING and not self._launched[node]]
+        for node in left:
+            self._end(node, Status.SKIPPED)
+        self._told.clear()
+        for node in self._passes:
+            if self._launched[node] and self._state[node] in {State.READY, State.RESTING}:
+                self._state[node] = State.RESTING
+                self._news.append(Rested(node, complete=self._passes[node].complete))
+        return left
+
+    def _needs(self, node: int) -> Sequence[int]:
+        counted = self._terms[node].counted
+        return self._graph.needs[node] if counted is None else counted
+
+    def _launch(self, node: int, now: float) -> None:
+        self._launched[node] = True
+        for dependant in self._graph.dependants[node] if self._joins else ():
+            if dependant in self._joins and node in self._counted[dependant]:
+                self._joins[dependant].launch(now)
+                self._set_timer(dependant)
+
+    def _set_timer(self, node: int) -> None:
+        """Remember when time opens the join *node*, once that is known."""
+        until_s = self._joins[node].until_s()
+        if until_s is not None and until_s < self._timed.get(node, math.inf):
+            self._timed[node] = until_s
+            heapq.heappush(self._timers, (until_s, node))
+
+    def _end(self, node: int, status: Status) -> None:
+        """*node* has settled; its dependants are told by `_follow`."""
+        self._move(node, State.SETTLED)
+        self._status[node] = status
+        self._unsettled -= 1
+        self._left_in_wave[self._graph.wave_of[node]] -= 1
+        self._told.append(node)
+
+    def _follow(self, now: float) -> None:
+        """Tell the dependants of what has settled, and theirs, until nothing more follows."""
+        while self._told:
+            ended, self._told = self._told, []
+            for node in ended:
+                self._tell_dependants(node, now)
+            if not self._told:
+                self._next_wave(now)
+
+    def _tell_dependants(self, node: int, now: float) -> None:
+        status, optional = self._status[node], self._terms[node].optional
+        succeeded = status is Status.SUCCEEDED
+        blocks = not (succeeded or optional or status is Status.LATE)
+        failed = status in FAILURES and not optional
+        dependants = self._graph.dependants[node]
+        if failed and not dependants:
+            self.fatal[node] = None
+        if self._joins and not self._launched[node]:
+            self._launch(node, now)
+        for dependant in dependants:
+            self._awaited[dependant] -= 1
+            join = self._joins.get(dependant)
+            counts = join is not None and node in self._counted[dependant]
+            if join is not None and counts and not self._is_closed(dependant):
+                join.settle(succeeded=succeeded)
+            if blocks and not self._opened[dependant] and not (join is not None and counts and join.rule.lenient):
+                if failed:
+                    self.fatal[node] = None
+                self._skip(dependant, node)
+            else:
+                self._consider(dependant, now)
+
+    def _skip(self, node: int, absent: int) -> None:
+        """*node* cannot run without *absent*."""
+        if self._state[node] is not State.WAITING:
+            return
+        cause = self._cause[node] = self._cause.get(absent, absent)
+        self._end(node, Status.SKIPPED)
+        self._news.append(Ended(node, Status.SKIPPED, cause))
+        late = [need for need in self._graph.needs[node] if need in self._late_for]
+        self._release(late, self._late_for[late[0]] if late else node)
+
+    def _consider(self, node: int, now: float) -> None:
+        """Open the barrier of *node*, if it is time."""
+        if self._abandoned:
+            return
+        join = self._joins.get(node)
+        if join is None:
+            if not self._awaited[node] and self._state[node] is State.WAITING:
+                self._open(node, Reason.ALL)
+        elif node in self._passes:
+            self._go_on(node, now)
+        elif self._state[node] is State.WAITING:
+            reason = self._decide(node, join, now)
+            if reason is not None:
+                self._open(node, reason)
+
+    def _decide(self, node: int, join: Join, now: float) -> Reason | None:
+        """Why *node* opens now, if it does: what its barrier does not count must be there too."""
+        match join.decide(now):
+            case Never(why):
+                self._give_up(node, why)
+            case Open(reason) if self._awaited[node] == join.out:
+                return reason
+        return None
+
+    def _is_closed(self, node: int) -> bool:
+        """Whether *node* is a progressive join that waits for nothing more."""
+        return node in self._passes and self._passes[node].closed is not None
+
+    def _give_up(self, node: int, why: str) -> None:
+        """The barrier of *node* can never open."""
+        for need in self._needs(node):
+            if self._status[need] in FAILURES and not self._terms[need].optional:
+                self.fatal[need] = None
+        self._end(node, Status.FAILED)
+        self._news.append(Ended(node, Status.FAILED, node, why))
+        feeders = self._graph.needs[node]
+        if self._terms[node].barrier.keeps:
+            self._kept.update(need for need in feeders if self._state[need] is not State.SETTLED)
+        self._release(feeders, node)
+
+    def _open(self, node: int, reason: Reason) -> None:
+        """*node* is frozen on what is there; what it goes without is late."""
+        self._opened[node] = True
+        if len(self._needs(node)) > 1 or node in self._joins:
+            seen = self._sight(node, reason)
+            self._news.append(seen)
+            self._leave_behind(node, seen.late)
+        self._move(node, State.OPEN)
+        self._make_ready(node)
+
+    def _sight(self, node: int, reason: Reason, late: frozenset[int] | None = None, number: int = 1) -> Opened:
+        """What *node* sees of its needs. *late* are those out for good: all that are out, where None."""
+        arrived, missing, out, pending = [], [], [], []
+        for need in self._needs(node):
+            status = self._status[need]
+            if late is not None and need in late:
+                missing.append(need)
+                out.append(need)
+            elif status is Status.SUCCEEDED:
+                arrived.append(need)
+            elif status is not None:
+                missing.append(need)
+            elif late is None:
+                missing.append(need)
+                out.append(need)
+            else:
+                pending.append(need)
+        return Opened(node, reason, tuple(arrived), tuple(missing), tuple(out), tuple(pending), number)
+
+    def _leave_behind(self, node: int, late: Sequence[int]) -> None:
+        if self._terms[node].barrier.keeps:
+            self._kept.update(late)
+        else:
+            self._late_for.update(dict.fromkeys(late, node))
+            self._release(late, node)
+
+    def _release(self, feeders: Iterable[int], cause: int) -> None:
+        """Those of *feeders* that nobody wants any more are late, and upstream of them whatever nobody else wants."""
+        looked_at = list(feeders)
+        for node in looked_at:  # grows while it is walked
+            if self._state[node] is State.SETTLED or node in self._unwanted or self._is_wanted(node):
+                continue
+            self._unwanted.add(node)
+            if self._state[node] is State.RUNNING:
+                self._news.append(Cut(node, cause))
+            else:
+                self._cause[node] = cause
+                self._end(node, Status.LATE)
+                self._news.append(Ended(node, Status.LATE, cause))
+            looked_at += self._graph.needs[node]
+
+    def _is_wanted(self, node: int) -> bool:
+        """Whether anybody may still read *node*."""
+        if self._terms[node].wanted or node in self._kept:
+            return True
+        return any(self._may_read(dependant) for dependant in self._graph.dependants[node])
+
+    def _may_read(self, dependant: int) -> bool:
+        """Whether *dependant* may still read what has not settled."""
+        if dependant in self._unwanted or self._state[dependant] is State.SETTLED:
+            return False
+        if dependant in self._passes:
+            return not self._is_closed(dependant)
+        return not self._opened[dependant]
+
+    def _go_on(self, node: int, now: float) -> None:
+        """The next pass of a progressive join, or its end."""
+        passes, join, state = self._passes[node], self._joins[node], self._state[node]
+        if state is State.SETTLED or node in self._unwanted:
+            return
+        if passes.closed is None:
+            reason = self._decide(node, join, now)
+            if reason is None and not passes.number:
+                return
+            if reason not in {None, Reason.ARRIVAL}:
+                late = [need for need in self._needs(node) if self._status[need] is None]
+                passes.closed, passes.late = reason, frozenset(late)
+                self._leave_behind(node, late)
+        if state is State.WAITING:
+            self._opened[node] = True
+            self._move(node, State.OPEN)
+            self._make_ready(node)
+        elif state is State.RESTING:
+            if passes.complete:
+                self._news.append(Rested(node, complete=True))
+            elif passes.due:
+                self._make_ready(node)
+
+    def _begin_pass(self, node: int) -> None:
+        passes = self._passes[node]
+        seen = self._sight(node, passes.closed or Reason.ARRIVAL, passes.late, passes.number + 1)
+        passes.begin(len(seen.arrived), len(seen.missing))
+        self._news.append(seen)
+
+    def _make_ready(self, node: int) -> None:
+        """*node* may run; in lock-step it still waits for its wave."""
+        if not self._lock_step or self._graph.wave_of[node] <= self._wave:
+            self._move(node, State.READY)
+            self._ready.append(node)
+
+    def _next_wave(self, now: float) -> None:
+        while self._lock_step and self._wave < len(self._left_in_wave) and not self._left_in_wave[self._wave]:
+            self._begin_wave(now)
+
+    def _begin_wave(self, began_s: float) -> None:
+        self._wave += 1
+        self._wave_began_s = began_s
+        for node in self._graph.waves[self._wave] if self._wave < len(self._graph.waves) else ():
+            if self._state[node] is State.OPEN:
+                self._make_ready(node)
+
+    def _move(self, node: int, state: State) -> None:
+        if state not in _LEGAL[self._state[node]]:
+            raise AssertionError(f"node {node} cannot go from {self._state[node].name} to {state.name}")
+        self._state[node] = state

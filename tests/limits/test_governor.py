@@ -1,0 +1,378 @@
+"""Calls are bounded, repeated and hedged exactly as the policy says, and the cap stays exact whatever becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from virtual import run_virtually
+
+from agentdag.errors import ErrorKind, Failure, FinalError, call_error
+from agentdag.limits.governor import Attempt, Call, Governor, Turn
+from agentdag.limits.policy import Allowance, Hedge, Past, Policy, RetryBudget, Timeout, delay_s
+from agentdag.limits.slots import Place, Seat, Slots
+
+SERVER = Failure(ErrorKind.SERVER, "again")
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.attempts: list[int] = []
+        self.hedges: list[tuple[int, float]] = []
+        self.waits: list[tuple[str, float]] = []
+        self.failures: list[Failure] = []
+
+    def started(self, attempt: int) -> None:
+        self.attempts.append(attempt)
+
+    def hedged(self, attempt: int, after_s: float) -> None:
+        self.hedges.append((attempt, round(after_s, 6)))
+
+    def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
+        self.failures.append(failure)
+
+    def waited(self, on: str, seconds: float) -> None:
+        self.waits.append((on, seconds))
+
+
+def policy(**changes: object) -> Policy:
+    whole = {
+        "timeout": Timeout(5.0),
+        "retries": 2,
+        "delay_s": 0.001,
+        "max_delay_s": 0.01,
+        "on": frozenset({ErrorKind.SERVER, ErrorKind.TIMEOUT, ErrorKind.RATE_LIMIT}),
+    }
+    return Policy(**{**whole, **changes})  # type: ignore[arg-type]
+
+
+def governor(cap: int = 8, retries: int = 10_000) -> Governor:
+    slots = Slots(cap, wake=lambda: asyncio.get_running_loop().call_soon(slots.hand_out))
+    return Governor(slots, Random(1), RetryBudget(retries))
+
+
+def turn(door: Governor, rules: Policy | None = None, heard: Heard | None = None) -> Turn:
+    rules = rules or policy()
+    return Turn(rules, Seat(door.slots, (1, 0.0)), heard or Heard(), Allowance(rules.timeout.total_s))
+
+
+def called(
+    act: Callable[[Attempt], Awaitable[Any]], rules: Policy, heard: Heard | None = None, cap: int = 8
+) -> Call[Any]:
+    """What becomes of *act* in virtual time; nothing is left behind."""
+
+    async def main() -> Call[Any]:
+        door = governor(cap)
+        call = await door.call(act, turn(door, rules, heard), "openai/m")
+        assert (door.slots.held, door.slots.waiting) == (0, 0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return call
+
+    return run_virtually(main())
+
+
+def test_a_cap_of_one_does_not_deadlock_while_retries_wait() -> None:
+    async def main() -> None:
+        door = governor(1)
+        running = 0
+
+        async def act(attempt: Attempt) -> str:
+            nonlocal running
+            running += 1
+            assert running == 1
+            await asyncio.sleep(0)
+            running -= 1
+            if attempt.number < 3:
+                raise call_error(SERVER)
+            return "done"
+
+        async def one() -> str | None:
+            heard = Heard()
+            call = await door.call(act, turn(door, heard=heard))
+            assert heard.attempts == [1, 2, 3]
+            return call.result
+
+        assert await asyncio.gather(*(one() for _ in range(20))) == ["done"] * 20
+        assert door.slots.held == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("hedge", [None, Hedge(0.0005, 2)])
+def test_cancelling_whoever_waits_or_works_keeps_the_cap_exact(hedge: Hedge | None) -> None:
+    async def main() -> None:
+        door = governor(2)
+        chance = Random(3)
+        acting = 0
+
+        async def act(attempt: Attempt) -> None:
+            nonlocal acting
+            acting += 1
+            try:
+                assert acting <= door.slots.held <= 2
+                await asyncio.sleep(chance.random() / 500)
+            finally:
+                acting -= 1
+
+        tasks = [asyncio.create_task(door.call(act, turn(door, policy(hedge=hedge)))) for _ in range(300)]
+        for task in tasks[::3]:
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (door.slots.held, door.slots.waiting) == (0, 0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_a_functions_own_timeout_error_is_not_taken_for_ours() -> None:
+    async def act(attempt: Attempt) -> None:
+        raise FinalError(Failure(ErrorKind.FUNCTION, "TimeoutError: mine"))
+
+    call = called(act, policy())
+    assert call.failure is not None
+    assert call.failure.kind is ErrorKind.FUNCTION
+
+
+@given(st.integers(1, 9), st.floats(0, 50), st.floats(0.001, 2), st.floats(0.001, 60))
+def test_retry_delays_stay_between_what_is_asked_and_what_is_allowed(
+    attempt: int, asked: float, delay: float, longest: float
+) -> None:
+    failure = Failure(ErrorKind.SERVER, "x", retry_after_s=asked)
+    found = delay_s(failure, attempt, policy(retries=5, delay_s=delay, max_delay_s=longest), Random(attempt))
+    if attempt > 5 or asked > longest:
+        assert found is None
+    else:
+        assert found is not None
+        assert asked <= found <= max(asked, longest, delay * 2**attempt)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [Failure(ErrorKind.AUTH, "x"), Failure(ErrorKind.SERVER, "x", final=True), Failure(ErrorKind.FUNCTION, "x")],
+)
+def test_what_cannot_get_better_is_given_up(failure: Failure) -> None:
+    assert delay_s(failure, 1, policy(), Random(0)) is None
+
+
+def test_functions_are_retried_where_the_file_says_so() -> None:
+    asked = policy(on=frozenset({ErrorKind.FUNCTION}))
+    assert delay_s(Failure(ErrorKind.FUNCTION, "x"), 1, asked, Random(0)) is not None
+
+
+def test_the_retry_budget_ends_the_hammering_and_fills_up_with_successes() -> None:
+    async def main() -> tuple[int, Call[Any]]:
+        door = governor(retries=0)
+        calls = 0
+
+        async def fail(attempt: Attempt) -> None:
+            nonlocal calls
+            calls += 1
+            raise call_error(SERVER)
+
+        async def succeed(attempt: Attempt) -> None:
+            return None
+
+        for _ in range(30):
+            last = await door.call(fail, turn(door))
+        assert calls == 30 + RetryBudget.SMALLEST
+        for _ in range(10):
+            await door.call(succeed, turn(door))
+        calls = 0
+        await door.call(fail, turn(door))
+        return calls, last
+
+    calls, last = run_virtually(main())
+    assert calls == 2, "ten successes are worth one retry"
+    assert last.failure is not None
+    assert last.failure.message == "again (not tried again: the run's retry budget is spent)"
+
+
+def test_what_follows_a_429_draws_nothing_from_the_retry_budget() -> None:
+    budget = RetryBudget(0)
+    assert all(budget.allows(Failure(ErrorKind.RATE_LIMIT, "slow down")) for _ in range(1000))
+    assert budget.left == RetryBudget.SMALLEST
+    assert RetryBudget(1000).left == 200
+
+
+def test_an_attempt_is_cut_at_its_own_limit_and_tried_again() -> None:
+    heard = Heard()
+
+    async def hang(attempt: Attempt) -> None:
+        await asyncio.sleep(1000)
+
+    call = called(hang, policy(timeout=Timeout(5.0)), heard)
+    assert heard.attempts == [1, 2, 3]
+    assert call.failure is not None
+    assert call.failure.message == "no answer within 5 s"
+    assert call.failure.billed == "maybe"
+    assert call.latency_s == pytest.approx(5.0)
+
+
+def test_the_nodes_whole_time_bounds_attempts_and_the_waits_between_them() -> None:
+    async def main() -> tuple[Call[Any], float]:
+        door = governor()
+
+        async def hang(attempt: Attempt) -> None:
+            await asyncio.sleep(1000)
+
+        begun = time.monotonic()
+        rules = policy(timeout=Timeout(5.0, total_s=12.0), retries=9, delay_s=0.0)
+        call = await door.call(hang, turn(door, rules))
+        return call, time.monotonic() - begun
+
+    call, took_s = run_virtually(main())
+    assert took_s == pytest.approx(12.0, abs=0.1)
+    assert call.attempts == 3
+    assert call.failure is not None
+    assert call.failure.message == "no answer within the node's 12 s in all"
+
+
+def test_a_retry_that_would_outlive_the_nodes_time_is_not_waited_for() -> None:
+    async def fail(attempt: Attempt) -> None:
+        raise call_error(Failure(ErrorKind.SERVER, "later", retry_after_s=20.0))
+
+    call = called(fail, policy(timeout=Timeout(5.0, total_s=12.0), max_delay_s=60.0))
+    assert call.attempts == 1
+    assert call.failure is not None
+    assert call.failure.message == "later (not tried again: no time is left of the node's 12 s)"
+
+
+def test_a_stream_that_falls_silent_is_cut_and_one_that_speaks_is_not() -> None:
+    async def speak(attempt: Attempt) -> str:
+        await asyncio.sleep(3)  # before the stream begins, only the attempt's limit counts
+        for _ in range(10):
+            attempt.heard()
+            await asyncio.sleep(0.9)
+        if attempt.number == 1:
+            await asyncio.sleep(50)
+        return "done"
+
+    heard = Heard()
+    call = called(speak, policy(timeout=Timeout(60.0, idle_s=1.0)), heard)
+    assert call.result == "done"
+    assert heard.attempts == [1, 2]
+    assert heard.failures[0].message == "the stream was silent for 1 s"
+
+
+def test_what_is_left_to_experience_is_filled_in_from_the_past() -> None:
+    rules = policy(timeout=Timeout(None), hedge=Hedge(None))
+    unknown = rules.settled(None, 8.0)
+    assert (unknown.timeout.attempt_s, unknown.hedge) == (60.0, Hedge(16.0))
+    assert rules.settled(Past(19, 4.0), 8.0) == unknown, "too few to go by"
+    known = rules.settled(Past(20, 4.0), 8.0)
+    assert (known.timeout.attempt_s, known.hedge) == (6.0, Hedge(4.0))
+    assert policy().settled(Past(99, 1.0), 8.0) == policy(), "what the file says stands"
+
+
+def late_first(seconds: float) -> Callable[[Attempt], Awaitable[str]]:
+    async def act(attempt: Attempt) -> str:
+        await asyncio.sleep(seconds if attempt.hedge == 0 else 1.0)
+        return f"hedge {attempt.hedge}"
+
+    return act
+
+
+def test_the_first_answer_wins_and_the_other_is_booked() -> None:
+    heard = Heard()
+    call = called(late_first(100.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)), heard)
+    assert (call.result, call.attempts, call.hedges) == ("hedge 1", 1, 1)
+    assert heard.hedges == [(1, 10.0)]
+    assert call.latency_s == pytest.approx(1.0)
+    assert call.doubtful, "the call that lost may be billed"
+
+
+def test_a_call_in_time_is_not_hedged() -> None:
+    call = called(late_first(9.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)))
+    assert (call.result, call.hedges, call.doubtful) == ("hedge 0", 0, False)
+
+
+def test_a_hedge_waits_for_an_idle_slot_behind_everybody() -> None:
+    call = called(late_first(30.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)), cap=1)
+    assert (call.result, call.hedges, call.doubtful) == ("hedge 0", 0, False)
+
+
+def test_no_more_hedges_than_the_file_says() -> None:
+    calls: list[int] = []
+
+    async def hang(attempt: Attempt) -> None:
+        calls.append(attempt.hedge)
+        await asyncio.sleep(1000)
+
+    heard = Heard()
+    rules = policy(timeout=Timeout(100.0), retries=0, hedge=Hedge(10.0, 2))
+    call = called(hang, rules, heard)
+    assert calls == [0, 1, 2]
+    assert heard.hedges == [(1, 10.0), (1, 20.0)]
+    assert call.failure is not None
+    assert call.failure.kind is ErrorKind.TIMEOUT
+
+
+@pytest.mark.parametrize("first_fails", [True, False])
+def test_a_failure_waits_for_the_call_that_is_still_out(first_fails: bool) -> None:
+    async def act(attempt: Attempt) -> str:
+        await asyncio.sleep(15.0 if attempt.hedge == 0 else 20.0)
+        if first_fails == (attempt.hedge == 0):
+            raise call_error(SERVER)
+        return "done"
+
+    call = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
+    assert (call.result, call.attempts) == ("done", 1)
+
+
+def test_an_early_failure_is_retried_and_not_hedged() -> None:
+    async def act(attempt: Attempt) -> str:
+        if attempt.number == 1:
+            raise call_error(SERVER)
+        return "done"
+
+    call = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
+    assert (call.attempts, call.hedges) == (2, 0)
+
+
+def test_hedges_are_cancelled_with_their_call() -> None:
+    async def main() -> None:
+        door = governor()
+        out = 0
+
+        async def hang(attempt: Attempt) -> None:
+            nonlocal out
+            out += 1
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                out -= 1
+
+        task = asyncio.create_task(door.call(hang, turn(door, policy(timeout=Timeout(500.0), hedge=Hedge(10.0)))))
+        await asyncio.sleep(50)
+        assert (out, door.slots.held) == (2, 2)
+        task.cancel()
+        await asyncio.wait([task])
+        assert (out, door.slots.held, door.slots.waiting) == (0, 0, 0)
+        assert task.cancelled()
+
+    run_virtually(main())
+
+
+def test_a_seat_that_is_not_held_is_away_after_the_call() -> None:
+    async def main() -> None:
+        door = governor()
+        asks = turn(door)
+
+        async def act(attempt: Attempt) -> None:
+            assert asks.seat.place is Place.HELD
+            assert asks.in_flight
+
+        await door.call(act, asks)
+        assert asks.seat.place is Place.AWAY
+        assert not asks.in_flight
+
+    run_virtually(main())
