@@ -64,7 +64,7 @@ def test_each_state_shows_as_it_is() -> None:
     retrying = "↻ 0 n1 retrying openai/gpt-5-mini 2 1.0 s again in 1.0 s: rate…"
     assert lines[3].split() == retrying.split()
     assert lines[4].split() == ["✓", "1", "n2", "succeeded", "openai/m", "2.5", "s", "0.7", "s", "1,000", "20"]
-    assert lines[5].split() == "✗ 1 n3 failed openai/m 2.5 s rate_limit: slow<U+0…".split()
+    assert lines[5].split() == ["✗", "1", "n3", "failed", "openai/m", "2.5", "s", "rate_limit:", "slow<U+0…"]
     assert lines[6].split() == ["·", "2", "n4", "pending", "openai/gpt-5-mini"]
     assert lines[7] == "5.0 s; critical path 10.0 s, in sequence 20.0 s"
     assert lines[8] == "1 running, 1 pending, 1 retrying, 1 failed; 1,000 tokens in, 53 out"
