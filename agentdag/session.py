@@ -27,7 +27,7 @@ from agentdag.errors import SpecError, UsageError
 from agentdag.events import NodeSettled, Observer, Observers, RunFinished, RunStatus
 from agentdag.language.spec import ProviderSpec
 from agentdag.limits.governor import Governor
-from agentdag.limits.policy import RetryBudget
+from agentdag.limits.policy import Recall, RetryBudget, no_past
 from agentdag.limits.slots import Slots
 from agentdag.plan.compile import Compiled, compile_file
 from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode, function_name
@@ -95,7 +95,10 @@ def load(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Plan:
 
 
 class Session:
-    """One run of *plan*. Raises UsageError where inputs, keys or functions are missing, before any call."""
+    """One run of *plan*. Raises UsageError where inputs, keys or functions are missing, before any call.
+
+    *recall* tells what is recorded of a node's past, which `timeout: auto` and `hedge: {after: p95}` go by.
+    """
 
     def __init__(
         self,
@@ -105,6 +108,7 @@ class Session:
         options: Options | None = None,
         observers: tuple[Observer, ...] = (),
         environment: Mapping[str, str] | None = None,
+        recall: Recall = no_past,
     ) -> None:
         options = options or Options()
         self._began = time.monotonic()
@@ -112,6 +116,7 @@ class Session:
         self.plan = planned(plan, options)
         self.observers = Observers(observers)
         self.id = _run_id()
+        self._recall = recall
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._inputs = resolve_inputs(self.plan, inputs or {})
@@ -164,6 +169,7 @@ class Session:
             now=_clock(),
             started=datetime.now(UTC).isoformat(timespec="milliseconds"),
             stream=self.options.stream,
+            recall=self._recall,
         )
         runner = self._runner = Runner(run, slots, startup_s=time.monotonic() - began)
         for signal in self._signals:  # came while providers were made

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from agentdag.calls import NO_USAGE, OnDelta, Usage
 from agentdag.errors import Failure
@@ -30,8 +30,7 @@ class Task:
         return self.governor.call(act, self.turn, lane)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a node came to: an output, or a failure. `latency_s` is of the last attempt."""
 
     attempts: int

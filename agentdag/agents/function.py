@@ -121,9 +121,13 @@ def _plain(value: Any) -> Any:
 
 def _told(error: BaseException) -> str:
     """The error with the place in the user's code where it was raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) != Path(__file__)]
-    own = [frame for frame in frames if not any(part in frame.filename for part in _NOT_THE_USERS)] or frames
-    place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    places = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename != __file__
+    ]
+    own = [each for each in places if not any(part in each[0] for part in _NOT_THE_USERS)] or places
+    place = f" ({Path(own[-1][0]).name}:{own[-1][1]})" if own else ""
     return f"{type(error).__name__}: {error}{place}"
 
 

@@ -30,8 +30,8 @@ from agentdag.events import (
 from agentdag.language.sandbox import View
 from agentdag.language.templates import TemplateError
 from agentdag.limits.governor import Governor, Turn
-from agentdag.limits.policy import Allowance, Recall
-from agentdag.limits.slots import Place, Seat
+from agentdag.limits.policy import UNBOUNDED, Allowance, Recall, no_past
+from agentdag.limits.slots import Seat
 from agentdag.plan.plan import Choice, Plan, PlanNode, PromptWork, function_name
 from agentdag.providers.simulated import SimulatedProvider
 
@@ -67,7 +67,7 @@ class Run:
     started: str
     """UTC, ISO 8601."""
     stream: bool = False
-    recall: Recall = lambda _: None
+    recall: Recall = no_past
     """What is recorded of a node's past."""
     settled: dict[str, NodeSettled] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
@@ -112,10 +112,12 @@ class Run:
         return {**self._shared_names, "nodes": View("nodes", {name: self.view(name) for name in self.settled})}
 
 
-class NodeLife:
-    """One node on its way from its first slot to being settled; listens to its own calls."""
+class NodeLife(Turn):
+    """One node on its way from its first slot to being settled; it is told of its own calls."""
 
     def __init__(self, run: Run, node: PlanNode, seat: Seat) -> None:
+        total_s = node.policy.timeout.total_s
+        super().__init__(node.policy, seat, UNBOUNDED if total_s is None else Allowance(total_s))
         self._run = run
         self.node = node
         self.begun = False
@@ -123,7 +125,6 @@ class NodeLife:
         self.unwanted: str | None = None
         """Why nobody wants it any more."""
         self.passes = 0
-        self._turn = Turn(node.policy, seat, self, Allowance(node.policy.timeout.total_s))
         self._outcome = Outcome(0, 0.0)
         self._good: Outcome | None = None
         """The last that succeeded."""
@@ -143,23 +144,15 @@ class NodeLife:
         self._ttft_s: float | None = None
         self._told_at = 0.0
 
-    @property
-    def seat(self) -> Seat:
-        return self._turn.seat
-
     def sit(self, seat: Seat) -> None:
         """The next pass has a slot of its own."""
-        self._turn.seat = seat
+        self.seat = seat
         self.begun = False
-
-    @property
-    def place(self) -> Place:
-        return self._turn.seat.place
 
     @property
     def acting_s(self) -> float:
         """How long the call has taken that is out, if one is."""
-        return self._run.now() - self._begun_s if self._turn.in_flight else 0.0
+        return self._run.now() - self._begun_s if self.in_flight else 0.0
 
     async def live(self) -> None:
         """One pass: the node's own work, then its fallbacks until one succeeds. Raises nothing but cancellation."""
@@ -173,13 +166,12 @@ class NodeLife:
             self._book(await self._perform(choice))
             if self._outcome.failure is None:
                 break
-        self.seat.leave()
 
     def _falls_back(self, number: int, choice: Choice) -> bool:
         """Turn to the next choice, unless the run or the node's time is over."""
         run, failure = self._run, self._outcome.failure
         assert failure is not None
-        if run.governor.closing or self._turn.allowance.left_s <= 0:
+        if run.governor.closing or self.allowance.left_s <= 0:
             return False
         self._fallback, self._fallback_error = number, self._clean(failure)
         model = None if choice.model is None else str(choice.model)
@@ -188,15 +180,15 @@ class NodeLife:
 
     async def _perform(self, choice: Choice) -> Outcome:
         run, node = self._run, self.node
-        turn = self._turn
-        turn.policy = choice.policy.settled(run.recall(node.id), node.expected_s)
-        turn.attempts_before = self._attempts
+        policy = choice.policy
+        self.policy = policy.settled(run.recall(node.id), node.expected_s) if policy.is_open else policy
+        self.attempts_before = self._attempts
         try:
             agent = self._agent(choice)
         except TemplateError as error:
             return Outcome(0, 0.0, failure=Failure(ErrorKind.TEMPLATE, str(error)))
         self._billed = isinstance(agent, ModelAgent) and agent.billed
-        return await agent.perform(Task(node.id, run.governor, turn, self.on_delta))
+        return await agent.perform(Task(node.id, run.governor, self, self.on_delta))
 
     def _book(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -212,7 +204,7 @@ class NodeLife:
         reads = isinstance(work, PromptWork) or work.arguments
         names = run.names(node, None if self._good is None else self._good.output) if reads else {}
         simulated = run.simulator is not None and node.simulated is not False
-        policy = self._turn.policy
+        policy = self.policy
         if isinstance(work, PromptWork):
             request = Request(
                 node=node.id,
@@ -288,7 +280,7 @@ class NodeLife:
 
     def cut_off(self, status: Status, reason: str) -> NodeSettled:
         """The end of a node that was cancelled; what was in flight may have been billed. A good pass is kept."""
-        if self._turn.in_flight and self._billed:
+        if self.in_flight and self._billed:
             self._usage += MAYBE_BILLED
         output = None if self._good is None else self._good.output
         return self._told(status, Outcome(0, self.acting_s, output), reason)

@@ -49,7 +49,7 @@ class Runner:
             plan.graph, plan.terms(), waves=plan.schedule == "waves", wave_timeout_s=plan.wave_timeout_s
         )
         remaining = remaining_s(plan.graph, plan.durations_s)
-        self._expected_path_s = critical_path_s(plan.graph, plan.durations_s, plan.rules)
+        self._expected_path_s = critical_path_s(plan.graph, plan.durations_s, remaining, plan.rules)
         self._ranks = [(node.priority, -left) for node, left in zip(plan.nodes, remaining, strict=True)]
         self._lives: dict[int, NodeLife] = {}
         """Of the nodes that have begun and not settled."""
@@ -149,9 +149,10 @@ class Runner:
             life = self._lives[number] = NodeLife(self._run, self._run.plan.nodes[number], seat)
         else:
             life.sit(seat)
-        for each in self._schedule.take_news():  # what a pass sees
-            assert isinstance(each, Opened)
-            self._opened(each)
+        if life.node.barrier.progressive:
+            for each in self._schedule.take_news():  # what this pass sees
+                assert isinstance(each, Opened)
+                self._opened(each)
         if (waited := now - ready_at) > SHORTEST_COUNTED_WAIT_S:
             life.waited("slot", waited)
         self._tasks[number] = self._group.create_task(self._live(number, life))
@@ -213,7 +214,13 @@ class Runner:
     def _opened(self, seen: Opened) -> None:
         """Keep what a join sees, and tell of it."""
         run, names = self._run, self._names
-        node = run.plan.nodes[seen.node]
+        node, now = run.plan.nodes[seen.node], run.now()
+        arrived = names(seen.arrived)
+        if not seen.missing and not seen.pending:
+            if run.sights:
+                run.sights.pop(node.id, None)
+            run.emit(BarrierOpened(run.id, now, node.id, seen.reason, arrived, (), (), (), seen.number))
+            return
         missing, late, pending = names(seen.missing), names(seen.late), names(seen.pending)
         if late or pending:
             run.sights[node.id] = Sight(missing, frozenset(late), pending)
@@ -222,10 +229,7 @@ class Runner:
         for need in seen.late:
             life = self._lives.get(need)
             self._spent_s.setdefault((need, seen.node), 0.0 if life is None else life.acting_s)
-        now = run.now()
-        run.emit(
-            BarrierOpened(run.id, now, node.id, seen.reason, names(seen.arrived), missing, late, pending, seen.number)
-        )
+        run.emit(BarrierOpened(run.id, now, node.id, seen.reason, arrived, missing, late, pending, seen.number))
 
     def _names(self, numbers: Iterable[int]) -> tuple[str, ...]:
         return tuple([self._run.plan.nodes[number].id for number in numbers])
@@ -279,7 +283,7 @@ class Runner:
         self._leave_queue()
         for number in self._schedule.abandon():
             self._record(number, self._unstarted(number, Status.SKIPPED, reason=reason))
-        self._cancel([number for number in self._tasks if self._lives[number].place is not Place.HELD])
+        self._cancel([number for number in self._tasks if self._lives[number].seat.place is not Place.HELD])
         self._go_on()
 
     def _cut(self, reason: str) -> None:
@@ -358,7 +362,7 @@ class Runner:
 
     def _tell_progress(self) -> None:
         run, slots = self._run, self._slots
-        places = Counter(self._lives[number].place for number in self._tasks)
+        places = Counter(self._lives[number].seat.place for number in self._tasks)
         waiting = {"slot": len(self._queued) + places[Place.WAITING], "retry": places[Place.AWAY]}
         run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)

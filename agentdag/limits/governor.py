@@ -10,11 +10,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from agentdag.errors import CallError, ErrorKind, Failure
 from agentdag.limits.deadlines import Deadline, Deadlines
-from agentdag.limits.policy import Allowance, Hedge, Policy, RetryBudget, delay_s
+from agentdag.limits.policy import UNBOUNDED, Allowance, Hedge, Policy, RetryBudget, delay_s
 from agentdag.limits.slots import Place, Seat, Slots
 
 T = TypeVar("T")
@@ -26,34 +26,32 @@ IDLE_SLOTS_ONLY = (9, 0.0)
 """The rank of a hedge: behind everybody who waits for a slot."""
 
 
-class Listener(Protocol):
-    """Who is told of a call's life."""
-
-    def started(self, attempt: int) -> None: ...
-
-    def hedged(self, attempt: int, after_s: float) -> None: ...
-
-    def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None: ...
-
-    def waited(self, on: str, seconds: float) -> None: ...
-
-
-@dataclass(slots=True)
 class Turn:
-    """On what terms somebody calls: bounds, place in the queue, who listens, and what is left of the node's time."""
+    """Whoever calls: bounds, place in the queue, what is left of the time in all. It is told of its calls' life."""
 
-    policy: Policy
-    seat: Seat
-    listener: Listener
-    allowance: Allowance
-    attempts_before: int = 0
-    """Attempts that the node made before this call: numbers go on from there."""
-    in_flight: bool = False
-    """Whether a call is out at this moment."""
+    def __init__(self, policy: Policy, seat: Seat, allowance: Allowance = UNBOUNDED) -> None:
+        self.policy = policy
+        self.seat = seat
+        self.allowance = allowance
+        self.attempts_before = 0
+        """Attempts that were made before the present call: numbers go on from there."""
+        self.in_flight = False
+        """Whether a call is out at this moment."""
+
+    def started(self, attempt: int) -> None:
+        """An attempt begins."""
+
+    def hedged(self, attempt: int, after_s: float) -> None:
+        """The same call is made again beside one that is not answered *after_s* after it began."""
+
+    def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
+        """An attempt failed; the next begins in *wait_s*."""
+
+    def waited(self, on: str, seconds: float) -> None:
+        """*seconds* were spent waiting on a slot or a retry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What an act is told of itself. `number` counts from 1, over all calls of the node; `hedge` is 0 for the first
     call of an attempt, then 1, 2 ..."""
 
@@ -69,8 +67,7 @@ class Attempt:
 Act = Callable[[Attempt], Awaitable[T]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer(Generic[T]):
+class _Answer(NamedTuple, Generic[T]):
     """What one call came to, and how long it took."""
 
     latency_s: float
@@ -110,28 +107,29 @@ class Governor:
         Failures are values; only cancellation is raised. The slot is given back at the end.
         """
         call: Call[T] = Call()
-        seat, listener = turn.seat, turn.listener
+        seat = turn.seat
         try:
             while True:
                 if seat.place is not Place.HELD:
                     asked = time.monotonic()
                     await seat.take()
-                    listener.waited("slot", time.monotonic() - asked)
+                    turn.waited("slot", time.monotonic() - asked)
                 if lane is not None and lane in self.shut:
                     shut = self.shut[lane]
                     call.failure = Failure(shut.kind, f"not asked: {shut.message}", shut.provider)
                     return call
                 call.attempts += 1
                 number = turn.attempts_before + call.attempts
-                listener.started(number)
+                turn.started(number)
                 turn.in_flight = True
-                begun = time.monotonic()
                 if turn.policy.hedge is None:
                     answer = await self._ask(act, turn, lane, number)
+                    turn.allowance.spend(answer.latency_s)
                 else:
+                    begun = time.monotonic()
                     answer = await _Race(self, act, turn, lane, number, call).run(turn.policy.hedge)
+                    turn.allowance.spend(time.monotonic() - begun)
                 turn.in_flight = False
-                turn.allowance.spend(time.monotonic() - begun)
                 call.latency_s, call.result, call.failure = answer.latency_s, answer.result, answer.failure
                 if answer.failure is None:
                     self.retries.succeeded()
@@ -141,10 +139,10 @@ class Governor:
                 if wait_s is None:
                     return call
                 seat.leave()
-                listener.retrying(number, wait_s, answer.failure)
+                turn.retrying(number, wait_s, answer.failure)
                 await asyncio.sleep(wait_s)
                 turn.allowance.spend(wait_s)
-                listener.waited("retry", wait_s)
+                turn.waited("retry", wait_s)
         finally:
             seat.leave()
 
@@ -248,7 +246,7 @@ class _Race(Generic[T]):
             self._in_line = {each for each in self._in_line if each is not task}
             hedge = self._turn.policy.hedge
             after_s = (hedge.after_s or 0.0) * number if hedge else 0.0
-            self._turn.listener.hedged(self._number, after_s + time.monotonic() - asked)
+            self._turn.hedged(self._number, after_s + time.monotonic() - asked)
             self._call.hedges += 1
             return await self._governor._ask(self._act, self._turn, self._lane, self._number, number)  # noqa: SLF001
         finally:

@@ -37,6 +37,10 @@ Recall = Callable[[str], Past | None]
 """Given a node's id: its past, where there is any."""
 
 
+def no_past(_node: str) -> None:
+    """Nothing is recorded of any node."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeout:
     """Bounds of a node's work, in seconds. `attempt_s` is None for `auto`: `unknown_s` until enough is recorded.
@@ -75,6 +79,11 @@ class Policy:
         """The bound of one attempt; where it is `auto`, as nothing is recorded."""
         return self.timeout.unknown_s if self.timeout.attempt_s is None else self.timeout.attempt_s
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is left to experience."""
+        return self.timeout.attempt_s is None or (self.hedge is not None and self.hedge.after_s is None)
+
     def settled(self, past: Past | None, expected_s: float) -> Policy:
         """The policy with nothing left to experience."""
         timeout, hedge = self.timeout, self.hedge
@@ -83,8 +92,6 @@ class Policy:
             timeout = replace(timeout, attempt_s=timeout.unknown_s if known is None else AUTO_SHARE * known)
         if hedge is not None and hedge.after_s is None:
             hedge = replace(hedge, after_s=HEDGE_SHARE * expected_s if known is None else known)
-        if timeout is self.timeout and hedge is self.hedge:
-            return self
         return replace(self, timeout=timeout, hedge=hedge)
 
     def scaled(self, factor: float) -> Policy:
@@ -154,7 +161,8 @@ class RetryBudget:
 
     def succeeded(self) -> None:
         """A call went well."""
-        self._parts = min(self._full, self._parts + 1)
+        if self._parts < self._full:
+            self._parts += 1
 
 
 class Allowance:
@@ -168,3 +176,7 @@ class Allowance:
 
     def spend(self, seconds: float) -> None:
         self.left_s -= seconds
+
+
+UNBOUNDED = Allowance(None)
+"""Of every node without a `total`: nothing ever takes from it."""

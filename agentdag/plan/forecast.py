@@ -157,9 +157,8 @@ def _launched_s(rules: Rules, played: Played, need: int, node: int, start: float
     return math.inf if barrier.timeout_s is None else max(start - barrier.timeout_s, launched)
 
 
-def critical_path_s(graph: Graph, durations: Durations, rules: Rules) -> float:
-    """Seconds of a run under no cap."""
-    remaining = remaining_s(graph, durations)
+def critical_path_s(graph: Graph, durations: Durations, remaining: Sequence[float], rules: Rules) -> float:
+    """Seconds of a run under no cap; *remaining* is the longest path from each node to the end."""
     if rules.terms is not None:
         return play(graph, durations, remaining, rules.free()).makespan_s
     return max(remaining, default=0.0)
@@ -179,6 +178,8 @@ def measured_path_s(graph: Graph, latencies: Durations, spent: Mapping[tuple[int
     """The longest path of a run that has been. *spent* holds, for a need and a join that went on without it, the
     seconds that the need had taken by then: so much of it the join has waited for.
     """
+    if not spent:
+        return max(remaining_s(graph, latencies), default=0.0)
     starts = [0.0] * len(latencies)
     longest = 0.0
     for node in graph.order:

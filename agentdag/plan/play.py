@@ -39,7 +39,7 @@ class Rules:
 
     def without_passes(self) -> Rules:
         """The same with progressive joins that run once, when nothing more is to come: no run is shorter."""
-        terms = [replace(each, barrier=replace(each.barrier, progressive=False)) for each in self.terms or ()]
+        terms = [each._replace(barrier=replace(each.barrier, progressive=False)) for each in self.terms or ()]
         return replace(self, terms=terms)
 
 

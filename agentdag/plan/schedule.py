@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from agentdag.events import FAILURES, Reason, Status
 from agentdag.plan.barrier import ALL, Barrier, Join, Never, Open, Passes
@@ -40,8 +40,7 @@ _LEGAL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """On what terms a node takes part. *counted* are the dependencies that its barrier counts: all, where None."""
 
     optional: bool = False
@@ -52,8 +51,7 @@ class Terms:
     """Whether an output of the run reads it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """The barrier of *node* opened, or a pass of it begins: what it sees, in the order of its needs.
 
     `late` are those of `missing` that are still out; `pending` those that a later pass may see.
@@ -68,8 +66,7 @@ class Opened:
     number: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """*node* has settled without having run, because of *cause*: skipped, late, or failed at its barrier."""
 
     node: int
@@ -78,16 +75,14 @@ class Ended:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """*node* runs, and the join *cause* was the last to want it: it is to be cancelled and settles as late."""
 
     node: int
     cause: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rested:
+class Rested(NamedTuple):
     """The progressive join *node* runs no more: it is to be settled. *complete* says whether it has seen everything."""
 
     node: int
@@ -120,6 +115,8 @@ class Schedule:
         self._passes: dict[int, Passes] = {}
         self._cause: dict[int, int] = {}
         self._late_for: dict[int, int] = {}
+        self._absent = False
+        """Whether anything has settled without a result."""
         self._kept: set[int] = set()
         self._unwanted: set[int] = set()
         self._ready: list[int] = []
@@ -250,6 +247,8 @@ class Schedule:
         """*node* has settled; its dependants are told by `_follow`."""
         self._move(node, State.SETTLED)
         self._status[node] = status
+        if status is not Status.SUCCEEDED:
+            self._absent = True
         self._unsettled -= 1
         self._left_in_wave[self._graph.wave_of[node]] -= 1
         self._told.append(node)
@@ -275,16 +274,20 @@ class Schedule:
             self._launch(node, now)
         for dependant in dependants:
             self._awaited[dependant] -= 1
-            join = self._joins.get(dependant)
-            counts = join is not None and node in self._counted[dependant]
-            if join is not None and counts and not self._is_closed(dependant):
-                join.settle(succeeded=succeeded)
-            if blocks and not self._opened[dependant] and not (join is not None and counts and join.rule.lenient):
+            join = self._joins.get(dependant) if self._joins else None
+            lenient = False
+            if join is not None and node in self._counted[dependant]:
+                lenient = join.rule.lenient
+                if not self._is_closed(dependant):
+                    join.settle(succeeded=succeeded)
+            if blocks and not lenient and not self._opened[dependant]:
                 if failed:
                     self.fatal[node] = None
                 self._skip(dependant, node)
-            else:
+            elif join is not None:
                 self._consider(dependant, now)
+            elif not self._awaited[dependant] and self._state[dependant] is State.WAITING and not self._abandoned:
+                self._open(dependant, Reason.ALL)
 
     def _skip(self, node: int, absent: int) -> None:
         """*node* cannot run without *absent*."""
@@ -297,19 +300,13 @@ class Schedule:
         self._release(late, self._late_for[late[0]] if late else node)
 
     def _consider(self, node: int, now: float) -> None:
-        """Open the barrier of *node*, if it is time."""
+        """Open the barrier of the join *node*, if it is time."""
         if self._abandoned:
             return
-        join = self._joins.get(node)
-        if join is None:
-            if not self._awaited[node] and self._state[node] is State.WAITING:
-                self._open(node, Reason.ALL)
-        elif node in self._passes:
+        if node in self._passes:
             self._go_on(node, now)
-        elif self._state[node] is State.WAITING:
-            reason = self._decide(node, join, now)
-            if reason is not None:
-                self._open(node, reason)
+        elif self._state[node] is State.WAITING and (reason := self._decide(node, self._joins[node], now)) is not None:
+            self._open(node, reason)
 
     def _decide(self, node: int, join: Join, now: float) -> Reason | None:
         """Why *node* opens now, if it does: what its barrier does not count must be there too."""
@@ -348,21 +345,22 @@ class Schedule:
 
     def _sight(self, node: int, reason: Reason, late: frozenset[int] | None = None, number: int = 1) -> Opened:
         """What *node* sees of its needs. *late* are those out for good: all that are out, where None."""
+        needs = self._needs(node)
+        if not self._absent and reason is Reason.ALL:
+            return Opened(node, reason, tuple(needs), (), (), (), number)
         arrived, missing, out, pending = [], [], [], []
-        for need in self._needs(node):
+        for need in needs:
             status = self._status[need]
-            if late is not None and need in late:
-                missing.append(need)
-                out.append(need)
-            elif status is Status.SUCCEEDED:
+            is_late = status is None if late is None else need in late
+            if status is Status.SUCCEEDED and not is_late:
                 arrived.append(need)
-            elif status is not None:
-                missing.append(need)
-            elif late is None:
+            elif is_late:
                 missing.append(need)
                 out.append(need)
-            else:
+            elif status is None:
                 pending.append(need)
+            else:
+                missing.append(need)
         return Opened(node, reason, tuple(arrived), tuple(missing), tuple(out), tuple(pending), number)
 
     def _leave_behind(self, node: int, late: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from agentdag.events import BarrierOpened, NodeSettled, RunFinished, RunStatus, Status
 from agentdag.views.lines import settled_text
-from agentdag.views.words import count, failure, inert, names, opened, seconds
+from agentdag.views.words import count, failure, inert, lacked, names, seconds
 
 MAX_LISTED = 20
 _TROUBLE = frozenset({Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
@@ -61,7 +61,7 @@ def _joins(joins: Sequence[BarrierOpened]) -> list[Text]:
     last = {event.node: event for event in joins}
     lines = []
     for event in last.values():
-        if event.missing and (told := opened(event)):
+        if event.missing and (told := lacked(event)):
             line = Text(inert(event.node), style="bold")
             lines.append(line.append(f" {told}", style="dim"))
     return lines

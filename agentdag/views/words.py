@@ -78,23 +78,27 @@ def names(ids: Sequence[str]) -> str:
 
 def opened(event: BarrierOpened) -> str | None:
     """Why a join goes on, with whom and without whom; None where that is nothing special."""
-    parts = []
-    if event.pending or event.pass_number > 1 or event.reason is Reason.ARRIVAL:
-        parts.append(f"pass {event.pass_number} with {names(event.arrived) or 'nobody'}")
-        if event.pending:
-            parts.append(f"still to come: {names(event.pending)}")
-    elif event.reason is not Reason.ALL:
-        why = "quorum" if event.reason is Reason.QUORUM else "time is up"
-        whole = len(event.arrived) + len(event.missing)
-        parts.append(f"goes on with {len(event.arrived)} of {whole} ({why})")
-    elif event.missing:
-        return f"goes on without {names(event.missing)}"
+    if event.pending or event.reason is Reason.ARRIVAL:
+        parts = [f"pass {event.pass_number} with {names(event.arrived)}"]
+        parts += [f"still to come: {names(event.pending)}"] if event.pending else []
+        parts += [f"without {names(event.missing)}"] if event.missing else []
+        return "; ".join(parts)
+    told = lacked(event)
+    if event.pass_number > 1:
+        return f"pass {event.pass_number}, the last: {told or 'all have arrived'}"
+    return told
+
+
+def lacked(event: BarrierOpened) -> str | None:
+    """Without whom a join went on, and why; None where it lacked nobody."""
+    if event.reason is Reason.ALL:
+        return f"goes on without {names(event.missing)}" if event.missing else None
+    why = "quorum" if event.reason is Reason.QUORUM else "time is up"
+    parts = [f"goes on with {len(event.arrived)} of {len(event.arrived) + len(event.missing)} ({why})"]
     gone = [name for name in event.missing if name not in event.late]
-    if gone:
-        parts.append(f"without {names(gone)}")
-    if event.late:
-        parts.append(f"too late: {names(event.late)}")
-    return "; ".join(parts) or None
+    parts += [f"without {names(gone)}"] if gone else []
+    parts += [f"too late: {names(event.late)}"] if event.late else []
+    return "; ".join(parts)
 
 
 def hedged(event: NodeHedged) -> str:

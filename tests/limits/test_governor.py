@@ -21,13 +21,13 @@ from agentdag.limits.slots import Place, Seat, Slots
 SERVER = Failure(ErrorKind.SERVER, "again")
 
 
-class Heard:
-    """A listener that remembers."""
+class Heard(Turn):
+    """Whoever calls, and remembers what it was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Policy, seat: Seat) -> None:
+        super().__init__(rules, seat, Allowance(rules.timeout.total_s))
         self.attempts: list[int] = []
         self.hedges: list[tuple[int, float]] = []
-        self.waits: list[tuple[str, float]] = []
         self.failures: list[Failure] = []
 
     def started(self, attempt: int) -> None:
@@ -38,9 +38,6 @@ class Heard:
 
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         self.failures.append(failure)
-
-    def waited(self, on: str, seconds: float) -> None:
-        self.waits.append((on, seconds))
 
 
 def policy(**changes: object) -> Policy:
@@ -59,22 +56,20 @@ def governor(cap: int = 8, retries: int = 10_000) -> Governor:
     return Governor(slots, Random(1), RetryBudget(retries))
 
 
-def turn(door: Governor, rules: Policy | None = None, heard: Heard | None = None) -> Turn:
-    rules = rules or policy()
-    return Turn(rules, Seat(door.slots, (1, 0.0)), heard or Heard(), Allowance(rules.timeout.total_s))
+def turn(door: Governor, rules: Policy | None = None) -> Heard:
+    return Heard(rules or policy(), Seat(door.slots, (1, 0.0)))
 
 
-def called(
-    act: Callable[[Attempt], Awaitable[Any]], rules: Policy, heard: Heard | None = None, cap: int = 8
-) -> Call[Any]:
+def called(act: Callable[[Attempt], Awaitable[Any]], rules: Policy, cap: int = 8) -> tuple[Call[Any], Heard]:
     """What becomes of *act* in virtual time; nothing is left behind."""
 
-    async def main() -> Call[Any]:
+    async def main() -> tuple[Call[Any], Heard]:
         door = governor(cap)
-        call = await door.call(act, turn(door, rules, heard), "openai/m")
+        heard = turn(door, rules)
+        call = await door.call(act, heard, "openai/m")
         assert (door.slots.held, door.slots.waiting) == (0, 0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        return call
+        return call, heard
 
     return run_virtually(main())
 
@@ -95,8 +90,8 @@ def test_a_cap_of_one_does_not_deadlock_while_retries_wait() -> None:
             return "done"
 
         async def one() -> str | None:
-            heard = Heard()
-            call = await door.call(act, turn(door, heard=heard))
+            heard = turn(door)
+            call = await door.call(act, heard)
             assert heard.attempts == [1, 2, 3]
             return call.result
 
@@ -137,7 +132,7 @@ def test_a_functions_own_timeout_error_is_not_taken_for_ours() -> None:
     async def act(attempt: Attempt) -> None:
         raise FinalError(Failure(ErrorKind.FUNCTION, "TimeoutError: mine"))
 
-    call = called(act, policy())
+    call, _ = called(act, policy())
     assert call.failure is not None
     assert call.failure.kind is ErrorKind.FUNCTION
 
@@ -204,12 +199,11 @@ def test_what_follows_a_429_draws_nothing_from_the_retry_budget() -> None:
 
 
 def test_an_attempt_is_cut_at_its_own_limit_and_tried_again() -> None:
-    heard = Heard()
 
     async def hang(attempt: Attempt) -> None:
         await asyncio.sleep(1000)
 
-    call = called(hang, policy(timeout=Timeout(5.0)), heard)
+    call, heard = called(hang, policy(timeout=Timeout(5.0)))
     assert heard.attempts == [1, 2, 3]
     assert call.failure is not None
     assert call.failure.message == "no answer within 5 s"
@@ -240,7 +234,7 @@ def test_a_retry_that_would_outlive_the_nodes_time_is_not_waited_for() -> None:
     async def fail(attempt: Attempt) -> None:
         raise call_error(Failure(ErrorKind.SERVER, "later", retry_after_s=20.0))
 
-    call = called(fail, policy(timeout=Timeout(5.0, total_s=12.0), max_delay_s=60.0))
+    call, _ = called(fail, policy(timeout=Timeout(5.0, total_s=12.0), max_delay_s=60.0))
     assert call.attempts == 1
     assert call.failure is not None
     assert call.failure.message == "later (not tried again: no time is left of the node's 12 s)"
@@ -256,8 +250,7 @@ def test_a_stream_that_falls_silent_is_cut_and_one_that_speaks_is_not() -> None:
             await asyncio.sleep(50)
         return "done"
 
-    heard = Heard()
-    call = called(speak, policy(timeout=Timeout(60.0, idle_s=1.0)), heard)
+    call, heard = called(speak, policy(timeout=Timeout(60.0, idle_s=1.0)))
     assert call.result == "done"
     assert heard.attempts == [1, 2]
     assert heard.failures[0].message == "the stream was silent for 1 s"
@@ -282,8 +275,7 @@ def late_first(seconds: float) -> Callable[[Attempt], Awaitable[str]]:
 
 
 def test_the_first_answer_wins_and_the_other_is_booked() -> None:
-    heard = Heard()
-    call = called(late_first(100.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)), heard)
+    call, heard = called(late_first(100.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)))
     assert (call.result, call.attempts, call.hedges) == ("hedge 1", 1, 1)
     assert heard.hedges == [(1, 10.0)]
     assert call.latency_s == pytest.approx(1.0)
@@ -291,12 +283,12 @@ def test_the_first_answer_wins_and_the_other_is_booked() -> None:
 
 
 def test_a_call_in_time_is_not_hedged() -> None:
-    call = called(late_first(9.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)))
+    call, _ = called(late_first(9.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)))
     assert (call.result, call.hedges, call.doubtful) == ("hedge 0", 0, False)
 
 
 def test_a_hedge_waits_for_an_idle_slot_behind_everybody() -> None:
-    call = called(late_first(30.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)), cap=1)
+    call, _ = called(late_first(30.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)), cap=1)
     assert (call.result, call.hedges, call.doubtful) == ("hedge 0", 0, False)
 
 
@@ -307,9 +299,8 @@ def test_no_more_hedges_than_the_file_says() -> None:
         calls.append(attempt.hedge)
         await asyncio.sleep(1000)
 
-    heard = Heard()
     rules = policy(timeout=Timeout(100.0), retries=0, hedge=Hedge(10.0, 2))
-    call = called(hang, rules, heard)
+    call, heard = called(hang, rules)
     assert calls == [0, 1, 2]
     assert heard.hedges == [(1, 10.0), (1, 20.0)]
     assert call.failure is not None
@@ -324,7 +315,7 @@ def test_a_failure_waits_for_the_call_that_is_still_out(first_fails: bool) -> No
             raise call_error(SERVER)
         return "done"
 
-    call = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
+    call, _ = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
     assert (call.result, call.attempts) == ("done", 1)
 
 
@@ -334,7 +325,7 @@ def test_an_early_failure_is_retried_and_not_hedged() -> None:
             raise call_error(SERVER)
         return "done"
 
-    call = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
+    call, _ = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
     assert (call.attempts, call.hedges) == (2, 0)
 
 

@@ -17,6 +17,7 @@ TOTALS = [
     ("content", 4, 112, 68),
     ("enrichment", 6, 231, 118),
     ("linear", 3, 89, 89),
+    ("research_swarm", 14, 281, 73),
 ]
 
 

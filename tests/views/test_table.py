@@ -202,7 +202,8 @@ def test_what_did_not_go_the_usual_way_is_told_below_the_table() -> None:
             "goes on with 1 of 2 (time is up); too late: b",
         ),
         (BarrierOpened("r", 1.0, "j", Reason.ARRIVAL, ("a",), (), (), ("b",)), "pass 1 with a; still to come: b"),
-        (BarrierOpened("r", 1.0, "j", Reason.ALL, ("a",), ("b",), (), (), 2), "pass 2 with a; without b"),
+        (BarrierOpened("r", 1.0, "j", Reason.ALL, ("a", "b"), (), (), (), 3), "pass 3, the last: all have arrived"),
+        (BarrierOpened("r", 1.0, "j", Reason.ALL, ("a",), ("b",), (), (), 2), "pass 2, the last: goes on without b"),
         (
             BarrierOpened("r", 1.0, "j", Reason.QUORUM, tuple("abcdefg"), tuple("hijklmn")),
             "goes on with 7 of 14 (quorum); without h, i, j, k, l and 2 more",
