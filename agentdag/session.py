@@ -11,18 +11,18 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from agentdag.agents.function import check_arguments, load_function
 from agentdag.calls import Provider, Usage
 from agentdag.engine.attempts import Run
-from agentdag.engine.runner import Runner
+from agentdag.engine.runner import AT_ONCE_S, Runner
 from agentdag.errors import SpecError, UsageError
 from agentdag.events import NodeSettled, Observer, Observers, RunFinished, RunStatus
 from agentdag.language.spec import ProviderSpec
@@ -38,6 +38,7 @@ from agentdag.providers.http import SharedHttp
 from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
 
+T = TypeVar("T")
 _LOG = logging.getLogger("agentdag")
 
 
@@ -235,8 +236,27 @@ def run(
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(arun(plan, inputs, options=options, observers=observers))
+        return run_loop(arun(plan, inputs, options=options, observers=observers))
     raise UsageError("agentdag.run() cannot be called from async code", hint="write `await agentdag.arun(...)`")
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`, but nobody waits for ever for a task that does not stop when it is cancelled."""
+    loop = asyncio.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(main)
+    finally:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            _, stuck = loop.run_until_complete(asyncio.wait(left, timeout=AT_ONCE_S))
+            for task in stuck:  # told already, when it was left behind
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no other way
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def planned(plan: Plan, options: Options) -> Plan:

@@ -40,7 +40,6 @@ class Outcome(NamedTuple):
     usage: Usage = NO_USAGE
     ttft_s: float | None = None
     finish_reason: str | None = None
-    hedges: int = 0
 
 
 class Agent(Protocol):

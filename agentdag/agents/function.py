@@ -51,7 +51,7 @@ class FunctionAgent:
                 raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
 
         call = await task.call(act)
-        return Outcome(call.attempts, call.latency_s, call.result, call.failure, hedges=call.hedges)
+        return Outcome(call.attempts, call.latency_s, call.result, call.failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class StandInAgent:
             return self.rehearsal.output
 
         call = await task.call(act)
-        return Outcome(call.attempts, call.latency_s, call.result, call.failure, hedges=call.hedges)
+        return Outcome(call.attempts, call.latency_s, call.result, call.failure)
 
 
 async def _in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

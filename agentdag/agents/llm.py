@@ -41,7 +41,7 @@ class ModelAgent:
         call = await task.call(ask, self.lane)
         if call.failure is not None or call.result is None:
             usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
-            return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage, hedges=call.hedges)
+            return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
         reply = call.result
         return Outcome(
             call.attempts,
@@ -50,7 +50,6 @@ class ModelAgent:
             usage=reply.usage + MAYBE_BILLED if call.doubtful and self.billed else reply.usage,
             ttft_s=reply.ttft_s,
             finish_reason=reply.finish_reason,
-            hedges=call.hedges,
         )
 
 

@@ -23,7 +23,7 @@ from agentdag.language.findings import did_you_mean
 from agentdag.plan.files import MAX_FILE_BYTES
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, parse_value
-from agentdag.session import Options, RunResult, Session, compile_pipeline, planned
+from agentdag.session import Options, RunResult, Session, compile_pipeline, planned, run_loop
 from agentdag.views.board import Board
 from agentdag.views.lines import JsonLines, Lines, writer
 from agentdag.views.words import inert_lines
@@ -86,7 +86,7 @@ def _run(plan: Plan, given: dict[str, Any], arguments: RunArguments, began: floa
         live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, arguments.color))
         observers.append(live)
     session = Session(plan, given, options=options, observers=tuple(observers))
-    result = asyncio.run(_watched(session, live, began))
+    result = run_loop(_watched(session, live, began))
     for observer, error in session.observers.dropped:
         if isinstance(observer, JsonLines):
             raise error
@@ -102,7 +102,7 @@ def _run(plan: Plan, given: dict[str, Any], arguments: RunArguments, began: floa
 def _board(plan: Plan, options: Options) -> Board:
     """The board of *plan*, with how long it is expected to take under this run's cap and schedule."""
     nodes = ((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
-    return Board.of(nodes, expected_s=planned(plan, options).forecast().makespan_s)
+    return Board.of(nodes, expected_s=planned(plan, options).takes_s())
 
 
 async def _watched(session: Session, live: Any, began: float) -> RunResult:

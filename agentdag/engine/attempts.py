@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.function import FunctionAgent, StandInAgent
@@ -31,7 +31,7 @@ from agentdag.language.sandbox import View
 from agentdag.language.templates import TemplateError
 from agentdag.limits.governor import Governor, Turn
 from agentdag.limits.policy import UNBOUNDED, Allowance, Recall, no_past
-from agentdag.limits.slots import Seat
+from agentdag.limits.slots import Place, Seat
 from agentdag.plan.plan import Choice, Plan, PlanNode, PromptWork, function_name
 from agentdag.providers.simulated import SimulatedProvider
 
@@ -112,6 +112,14 @@ class Run:
         return {**self._shared_names, "nodes": View("nodes", {name: self.view(name) for name in self.settled})}
 
 
+class _Author(NamedTuple):
+    """Who did a node's work: which fallback, and why it had to."""
+
+    model: str | None
+    fallback: int = 0
+    error: Failure | None = None
+
+
 class NodeLife(Turn):
     """One node on its way from its first slot to being settled; it is told of its own calls."""
 
@@ -128,16 +136,14 @@ class NodeLife(Turn):
         self._outcome = Outcome(0, 0.0)
         self._good: Outcome | None = None
         """The last that succeeded."""
+        self._good_by = _Author(None)
         self._usage = NO_USAGE
         self._attempts = 0
         """Of the present pass."""
         self._attempts_before = 0
         """Of the passes before."""
-        self._hedges = 0
         self._waits: dict[str, float] = {}
-        self._model = None if node.model is None else str(node.model)
-        self._fallback = 0
-        self._fallback_error: Failure | None = None
+        self._by = _Author(None if node.model is None else str(node.model))
         self._billed = False
         self._begun_s = 0.0
         self._streamed_bytes = 0
@@ -150,6 +156,11 @@ class NodeLife(Turn):
         self.begun = False
 
     @property
+    def rests(self) -> bool:
+        """Whether it waits for a slot or a retry, and nothing of it is out."""
+        return self.seat.place is not Place.HELD and not self.in_flight
+
+    @property
     def acting_s(self) -> float:
         """How long the call has taken that is out, if one is."""
         return self._run.now() - self._begun_s if self.in_flight else 0.0
@@ -158,24 +169,25 @@ class NodeLife(Turn):
         """One pass: the node's own work, then its fallbacks until one succeeds. Raises nothing but cancellation."""
         self.passes += 1
         self._attempts_before, self._attempts = self._attempts_before + self._attempts, 0
-        self._fallback, self._fallback_error = 0, None
         for number, choice in enumerate(self.node.choices):
-            if number and not self._falls_back(number, choice):
+            model = None if choice.model is None else str(choice.model)
+            if number == 0:
+                self._by = _Author(model)
+            elif not self._falls_back(number, model):
                 break
-            self._model = None if choice.model is None else str(choice.model)
             self._book(await self._perform(choice))
             if self._outcome.failure is None:
                 break
 
-    def _falls_back(self, number: int, choice: Choice) -> bool:
+    def _falls_back(self, number: int, model: str | None) -> bool:
         """Turn to the next choice, unless the run or the node's time is over."""
         run, failure = self._run, self._outcome.failure
         assert failure is not None
-        if run.governor.closing or self.allowance.left_s <= 0:
+        if run.governor.closing or self.let_go or self.allowance.left_s <= 0:
             return False
-        self._fallback, self._fallback_error = number, self._clean(failure)
-        model = None if choice.model is None else str(choice.model)
-        run.emit(NodeFallback(run.id, run.now(), self.node.id, number, model, self._fallback_error))
+        error = self._clean(failure)
+        self._by = _Author(model, number, error)
+        run.emit(NodeFallback(run.id, run.now(), self.node.id, number, model, error))
         return True
 
     async def _perform(self, choice: Choice) -> Outcome:
@@ -192,11 +204,10 @@ class NodeLife(Turn):
 
     def _book(self, outcome: Outcome) -> None:
         self._outcome = outcome
-        self._hedges += outcome.hedges
         if outcome.usage is not NO_USAGE:
             self._usage += outcome.usage
         if outcome.failure is None:
-            self._good = outcome
+            self._good, self._good_by = outcome, self._by
 
     def _agent(self, choice: Choice) -> Agent:
         """The agent with everything rendered; raises TemplateError."""
@@ -230,7 +241,7 @@ class NodeLife(Turn):
         self._attempts = attempt
         self._streamed_bytes, self._ttft_s = 0, None
         self._begun_s = run.now()
-        run.emit(NodeStarted(run.id, self._begun_s, node.id, node.wave, attempt, self._model, self.passes))
+        run.emit(NodeStarted(run.id, self._begun_s, node.id, node.wave, attempt, self._by.model, self.passes))
 
     def hedged(self, attempt: int, after_s: float) -> None:
         run = self._run
@@ -274,19 +285,20 @@ class NodeLife(Turn):
         timed_out = outcome.failure.kind is ErrorKind.TIMEOUT
         return self._told(Status.TIMED_OUT if timed_out else Status.FAILED, outcome)
 
-    def failed(self, kind: ErrorKind, message: str) -> NodeSettled:
-        """The end of a node that failed outside of any call."""
-        return self._told(Status.FAILED, Outcome(0, 0.0, failure=Failure(kind, message)))
+    def fail(self, kind: ErrorKind, message: str) -> None:
+        """The work ended outside of any call, or in one that does not end."""
+        self._book(Outcome(0, self.acting_s, failure=Failure(kind, message)))
 
     def cut_off(self, status: Status, reason: str) -> NodeSettled:
         """The end of a node that was cancelled; what was in flight may have been billed. A good pass is kept."""
-        if self.in_flight and self._billed:
+        if self._billed and (self.in_flight or self.doubtful):
             self._usage += MAYBE_BILLED
         output = None if self._good is None else self._good.output
         return self._told(status, Outcome(0, self.acting_s, output), reason)
 
     def _told(self, status: Status, outcome: Outcome, reason: str | None = None) -> NodeSettled:
         run, node = self._run, self.node
+        by = self._by if outcome.failure is not None or self._good is None else self._good_by
         return NodeSettled(
             run=run.id,
             at=run.now(),
@@ -294,7 +306,7 @@ class NodeLife(Turn):
             status=status,
             latency_s=outcome.latency_s,
             attempts=self._attempts_before + self._attempts,
-            model=self._model,
+            model=by.model,
             usage=self._usage,
             output=outcome.output,
             error=None if outcome.failure is None else self._clean(outcome.failure),
@@ -302,9 +314,9 @@ class NodeLife(Turn):
             waits=self._waits,
             ttft_s=outcome.ttft_s,
             finish_reason=outcome.finish_reason,
-            fallback=self._fallback,
-            fallback_error=self._fallback_error,
-            hedges=self._hedges,
+            fallback=by.fallback,
+            fallback_error=by.error,
+            hedges=self.hedges,
             passes=max(1, self.passes),
         )
 

@@ -7,6 +7,7 @@ before anything that depends on it starts. Nothing is left running when `run` re
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -26,12 +27,16 @@ from agentdag.events import (
     Status,
 )
 from agentdag.language.templates import TemplateError
+from agentdag.limits.deadlines import LET_GO_S
 from agentdag.limits.slots import Place, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, measured_path_s, remaining_s
-from agentdag.plan.schedule import Cut, Ended, Opened, Rested, Schedule
+from agentdag.plan.schedule import Cut, Ended, News, Opened, Rested, Schedule
 
+_LOG = logging.getLogger("agentdag")
 GRACE_S = 10.0
 """How long what is in flight may still finish after the first interrupt."""
+AT_ONCE_S = 0.4
+"""How long what is cut by a second interrupt may take to stop."""
 PROGRESS_EVERY_S = 1.0
 SHORTEST_COUNTED_WAIT_S = 0.001
 """A shorter wait for a slot is no more than the engine's own work."""
@@ -50,6 +55,7 @@ class Runner:
         )
         remaining = remaining_s(plan.graph, plan.durations_s)
         self._expected_path_s = critical_path_s(plan.graph, plan.durations_s, remaining, plan.rules)
+        self._numbers = {node.id: number for number, node in enumerate(plan.nodes)}
         self._ranks = [(node.priority, -left) for node, left in zip(plan.nodes, remaining, strict=True)]
         self._lives: dict[int, NodeLife] = {}
         """Of the nodes that have begun and not settled."""
@@ -67,8 +73,9 @@ class Runner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._alarm_s: float | None = None
         self._waking = False
+        self._going_on = False
         self._ended = asyncio.Event()
-        self._group = asyncio.TaskGroup()
+        self._bug: BaseException | None = None
 
     async def run(self) -> RunFinished:
         """Run to the end; the last event is returned as well as told."""
@@ -76,18 +83,27 @@ class Runner:
         if (timeout_s := self._run.plan.timeout_s) is not None:
             self._later("timeout", timeout_s, partial(self._time_out, timeout_s))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
+        self._run.governor.deadlines.on_stuck = self._stuck
         try:
-            async with self._group:
-                self._go_on()
-                try:
-                    await self._ended.wait()
-                finally:
-                    self._leave_queue()
+            self._go_on()
+            await self._ended.wait()
         finally:
+            self._leave_queue()
             self._run.governor.deadlines.close()
             for timer in self._timers.values():
                 timer.cancel()
+            await self._end_tasks()
+        if self._bug is not None:
+            raise self._bug
         return self._tell_end()
+
+    async def _end_tasks(self) -> None:
+        """Nothing is left running where the run itself was cancelled, or ended by a bug."""
+        left = set(self._tasks.values())
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=LET_GO_S)
 
     def interrupt(self, signal: int) -> None:
         """The first time nothing new is launched and what is in flight may finish; the second time it is cut."""
@@ -109,27 +125,42 @@ class Runner:
         self._slots.hand_out()
 
     def _go_on(self) -> None:
-        """Do what follows from what happened, launch what became ready, and wake when time alone opens a barrier."""
-        while news := self._schedule.take_news():
+        """Do what follows from what happened, launch what became ready, and wake when time alone opens a barrier.
+
+        What is done here makes more happen: that is taken in before anything is launched.
+        """
+        if self._going_on:
+            return
+        self._going_on = True
+        while (news := self._schedule.take_news()) or self._fails_fast():
             for each in news:
-                match each:
-                    case Opened():
-                        self._opened(each)
-                    case Ended():
-                        self._ended_without_running(each)
-                    case Cut(number, cause):
-                        self._lives[number].unwanted = self._late_reason(cause)
-                        self._cancel([number])
-                    case Rested(number, complete):
-                        self._rested(number, complete=complete)
-        if self._schedule.fatal and self._run.plan.fail_fast and self._stop_reason is None:
-            first = next(iter(self._schedule.fatal))
-            self._stop(f"fail_fast: {self._run.plan.nodes[first].id} failed")
+                self._take_in(each)
+        self._going_on = False
         if self._schedule.done:
             self._ended.set()
         else:
             self._launch_ready()
             self._set_alarm()
+
+    def _take_in(self, news: News) -> None:
+        match news:
+            case Opened():
+                self._opened(news)
+            case Ended():
+                self._ended_without_running(news)
+            case Cut():
+                self._lives[news.node].unwanted = self._late_reason(news.cause)
+                self._cancel([news.node])
+            case Rested():
+                self._rested(news.node, complete=news.complete)
+
+    def _fails_fast(self) -> bool:
+        """Stop at the first required failure, where the file says so; whether that is now."""
+        if not (self._schedule.fatal and self._run.plan.fail_fast and self._stop_reason is None):
+            return False
+        first = next(iter(self._schedule.fatal))
+        self._stop(f"fail_fast: {self._run.plan.nodes[first].id} failed")
+        return True
 
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
@@ -155,7 +186,8 @@ class Runner:
                 self._opened(each)
         if (waited := now - ready_at) > SHORTEST_COUNTED_WAIT_S:
             life.waited("slot", waited)
-        self._tasks[number] = self._group.create_task(self._live(number, life))
+        task = self._tasks[number] = asyncio.get_running_loop().create_task(self._live(number, life))
+        task.add_done_callback(self._notice_bug)
 
     async def _live(self, number: int, life: NodeLife) -> None:
         life.begun = True
@@ -164,25 +196,32 @@ class Runner:
             await life.live()
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if life.unwanted is not None:
-                settled = life.cut_off(Status.LATE, life.unwanted)
-            elif self._stop_reason is not None:
-                settled = life.cut_off(Status.CANCELLED, self._stop_reason)
+            if life.unwanted is not None or self._stop_reason is not None:
+                settled = self._cut_off(life)
             elif task is not None and task.cancelling():
                 raise
             else:
-                settled = life.failed(ErrorKind.INTERNAL, "the agent cancelled itself")
+                life.fail(ErrorKind.INTERNAL, "the agent cancelled itself")
         except Exception as error:  # noqa: BLE001 - a bug of ours must not hurt the node's siblings either
-            settled = life.failed(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
+            life.fail(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
             life.seat.leave()
-            del self._tasks[number]
+            if not life.let_go:
+                del self._tasks[number]
+        if life.let_go:
+            return
         if settled is None and life.node.barrier.progressive and life.unwanted is None:
             self._run.emit(life.pass_finished())
             self._schedule.rest(number, self._run.now())
             self._go_on()
         else:
             self._settle(number, settled or self._end_of(life))
+
+    def _notice_bug(self, task: asyncio.Task[None]) -> None:
+        """An exception out of a task is ours: it ends the run."""
+        if not task.cancelled() and task.exception() is not None:
+            self._bug = task.exception()
+            self._ended.set()
 
     @staticmethod
     def _end_of(life: NodeLife) -> NodeSettled:
@@ -283,24 +322,50 @@ class Runner:
         self._leave_queue()
         for number in self._schedule.abandon():
             self._record(number, self._unstarted(number, Status.SKIPPED, reason=reason))
-        self._cancel([number for number in self._tasks if self._lives[number].seat.place is not Place.HELD])
+        self._cancel([number for number in self._tasks if self._lives[number].rests])
         self._go_on()
 
     def _cut(self, reason: str) -> None:
         """Cancel whatever still runs."""
         self._stop_reason = reason
-        self._cancel(list(self._tasks))
+        self._cancel(list(self._tasks), AT_ONCE_S)
 
-    def _cancel(self, numbers: list[int]) -> None:
+    def _cancel(self, numbers: list[int], let_go_s: float = LET_GO_S) -> None:
         """Cut these nodes; a task that has not taken its first step would never tell its end by itself."""
+        loop = asyncio.get_running_loop()
         for number in numbers:
             life, task = self._lives[number], self._tasks[number]
             task.cancel()
             if not life.begun:
                 del self._tasks[number]
                 life.seat.leave()
-                reason = life.unwanted or self._stop_reason or ""
-                self._settle(number, life.cut_off(Status.CANCELLED if life.unwanted is None else Status.LATE, reason))
+                self._settle(number, self._cut_off(life))
+            else:
+                loop.call_later(let_go_s, self._let_go, number, life)
+
+    def _cut_off(self, life: NodeLife) -> NodeSettled:
+        if life.unwanted is not None:
+            return life.cut_off(Status.LATE, life.unwanted)
+        return life.cut_off(Status.CANCELLED, self._stop_reason or "")
+
+    def _stuck(self, life: object) -> None:
+        """An attempt goes on although it was cut at its timeout."""
+        assert isinstance(life, NodeLife)
+        self._let_go(self._numbers[life.node.id], life)
+
+    def _let_go(self, number: int, life: NodeLife) -> None:
+        """What was cancelled and does not stop is left behind: nobody waits for it any more."""
+        if self._lives.get(number) is not life or number not in self._tasks:
+            return
+        _LOG.warning("node %s does not stop although it was cancelled: it is left behind", life.node.id)
+        life.let_go = True
+        self._tasks.pop(number).remove_done_callback(self._notice_bug)
+        life.seat.leave()
+        if life.unwanted is not None or self._stop_reason is not None:
+            self._settle(number, self._cut_off(life))
+        else:
+            life.fail(ErrorKind.TIMEOUT, "it did not stop when its time was up")
+            self._settle(number, life.settled())
 
     def _set_alarm(self) -> None:
         """Wake when time opens a barrier or begins a wave."""

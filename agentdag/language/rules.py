@@ -148,7 +148,7 @@ class BarrierSpec(Model):
 def _short_barrier(value: Any) -> Any:
     if isinstance(value, dict):
         return value
-    if value in {ALL, PROGRESSIVE}:
+    if isinstance(value, str) and value in {ALL, PROGRESSIVE}:
         return {"progressive": value == PROGRESSIVE}
     hint = did_you_mean(value, (ALL, PROGRESSIVE)) if isinstance(value, str) else None
     raise refusal(f"a barrier is all, progressive or a mapping, not {describe(value)}", hint or "write {timeout: 45s}")
@@ -177,7 +177,7 @@ EAGER, WAVES = "eager", "waves"
 def _short_schedule(value: Any) -> Any:
     if isinstance(value, dict):
         return value
-    if value in {EAGER, WAVES}:
+    if isinstance(value, str) and value in {EAGER, WAVES}:
         return {"waves": {} if value == WAVES else None}
     hint = did_you_mean(value, (EAGER, WAVES)) if isinstance(value, str) else None
     raise refusal(f"`schedule` is eager or waves, not {describe(value)}", hint)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from typing import Any
+
+LET_GO_S = 5.0
+"""How long what was cancelled may take to stop before nobody waits for it any more."""
 
 
 class Deadline:
@@ -17,18 +21,32 @@ class Deadline:
     `done` is set by whoever entered it, when the attempt has ended.
     """
 
-    __slots__ = ("_cancelling", "_idle_s", "_limit", "_owner", "_task", "done", "expired", "idle", "when")
+    __slots__ = (
+        "_cancelling",
+        "_idle_s",
+        "_limit",
+        "_owner",
+        "_task",
+        "_told",
+        "asker",
+        "done",
+        "expired",
+        "idle",
+        "when",
+    )
 
-    def __init__(self, owner: Deadlines, limit: float, idle_s: float | None) -> None:
+    def __init__(self, owner: Deadlines, limit: float, idle_s: float | None, asker: object) -> None:
         task: asyncio.Task[Any] | None = asyncio.current_task()
         assert task is not None
         self._owner = owner
+        self.asker = asker
         self._task = task
         self._cancelling = task.cancelling()
         self._limit = limit
         self._idle_s = idle_s
         self.when = limit
         """When it is looked at next; a stream that speaks may move its end beyond that."""
+        self._told = False
         self.done = False
         self.expired = False
         self.idle: float | None = None
@@ -57,22 +75,32 @@ class Deadline:
         self.expired = True
         self._task.cancel()
 
+    @property
+    def swallowed(self) -> bool:
+        """Whether it expired, and nobody has said so yet."""
+        return self.expired and not self._told
+
     def ran_out(self) -> bool:
         """Whether the cancellation that was just caught is this deadline's, and nobody else's."""
+        self._told = True
         return self.expired and self._task.uncancel() <= self._cancelling
 
 
 class Deadlines:
-    """All deadlines of one run, the earliest on the loop's timer."""
+    """All deadlines of one run, the earliest on the loop's timer.
 
-    def __init__(self) -> None:
+    *on_stuck* is told the asker of an attempt that goes on, although it was cancelled `LET_GO_S` ago.
+    """
+
+    def __init__(self, on_stuck: Callable[[object], None] = lambda _: None) -> None:
+        self.on_stuck = on_stuck
         self._heap: list[tuple[float, int, Deadline]] = []
         self._entered = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self, seconds: float, idle_s: float | None = None) -> Deadline:
+    def enter(self, seconds: float, idle_s: float | None = None, asker: object = None) -> Deadline:
         """Cancel the current task in *seconds*, or after *idle_s* of silence, unless the deadline is done by then."""
-        deadline = Deadline(self, self.time() + seconds, idle_s)
+        deadline = Deadline(self, self.time() + seconds, idle_s, asker)
         heap = self._heap
         while heap and heap[0][2].done:
             heapq.heappop(heap)
@@ -108,11 +136,14 @@ class Deadlines:
         now = self.time()
         while self._heap and (self._heap[0][2].done or self._heap[0][0] <= now):
             deadline = heapq.heappop(self._heap)[2]
-            if deadline.done or deadline.expired:
+            if deadline.done:
+                continue
+            if deadline.expired:
+                self.on_stuck(deadline.asker)
                 continue
             if deadline.is_due(now):
                 deadline.expire()
-            else:
-                self.add(deadline)
+                deadline.when = now + LET_GO_S
+            self.add(deadline)
         if self._heap:
             self._set_timer()

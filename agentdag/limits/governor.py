@@ -37,6 +37,12 @@ class Turn:
         """Attempts that were made before the present call: numbers go on from there."""
         self.in_flight = False
         """Whether a call is out at this moment."""
+        self.doubtful = False
+        """Whether an attempt or a hedge of the present call came to nothing and may have been billed."""
+        self.hedges = 0
+        """How many calls were made beside others, in all."""
+        self.let_go = False
+        """Whether nobody waits for it any more."""
 
     def started(self, attempt: int) -> None:
         """An attempt begins."""
@@ -80,7 +86,6 @@ class Call(Generic[T]):
     """What became of one call: its last attempt's result or failure, and how long that attempt took."""
 
     attempts: int = 0
-    hedges: int = 0
     latency_s: float = 0.0
     result: T | None = None
     failure: Failure | None = None
@@ -108,6 +113,7 @@ class Governor:
         """
         call: Call[T] = Call()
         seat = turn.seat
+        turn.doubtful = False
         try:
             while True:
                 if seat.place is not Place.HELD:
@@ -127,14 +133,15 @@ class Governor:
                     turn.allowance.spend(answer.latency_s)
                 else:
                     begun = time.monotonic()
-                    answer = await _Race(self, act, turn, lane, number, call).run(turn.policy.hedge)
+                    answer = await _Race(self, act, turn, lane, number).run(turn.policy.hedge)
                     turn.allowance.spend(time.monotonic() - begun)
                 turn.in_flight = False
                 call.latency_s, call.result, call.failure = answer.latency_s, answer.result, answer.failure
+                call.doubtful = turn.doubtful
                 if answer.failure is None:
                     self.retries.succeeded()
                     return call
-                call.doubtful |= answer.failure.billed != "no"
+                call.doubtful = turn.doubtful = turn.doubtful or answer.failure.billed != "no"
                 wait_s = self._give_up_or_wait_s(call, answer.failure, lane, turn)
                 if wait_s is None:
                     return call
@@ -146,30 +153,38 @@ class Governor:
         finally:
             seat.leave()
 
-    async def _ask(self, act: Act[T], turn: Turn, lane: str | None, number: int, hedge: int = 0) -> _Answer[T]:
-        """One call within its bounds."""
-        policy, left_s = turn.policy, turn.allowance.left_s
-        limit_s = min(policy.attempt_s, left_s)
+    async def _ask(
+        self, act: Act[T], turn: Turn, lane: str | None, number: int, hedge: int = 0, spent_s: float = 0.0
+    ) -> _Answer[T]:
+        """One call within its bounds; *spent_s* of the turn's time are gone already."""
+        policy, left_s = turn.policy, turn.allowance.left_s - spent_s
         result, failure = None, None
         begun = time.monotonic()
-        deadline = self.deadlines.enter(limit_s, policy.timeout.idle_s)
+        deadline = self.deadlines.enter(min(policy.attempt_s, left_s), policy.timeout.idle_s, turn)
         try:
             result = await act(Attempt(number, hedge, deadline))
         except asyncio.CancelledError:
             if not deadline.ran_out():
                 raise
-            failure = _timeout(policy, deadline, turn.allowance, lane)
+            failure = _timeout(policy, deadline, left_s, turn.allowance, lane)
         except CallError as error:
             failure = error.failure
         finally:
             deadline.done = True
+        if deadline.swallowed:  # the act was cut, and let something else show
+            deadline.ran_out()
+            failure = failure and _timeout(policy, deadline, left_s, turn.allowance, lane)
         return _Answer(time.monotonic() - begun, result, failure)
+
+    def is_open(self, lane: str | None) -> bool:
+        """Whether a further call may be made on *lane*."""
+        return not self.closing and lane not in self.shut
 
     def _give_up_or_wait_s(self, call: Call[T], failure: Failure, lane: str | None, turn: Turn) -> float | None:
         """Seconds until the next attempt, or None; what closes a lane for the run is remembered."""
         if lane is not None and failure.kind in _SHUTTING and failure.status != FORBIDDEN:
             self.shut[lane] = failure
-        wait_s = None if self.closing else delay_s(failure, call.attempts, turn.policy, self.chance)
+        wait_s = None if self.closing or turn.let_go else delay_s(failure, call.attempts, turn.policy, self.chance)
         if wait_s is None:
             return None
         why = None
@@ -183,10 +198,10 @@ class Governor:
         return wait_s
 
 
-def _timeout(policy: Policy, deadline: Deadline, allowance: Allowance, lane: str | None) -> Failure:
+def _timeout(policy: Policy, deadline: Deadline, left_s: float, allowance: Allowance, lane: str | None) -> Failure:
     """How an attempt ended that was cut; where the node's whole time is over, there is no other."""
     provider = None if lane is None else lane.partition("/")[0]
-    whole = allowance.left_s < policy.attempt_s and not deadline.fell_silent
+    whole = left_s < policy.attempt_s and not deadline.fell_silent
     if deadline.fell_silent:
         message = f"the stream was silent for {policy.timeout.idle_s:g} s"
     elif whole:
@@ -199,61 +214,68 @@ def _timeout(policy: Policy, deadline: Deadline, allowance: Allowance, lane: str
 class _Race(Generic[T]):
     """One attempt as several identical calls: the first good answer wins, the others are cancelled and booked."""
 
-    def __init__(
-        self, governor: Governor, act: Act[T], turn: Turn, lane: str | None, number: int, call: Call[T]
-    ) -> None:
+    def __init__(self, governor: Governor, act: Act[T], turn: Turn, lane: str | None, number: int) -> None:
         self._governor = governor
         self._act = act
         self._turn = turn
         self._lane = lane
         self._number = number
-        self._call = call
-        self._out: set[asyncio.Task[_Answer[T]]] = set()
-        self._in_line: set[asyncio.Task[_Answer[T]]] = set()
+        self._begun = time.monotonic()
+        self._out: set[asyncio.Task[_Answer[T] | None]] = set()
+        self._in_line: set[asyncio.Task[_Answer[T] | None]] = set()
         """Hedges that wait for an idle slot."""
 
     async def run(self, hedge: Hedge) -> _Answer[T]:
         """The first good answer, or the failure of whatever was out last."""
-        first = self._governor._ask(self._act, self._turn, self._lane, self._number)  # noqa: SLF001 - a part of it
-        self._out = {asyncio.create_task(first)}
+        first = asyncio.create_task(self._call(0))
+        self._out = {first}
         made = 0
         try:
             while True:
-                late_s = hedge.after_s if made < hedge.most and not self._governor.closing else None
+                late_s = hedge.after_s if made < hedge.most else None
                 done, _ = await asyncio.wait(self._out, timeout=late_s, return_when=asyncio.FIRST_COMPLETED)
                 self._out -= done
-                answers = [task.result() for task in done]
+                answers = [answer for task in done if (answer := task.result()) is not None]
                 good = next((answer for answer in answers if answer.failure is None), None)
                 if good is not None:
                     return good
                 if answers and self._out <= self._in_line:
                     return answers[-1]
+                if first in done:
+                    self._turn.seat.leave()  # what is still out has slots of its own
                 if not done:
                     made += 1
-                    spare = asyncio.create_task(self._spare(made))
-                    self._out.add(spare)
-                    self._in_line.add(spare)
+                    if self._governor.is_open(self._lane):
+                        spare = asyncio.create_task(self._spare(made))
+                        self._out.add(spare)
+                        self._in_line.add(spare)
         finally:
             await self._drop_rest()
 
-    async def _spare(self, number: int) -> _Answer[T]:
-        """The same call again, as soon as a slot is idle."""
+    async def _call(self, hedge: int) -> _Answer[T] | None:
+        spent_s = time.monotonic() - self._begun
+        return await self._governor._ask(  # noqa: SLF001 - a part of it
+            self._act, self._turn, self._lane, self._number, hedge, spent_s
+        )
+
+    async def _spare(self, number: int) -> _Answer[T] | None:
+        """The same call again, as soon as a slot is idle; None where it is not made after all."""
         seat = Seat(self._governor.slots, IDLE_SLOTS_ONLY)
-        asked = time.monotonic()
         try:
             await seat.take()
+            if not self._governor.is_open(self._lane):
+                return None
             task = asyncio.current_task()
             self._in_line = {each for each in self._in_line if each is not task}
-            hedge = self._turn.policy.hedge
-            after_s = (hedge.after_s or 0.0) * number if hedge else 0.0
-            self._turn.hedged(self._number, after_s + time.monotonic() - asked)
-            self._call.hedges += 1
-            return await self._governor._ask(self._act, self._turn, self._lane, self._number, number)  # noqa: SLF001
+            self._turn.hedges += 1
+            self._turn.hedged(self._number, time.monotonic() - self._begun)
+            return await self._call(number)
         finally:
             seat.leave()
 
     async def _drop_rest(self) -> None:
-        self._call.doubtful |= self._lane is not None and bool(self._out - self._in_line)
+        """Cancel what is still out, and remember that it may be billed."""
+        self._turn.doubtful |= self._lane is not None and bool(self._out - self._in_line)
         for task in self._out:
             task.cancel()
         if self._out:

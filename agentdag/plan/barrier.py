@@ -49,7 +49,8 @@ class Barrier:
 
     def may_lack(self, size: int) -> bool:
         """Whether a join of *size* dependencies may open without one that its pipeline requires."""
-        return self.bounded or self.progressive or (self.wait_for is not None and self.wait_for < size)
+        lacks = self.bounded or self.progressive or (self.wait_for is not None and self.wait_for < size)
+        return lacks and self.minimum < size
 
     def scaled(self, factor: float) -> Barrier:
         """The same with every duration times *factor*."""

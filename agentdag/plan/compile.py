@@ -22,7 +22,7 @@ from agentdag.language.rules import AUTO, P95, BarrierSpec, RetrySpec, TimeoutSp
 from agentdag.language.scalars import IDENTIFIER, PRIORITIES
 from agentdag.language.secrets import masked, written_secrets
 from agentdag.language.spec import RESERVED_IDS, NodeSpec, PipelineSpec
-from agentdag.language.templates import OUTPUT_NAMES, ValueTemplate
+from agentdag.language.templates import NODE_NAMES, OUTPUT_NAMES, PASS_NAMES, Problem, ValueTemplate
 from agentdag.limits.policy import Hedge, Policy, Timeout
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
@@ -224,7 +224,10 @@ class _Compiler:
         if own is not None and not own.plain and not needs and not self.checked.is_damaged("nodes", draft.id):
             message = f"`{draft.id}` needs nothing, so its barrier has nothing to wait for"
             self.report.at(path, "AD404", message, "remove it, or list what it joins under `needs:`", key=True)
-        if told is None or (own is None and needs < 2):
+        if own is None and needs < 2:
+            self._refuse_pass_names(draft)
+            return
+        if told is None:
             return
         for key, number in (("wait_for", told.wait_for), ("min", told.min)):
             if number is not None and number > needs > 0:
@@ -236,6 +239,15 @@ class _Compiler:
                     message += " (`defaults.barrier` says so)"
                     place = ("nodes", draft.id)
                 self.report.at(place, "AD404", message, hint, key=own is None)
+
+    def _refuse_pass_names(self, draft: Draft) -> None:
+        """What only a progressive join sees; `defaults.barrier` makes none of what has fewer than two needs."""
+        for path, template, source in draft.templates if draft.barrier is not None else ():
+            for read in template.reads:
+                if read.root in PASS_NAMES - NODE_NAMES:
+                    hint = f"only a join with `barrier: progressive` has `{read.root}`"
+                    problem = Problem("AD302", f"`{read.root}` is not defined", hint, read.line, read.root)
+                    self.report.in_template(path, problem, source)
 
     def _node(self, draft: Draft, wave: int) -> PlanNode:
         spec = draft.spec

@@ -92,7 +92,7 @@ def _with_barriers(graph: Graph, durations: Durations, rules: Rules) -> Forecast
         starts_s=played.starts_s,
         ends_s=played.ends_s,
         makespan_s=played.makespan_s,
-        lower_bound_s=once.makespan_s,
+        lower_bound_s=min(once.makespan_s, free.makespan_s, played.makespan_s),
         late=frozenset(played.late),
         lost=frozenset(played.lost),
     )
@@ -100,12 +100,13 @@ def _with_barriers(graph: Graph, durations: Durations, rules: Rules) -> Forecast
 
 def _path_of(graph: Graph, played: Played) -> list[int]:
     """Backwards from what ended last: of each node what it started upon."""
+    starts = played.starts_s
     ran = [node for node, passes in enumerate(played.passes_s) if passes]
     path = [max(ran, key=lambda node: (played.ends_s[node], -node))] if ran else []
     while path:
         node = path[-1]
         start = played.passes_s[node][-1]
-        before = [need for need in graph.needs[node] if played.passes_s[need] and played.starts_s[need] < start]
+        before = [need for need in graph.needs[node] if played.passes_s[need] and starts[need] < start]
         if not before:
             break
         path.append(max(before, key=partial(_awaited, played, start, node in played.timed)))

@@ -277,9 +277,10 @@ def fails_without(
     others = [name for name in edges if name in optional and name != absent][:MAX_OTHERS]
     missing_too = (chosen for size in range(len(others) + 1) for chosen in combinations(others, size))
     return any(
-        _fails(template, {absent, *too}, edges, needs, truthy=truthy, progressive=progressive)
+        _fails(template, {absent, *too}, edges, needs, truthy=truthy, pending=pending)
         for too in missing_too
         for truthy in (True, False)
+        for pending in ({False, progressive})
     )
 
 
@@ -290,15 +291,15 @@ def _fails(
     needs: Sequence[str],
     *,
     truthy: bool,
-    progressive: bool,
+    pending: bool,
 ) -> bool:
     views = {name: _stub(name, ok=name not in absent) for name in edges}
     inputs = {read.path[0]: "text" if truthy else "" for read in template.reads if read.root == "inputs" and read.path}
     names = {
         "nodes": View("nodes", views),
         "needs": View("needs", {name: views[name] for name in needs if name in views}),
-        "missing": [] if progressive else [name for name in needs if name in absent],
-        "pending": [name for name in needs if name in absent] if progressive else [],
+        "missing": [] if pending else [name for name in needs if name in absent],
+        "pending": [name for name in needs if name in absent] if pending else [],
         "previous": None,
         "inputs": View("inputs", inputs),
         "run": View("run", dict.fromkeys(RUN_ATTRIBUTES, "text")),

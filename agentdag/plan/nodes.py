@@ -152,7 +152,8 @@ class NodeCompiler:
                 return None
             model, tier = found
         else:
-            model, tier = own.model, self.spec.tiers.get(draft.spec.tier or self.spec.defaults.tier or "")
+            named = None if draft.spec.model is not None else draft.spec.tier or self.spec.defaults.tier
+            model, tier = own.model, None if named is None else self.spec.tiers.get(named)
         if prompt is None:
             return None
         self._refuse_unsupported(spec, path, model)
@@ -355,6 +356,7 @@ def _sampling(*layers: SamplingSpec | None) -> Sampling:
             continue
         for key in layer.model_fields_set.intersection(SAMPLING_KEYS):
             merged[key] = getattr(layer, key)
-        params |= layer.params or {}
+            if key == "params":
+                params = {**params, **layer.params} if layer.params is not None else {}
     merged["stop"] = tuple(merged.get("stop") or ())
     return Sampling(**{**merged, "params": params})

@@ -14,7 +14,7 @@ from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.policy import Policy
 from agentdag.plan.barrier import Barrier
-from agentdag.plan.forecast import Forecast, forecast
+from agentdag.plan.forecast import Forecast, forecast, makespan_s
 from agentdag.plan.graph import Graph
 from agentdag.plan.play import Rules
 from agentdag.plan.schedule import Terms
@@ -192,12 +192,18 @@ class Plan:
     def rules(self) -> Rules:
         """How a run of it proceeds, for forecasts."""
         decide = self.wave_timeout_s is not None or any(not node.barrier.plain for node in self.nodes)
-        terms = [each if not each.barrier.plain else Terms() for each in self.terms()] if decide else None
+        terms = (
+            [each._replace(counted=None) if each.barrier.plain else each for each in self.terms()] if decide else None
+        )
         return Rules(self.concurrency, self.schedule, self.priorities, terms, self.wave_timeout_s)
 
     def forecast(self) -> Forecast:
         """How long it takes, under its own cap, schedule and barriers."""
         return forecast(self.graph, self.durations_s, self.rules)
+
+    def takes_s(self) -> float:
+        """How long a run of it takes: no more than that of the forecast."""
+        return makespan_s(self.graph, self.durations_s, self.rules)
 
     def lasting(self, seconds: Mapping[str, float]) -> Plan:
         """The plan if the nodes in *seconds* took that long."""

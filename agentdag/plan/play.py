@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -56,6 +57,7 @@ class Played:
     """The nodes that a join went on without."""
     lost: set[int] = field(default_factory=set)
     """The nodes that never ran because a barrier did not open."""
+    _joins: dict[int, tuple[list[float], float]] = field(default_factory=dict)
 
     @property
     def starts_s(self) -> list[float]:
@@ -70,19 +72,29 @@ class Played:
         """When *node* would have opened had *need* never ended; infinite where it would have waited for it."""
         terms = (rules.terms or ())[node]
         counted = graph.needs[node] if terms.counted is None else terms.counted
-        barrier = terms.barrier
         if need not in counted:
             return math.inf
-        others = sorted(self.ends_s[each] for each in counted if each != need and each not in self.late)
+        barrier = terms.barrier
+        arrived, launched_s = self._arrivals(node, counted)
+        place = bisect_left(arrived, self.ends_s[need])
         ends = [math.inf]
-        if barrier.wait_for is not None and len(others) >= max(barrier.wait_for, barrier.minimum):
-            ends.append(others[max(barrier.wait_for, barrier.minimum) - 1])
-        if len(others) >= barrier.minimum:
-            if barrier.timeout_s is not None and all(self.passes_s[each] for each in counted):
-                ends.append(max(self.passes_s[each][0] for each in counted) + barrier.timeout_s)
+        quorum = None if barrier.wait_for is None else max(barrier.wait_for, barrier.minimum)
+        if quorum is not None and len(arrived) > quorum:
+            ends.append(arrived[quorum - 1] if place >= quorum else arrived[quorum])
+        if len(arrived) > barrier.minimum:
+            if barrier.timeout_s is not None:
+                ends.append(launched_s + barrier.timeout_s)
             if barrier.deadline_s is not None:
                 ends.append(barrier.deadline_s)
         return min(ends)
+
+    def _arrivals(self, node: int, counted: Sequence[int]) -> tuple[list[float], float]:
+        """When the needs of *node* ended that were in time, sorted, and when the last was launched, if all were."""
+        if node not in self._joins:
+            arrived = sorted(self.ends_s[each] for each in counted if each not in self.late)
+            launched = (self.passes_s[each][0] if self.passes_s[each] else math.inf for each in counted)
+            self._joins[node] = arrived, max(launched, default=0.0)
+        return self._joins[node]
 
 
 def play(graph: Graph, durations: Sequence[float], remaining: Sequence[float], rules: Rules) -> Played:

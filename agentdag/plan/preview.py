@@ -17,7 +17,7 @@ Cost = Callable[[ModelRef, Usage], Decimal | None]
 
 LONGEST_ANSWER = 4
 """How many times the expected tokens an answer may have, where `max_tokens` does not say."""
-_LATER = frozenset({"nodes", "needs", "missing"})
+_LATER = frozenset({"nodes", "needs", "missing", "pending", "previous"})
 """What templates read that only the run can tell."""
 
 

@@ -210,6 +210,7 @@ class Schedule:
             if not self._lock_step or self._wave_began_s + timeout_s > now:
                 break
             self._begin_wave(self._wave_began_s + timeout_s)
+        self._next_wave(now)
         self._follow(now)
 
     def abandon(self) -> list[int]:

@@ -518,3 +518,138 @@ def test_a_join_in_events_is_plain_json(plan: Compile) -> None:
     (late,) = [event for event in told if event["type"] == "node.settled" and event["status"] == "late"]
     assert late["reason"] == "join went on without it"
     assert "output" not in late
+
+
+def test_a_quorum_over_a_full_queue_leaves_behind_what_has_not_begun(plan: Compile) -> None:
+    """Two that end at once, one that has just been given a slot, one that waits for it."""
+    lines = ["limits: {concurrency: 2}", "defaults: {model: simulated/m, retry: 0}", "nodes:"]
+    lines += [f"  {name}: {{prompt: hi, expect: {{latency: 10s}}}}" for name in "abxy"]
+    text = "\n".join([*lines, "  j: {needs: [a, b, x, y], barrier: {wait_for: 2}, prompt: hi}"])
+    result = ran(plan(text))
+    assert result.ok
+    assert {name for name, node in result.nodes.items() if node.status is Status.LATE} == {"x", "y"}
+    assert result.elapsed_s == pytest.approx(11.0)
+    assert agentdag.run(plan(text), options=Options(simulate=True, time_scale=0.0001)).ok
+
+
+def test_a_wave_that_is_empty_when_it_begins_costs_no_time(plan: Compile) -> None:
+    text = """
+    schedule: {waves: {timeout: 10s}}
+    defaults: {model: simulated/m, retry: 0}
+    nodes:
+      f: {prompt: hi, expect: {latency: 1s}, simulate: {fail: [server]}}
+      s: {prompt: hi, expect: {latency: 100s}}
+      x: {needs: [f], prompt: hi, continue_on_failure: true}
+      z: {needs: [x], prompt: hi, expect: {latency: 1s}}
+    """
+    recorder = Recorder()
+    ran(plan(text), recorder)
+    assert settled_at(recorder)["z"] == 11.0
+
+
+def test_the_author_of_a_kept_pass_is_its_own(plan: Compile, tmp_path: Path) -> None:
+    module(
+        tmp_path,
+        "authors",
+        "calls = []\nasync def once():\n    calls.append(1)\n    if len(calls) > 1: raise ValueError\n    return 'good'\nasync def never(): raise ValueError\n",
+    )
+    text = """
+    defaults: {model: simulated/m, retry: 0}
+    nodes:
+      a: {prompt: hi, expect: {latency: 10s}}
+      b: {prompt: hi, expect: {latency: 20s}}
+      join: {needs: [a, b], barrier: progressive, call: "authors:once", fallback: [{call: "authors:never"}]}
+    """
+    join = ran(plan(text)).nodes["join"]
+    assert (join.status, join.output, join.passes, join.fallback) == (Status.SUCCEEDED, "good", 2, 0)
+
+
+@pytest.mark.parametrize("fault", ["raise asyncio.CancelledError", "raise ValueError"])
+def test_a_pass_that_cancels_itself_does_not_lose_the_one_before(plan: Compile, tmp_path: Path, fault: str) -> None:
+    name = f"cancels_{len(fault)}"
+    module(
+        tmp_path,
+        name,
+        f"import asyncio\ncalls = []\nasync def once():\n    calls.append(1)\n    if len(calls) > 1: {fault}\n    return 'good'\n",
+    )
+    text = f"""
+    defaults: {{model: simulated/m, retry: 0}}
+    nodes:
+      a: {{prompt: hi, expect: {{latency: 10s}}}}
+      b: {{prompt: hi, expect: {{latency: 20s}}}}
+      join: {{needs: [a, b], barrier: progressive, call: "{name}:once"}}
+    """
+    result = ran(plan(text))
+    assert (result.nodes["join"].output, result.nodes["join"].passes) == ("good", 2)
+    assert result.ok
+
+
+STUBBORN = """
+import asyncio
+async def stay(seconds):
+    end = asyncio.get_running_loop().time() + seconds
+    while (left := end - asyncio.get_running_loop().time()) > 0:
+        try:
+            await asyncio.sleep(left)
+        except asyncio.CancelledError:
+            pass
+    return "stayed"
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "elapsed_s"),
+    [
+        ("timeout: 3s", Status.TIMED_OUT, 3 + 5 + 1),
+        ("continue_on_failure: true, timeout: {attempt: 1h, total: 3s}", Status.TIMED_OUT, 3 + 5 + 1),
+    ],
+)
+def test_a_function_that_does_not_stop_at_its_timeout_is_left_behind(
+    plan: Compile, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str, status: Status, elapsed_s: float
+) -> None:
+    module(tmp_path, "stubborn", STUBBORN)
+    text = f"""
+    defaults: {{model: simulated/m}}
+    nodes:
+      a: {{call: "stubborn:stay", with: {{seconds: 30}}, retry: {{retries: 2, on: [timeout]}}, fallback: [{{call: "stubborn:stay", with: {{seconds: 1}}}}], continue_on_failure: true, {how.removeprefix("continue_on_failure: true, ")}}}
+      b: {{needs: [a], prompt: hi, expect: {{latency: 1s}}}}
+    """
+    result = ran(plan(text))
+    assert (result.nodes["a"].status, result.nodes["a"].attempts) == (status, 1)
+    assert result.nodes["a"].error is not None
+    assert result.nodes["a"].error.message == "it did not stop when its time was up"
+    assert result.nodes["b"].status is Status.SUCCEEDED
+    assert result.elapsed_s == pytest.approx(elapsed_s)
+    assert "node a does not stop although it was cancelled" in caplog.text
+
+
+def test_a_straggler_that_does_not_stop_holds_up_neither_the_join_nor_the_end(plan: Compile, tmp_path: Path) -> None:
+    module(tmp_path, "stubborn", STUBBORN)
+    text = """
+    limits: {concurrency: 2}
+    defaults: {model: simulated/m}
+    nodes:
+      a: {prompt: hi, expect: {latency: 2s}}
+      s: {call: "stubborn:stay", with: {seconds: 60}}
+      join: {needs: [a, s], barrier: {wait_for: 1}, prompt: hi, expect: {latency: 1s}}
+    """
+    recorder = Recorder()
+    result = ran(plan(text), recorder)
+    assert settled_at(recorder)["join"] == 3.0
+    assert result.nodes["s"].status is Status.LATE
+    assert result.elapsed_s == pytest.approx(7.0), "5 s after it was cut nobody waits for it any more"
+
+
+def test_a_second_interrupt_waits_for_nobody(plan: Compile, tmp_path: Path) -> None:
+    module(tmp_path, "stubborn", STUBBORN)
+    made = plan("nodes: {s: {call: 'stubborn:stay', with: {seconds: 60}}}")
+
+    async def main() -> RunResult:
+        session = Session(made)
+        for _ in range(2):
+            asyncio.get_running_loop().call_later(1.0, session.interrupt, 2)
+        return await session.run()
+
+    result = run_virtually(main())
+    assert (result.exit_code, result.nodes["s"].status) == (130, Status.CANCELLED)
+    assert result.elapsed_s < 1.5

@@ -27,14 +27,14 @@ class Heard(Turn):
     def __init__(self, rules: Policy, seat: Seat) -> None:
         super().__init__(rules, seat, Allowance(rules.timeout.total_s))
         self.attempts: list[int] = []
-        self.hedges: list[tuple[int, float]] = []
+        self.hedged_at: list[tuple[int, float]] = []
         self.failures: list[Failure] = []
 
     def started(self, attempt: int) -> None:
         self.attempts.append(attempt)
 
     def hedged(self, attempt: int, after_s: float) -> None:
-        self.hedges.append((attempt, round(after_s, 6)))
+        self.hedged_at.append((attempt, round(after_s, 6)))
 
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         self.failures.append(failure)
@@ -276,20 +276,20 @@ def late_first(seconds: float) -> Callable[[Attempt], Awaitable[str]]:
 
 def test_the_first_answer_wins_and_the_other_is_booked() -> None:
     call, heard = called(late_first(100.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)))
-    assert (call.result, call.attempts, call.hedges) == ("hedge 1", 1, 1)
-    assert heard.hedges == [(1, 10.0)]
+    assert (call.result, call.attempts, heard.hedges) == ("hedge 1", 1, 1)
+    assert heard.hedged_at == [(1, 10.0)]
     assert call.latency_s == pytest.approx(1.0)
     assert call.doubtful, "the call that lost may be billed"
 
 
 def test_a_call_in_time_is_not_hedged() -> None:
-    call, _ = called(late_first(9.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)))
-    assert (call.result, call.hedges, call.doubtful) == ("hedge 0", 0, False)
+    call, heard = called(late_first(9.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)))
+    assert (call.result, heard.hedges, call.doubtful) == ("hedge 0", 0, False)
 
 
 def test_a_hedge_waits_for_an_idle_slot_behind_everybody() -> None:
-    call, _ = called(late_first(30.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)), cap=1)
-    assert (call.result, call.hedges, call.doubtful) == ("hedge 0", 0, False)
+    call, heard = called(late_first(30.0), policy(timeout=Timeout(200.0), hedge=Hedge(10.0)), cap=1)
+    assert (call.result, heard.hedges, call.doubtful) == ("hedge 0", 0, False)
 
 
 def test_no_more_hedges_than_the_file_says() -> None:
@@ -302,7 +302,7 @@ def test_no_more_hedges_than_the_file_says() -> None:
     rules = policy(timeout=Timeout(100.0), retries=0, hedge=Hedge(10.0, 2))
     call, heard = called(hang, rules)
     assert calls == [0, 1, 2]
-    assert heard.hedges == [(1, 10.0), (1, 20.0)]
+    assert heard.hedged_at == [(1, 10.0), (1, 20.0)]
     assert call.failure is not None
     assert call.failure.kind is ErrorKind.TIMEOUT
 
@@ -325,8 +325,8 @@ def test_an_early_failure_is_retried_and_not_hedged() -> None:
             raise call_error(SERVER)
         return "done"
 
-    call, _ = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
-    assert (call.attempts, call.hedges) == (2, 0)
+    call, heard = called(act, policy(timeout=Timeout(100.0), hedge=Hedge(10.0)))
+    assert (call.attempts, heard.hedges) == (2, 0)
 
 
 def test_hedges_are_cancelled_with_their_call() -> None:
@@ -365,5 +365,92 @@ def test_a_seat_that_is_not_held_is_away_after_the_call() -> None:
         await door.call(act, asks)
         assert asks.seat.place is Place.AWAY
         assert not asks.in_flight
+
+    run_virtually(main())
+
+
+def test_nothing_more_is_hedged_once_the_run_is_ending_or_the_model_is_shut() -> None:
+    async def main(end: Callable[[Governor], None], cap: int) -> list[int]:
+        door = governor(cap)
+        calls: list[int] = []
+
+        async def hang(attempt: Attempt) -> None:
+            calls.append(attempt.hedge)
+            await asyncio.sleep(100)
+
+        async def other(attempt: Attempt) -> None:
+            await asyncio.sleep(20)
+
+        rules = policy(timeout=Timeout(50.0), retries=0, hedge=Hedge(10.0))
+        hedged = asyncio.create_task(door.call(hang, turn(door, rules), "openai/m"))
+        await asyncio.sleep(0)
+        beside = asyncio.create_task(door.call(other, turn(door, policy(timeout=Timeout(50.0)))))
+        await asyncio.sleep(5 if cap > 2 else 15)  # before the hedge is due, or while it waits for a slot
+        end(door)
+        await asyncio.wait([hedged, beside])
+        assert (door.slots.held, door.slots.waiting) == (0, 0)
+        return calls
+
+    def close(door: Governor) -> None:
+        door.closing = True
+
+    def shut(door: Governor) -> None:
+        door.shut["openai/m"] = Failure(ErrorKind.AUTH, "no")
+
+    for end in (close, shut):
+        for cap in (8, 2):
+            assert run_virtually(main(end, cap)) == [0], (end, cap)
+
+
+def test_a_hedge_gets_no_more_of_the_nodes_time_than_is_left() -> None:
+    async def main() -> float:
+        door = governor()
+
+        async def hang(attempt: Attempt) -> None:
+            await asyncio.sleep(1000)
+
+        begun = time.monotonic()
+        await door.call(hang, turn(door, policy(timeout=Timeout(500.0, total_s=10.0), hedge=Hedge(8.0))))
+        return time.monotonic() - begun
+
+    assert run_virtually(main()) == pytest.approx(10.0)
+
+
+def test_a_call_that_has_ended_gives_its_slot_back_while_its_hedge_is_out() -> None:
+    async def main() -> list[int]:
+        door = governor()
+        asks = turn(door, policy(timeout=Timeout(10.0), retries=0, hedge=Hedge(4.0)))
+
+        async def hang(attempt: Attempt) -> None:
+            await asyncio.sleep(1000)
+
+        task = asyncio.create_task(door.call(hang, asks))
+        held = []
+        for _ in range(4):
+            await asyncio.sleep(3.5)
+            held.append(door.slots.held)
+        await task
+        return held
+
+    assert run_virtually(main()) == [1, 2, 1, 0], "at 3.5, 7, 10.5 and 14 s"
+
+
+def test_an_act_that_swallows_its_timeout_has_timed_out_all_the_same() -> None:
+    async def swallow(attempt: Attempt) -> None:
+        if attempt.number == 1:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                raise call_error(SERVER) from None
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        door, heard = governor(), None
+        heard = turn(door, policy(timeout=Timeout(5.0), retries=1))
+        task = asyncio.create_task(door.call(swallow, heard))
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert [failure.kind for failure in heard.failures] == [ErrorKind.TIMEOUT]
+        assert not task.cancelling(), "the deadline took its own cancellation back"
 
     run_virtually(main())
