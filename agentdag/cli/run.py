@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.cli.check import report, wants_color
+from agentdag.cli.children import end_children
 from agentdag.errors import SpecError, UsageError
 from agentdag.events import BarrierOpened, Event, Exit, NodeSettled, Observer, RunFinished
 from agentdag.language.document import decode
@@ -87,6 +88,8 @@ def _run(plan: Plan, given: dict[str, Any], arguments: RunArguments, began: floa
         observers.append(live)
     session = Session(plan, given, options=options, observers=tuple(observers))
     result = run_loop(_watched(session, live, began))
+    if session.interrupts:
+        end_children()
     for observer, error in session.observers.dropped:
         if isinstance(observer, JsonLines):
             raise error

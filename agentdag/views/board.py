@@ -142,7 +142,9 @@ class Board:
         usage = event.usage
         row.latency_s, row.error, row.model = event.latency_s, event.error, event.model
         row.note = event.reason or (f"{event.error.kind}: {event.error.message}" if event.error else row.note)
-        row.ttft_s, row.counting, row.attempt = event.ttft_s, False, event.attempts
+        row.ttft_s, row.counting = event.ttft_s, False
+        if event.passes == 1:
+            row.attempt = event.attempts
         if usage is not NO_USAGE:
             row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens
             self.input_tokens += usage.input_tokens or 0

@@ -10,10 +10,11 @@ from engine.recorder import Recorder
 from virtual import run_virtually
 
 import agentdag
-from agentdag import ErrorKind, Options, RunResult, Status
+from agentdag import ErrorKind, NodeSettled, Options, RunResult, Status
 from agentdag.events import BarrierOpened, Reason
 from agentdag.plan.compile import compile_text
 from agentdag.providers.registry import provider_types
+from agentdag.views.summary import summary
 
 FILE = Path(__file__).parent.parent.parent / "pipelines" / "research_swarm.yaml"
 SHIPPED = FILE.read_text(encoding="utf-8")
@@ -106,3 +107,16 @@ def test_the_report_does_without_its_critic() -> None:
     result, _ = ran(injected(GOOD_DAY, "{fail: [refused]}", "critic"))
     assert result.ok
     assert result.nodes["report"].status is Status.SUCCEEDED
+
+
+def test_the_readme_tells_the_truth_about_it() -> None:
+    """All that does not depend on chance and on the clock."""
+    readme = (FILE.parent.parent / "README.md").read_text(encoding="utf-8")
+    told = readme.partition("research_swarm.yaml --simulate --time-scale 0.1\n```\n```\n")[2].partition("\n```")[0]
+    compiled = compile_text(SHIPPED, FILE, provider_types=provider_types())
+    assert compiled.plan is not None
+    recorder = Recorder()
+    options = Options(simulate=True, time_scale=0.1)
+    run_virtually(agentdag.arun(compiled.plan, options=options, observers=(recorder,)))
+    lines = summary(recorder.events[-1], recorder.of(NodeSettled), recorder.of(BarrierOpened))
+    assert [line.plain for line in lines][: len(told.splitlines())] == told.splitlines()
