@@ -120,12 +120,38 @@ class _Author(NamedTuple):
     error: Failure | None = None
 
 
+_NOBODY = _Author(None)
+_NOTHING = Outcome(0, 0.0)
+
+
 class NodeLife(Turn):
     """One node on its way from its first slot to being settled; it is told of its own calls."""
 
+    __slots__ = (
+        "_attempts",
+        "_attempts_before",
+        "_begun_s",
+        "_billed",
+        "_by",
+        "_good",
+        "_good_by",
+        "_outcome",
+        "_run",
+        "_streamed_bytes",
+        "_told_at",
+        "_ttft_s",
+        "_usage",
+        "_waits",
+        "begun",
+        "node",
+        "passes",
+        "unwanted",
+    )
+
     def __init__(self, run: Run, node: PlanNode, seat: Seat) -> None:
-        total_s = node.policy.timeout.total_s
-        super().__init__(node.policy, seat, UNBOUNDED if total_s is None else Allowance(total_s))
+        policy = node.choices[0].policy
+        total_s = policy.timeout.total_s
+        super().__init__(policy, seat, UNBOUNDED if total_s is None else Allowance(total_s))
         self._run = run
         self.node = node
         self.begun = False
@@ -133,17 +159,16 @@ class NodeLife(Turn):
         self.unwanted: str | None = None
         """Why nobody wants it any more."""
         self.passes = 0
-        self._outcome = Outcome(0, 0.0)
+        self._outcome = _NOTHING
         self._good: Outcome | None = None
         """The last that succeeded."""
-        self._good_by = _Author(None)
+        self._by = self._good_by = _NOBODY
         self._usage = NO_USAGE
         self._attempts = 0
         """Of the present pass."""
         self._attempts_before = 0
         """Of the passes before."""
         self._waits: dict[str, float] = {}
-        self._by = _Author(None if node.model is None else str(node.model))
         self._billed = False
         self._begun_s = 0.0
         self._streamed_bytes = 0
@@ -170,37 +195,41 @@ class NodeLife(Turn):
         self.passes += 1
         self._attempts_before, self._attempts = self._attempts_before + self._attempts, 0
         for number, choice in enumerate(self.node.choices):
-            model = None if choice.model is None else str(choice.model)
             if number == 0:
-                self._by = _Author(model)
-            elif not self._falls_back(number, model):
+                self._by = _NOBODY if choice.model is None else _Author(str(choice.model))
+            elif not self._falls_back(number, choice):
                 break
-            self._book(await self._perform(choice))
+            agent = self._prepare(choice)
+            if agent is not None:
+                self._book(await agent.perform(Task(self.node.id, self._run.governor, self, self.on_delta)))
             if self._outcome.failure is None:
                 break
 
-    def _falls_back(self, number: int, model: str | None) -> bool:
+    def _falls_back(self, number: int, choice: Choice) -> bool:
         """Turn to the next choice, unless the run or the node's time is over."""
         run, failure = self._run, self._outcome.failure
         assert failure is not None
         if run.governor.closing or self.let_go or self.allowance.left_s <= 0:
             return False
-        error = self._clean(failure)
+        model, error = None if choice.model is None else str(choice.model), self._clean(failure)
         self._by = _Author(model, number, error)
         run.emit(NodeFallback(run.id, run.now(), self.node.id, number, model, error))
         return True
 
-    async def _perform(self, choice: Choice) -> Outcome:
+    def _prepare(self, choice: Choice) -> Agent | None:
+        """Who does it, with everything rendered; None where that failed."""
         run, node = self._run, self.node
-        policy = choice.policy
-        self.policy = policy.settled(run.recall(node.id), node.expected_s) if policy.is_open else policy
+        self.policy = policy = choice.policy
+        if policy.is_open:
+            self.policy = policy.settled(run.recall(node.id), node.expected_s)
         self.attempts_before = self._attempts
         try:
             agent = self._agent(choice)
         except TemplateError as error:
-            return Outcome(0, 0.0, failure=Failure(ErrorKind.TEMPLATE, str(error)))
+            self._book(Outcome(0, 0.0, failure=Failure(ErrorKind.TEMPLATE, str(error))))
+            return None
         self._billed = isinstance(agent, ModelAgent) and agent.billed
-        return await agent.perform(Task(node.id, run.governor, self, self.on_delta))
+        return agent
 
     def _book(self, outcome: Outcome) -> None:
         self._outcome = outcome

@@ -75,10 +75,11 @@ class Runner:
         self._waking = False
         self._going_on = False
         self._ended = asyncio.Event()
-        self._bug: BaseException | None = None
+        self._bug: Exception | None = None
 
     async def run(self) -> RunFinished:
         """Run to the end; the last event is returned as well as told."""
+        self._loop = asyncio.get_running_loop()
         self._tell_start()
         if (timeout_s := self._run.plan.timeout_s) is not None:
             self._later("timeout", timeout_s, partial(self._time_out, timeout_s))
@@ -186,8 +187,7 @@ class Runner:
                 self._opened(each)
         if (waited := now - ready_at) > SHORTEST_COUNTED_WAIT_S:
             life.waited("slot", waited)
-        task = self._tasks[number] = asyncio.get_running_loop().create_task(self._live(number, life))
-        task.add_done_callback(self._notice_bug)
+        self._tasks[number] = self._loop.create_task(self._live(number, life))
 
     async def _live(self, number: int, life: NodeLife) -> None:
         life.begun = True
@@ -210,17 +210,15 @@ class Runner:
                 del self._tasks[number]
         if life.let_go:
             return
-        if settled is None and life.node.barrier.progressive and life.unwanted is None:
-            self._run.emit(life.pass_finished())
-            self._schedule.rest(number, self._run.now())
-            self._go_on()
-        else:
-            self._settle(number, settled or self._end_of(life))
-
-    def _notice_bug(self, task: asyncio.Task[None]) -> None:
-        """An exception out of a task is ours: it ends the run."""
-        if not task.cancelled() and task.exception() is not None:
-            self._bug = task.exception()
+        try:
+            if settled is None and life.node.barrier.progressive and life.unwanted is None:
+                self._run.emit(life.pass_finished())
+                self._schedule.rest(number, self._run.now())
+                self._go_on()
+            else:
+                self._settle(number, settled or self._end_of(life))
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends the run, and not in silence
+            self._bug = error
             self._ended.set()
 
     @staticmethod
@@ -359,7 +357,7 @@ class Runner:
             return
         _LOG.warning("node %s does not stop although it was cancelled: it is left behind", life.node.id)
         life.let_go = True
-        self._tasks.pop(number).remove_done_callback(self._notice_bug)
+        del self._tasks[number]
         life.seat.leave()
         if life.unwanted is not None or self._stop_reason is not None:
             self._settle(number, self._cut_off(life))

@@ -29,6 +29,8 @@ IDLE_SLOTS_ONLY = (9, 0.0)
 class Turn:
     """Whoever calls: bounds, place in the queue, what is left of the time in all. It is told of its calls' life."""
 
+    __slots__ = ("allowance", "attempts_before", "doubtful", "hedges", "in_flight", "let_go", "policy", "seat")
+
     def __init__(self, policy: Policy, seat: Seat, allowance: Allowance = UNBOUNDED) -> None:
         self.policy = policy
         self.seat = seat

@@ -54,6 +54,8 @@ class Barrier:
 
     def scaled(self, factor: float) -> Barrier:
         """The same with every duration times *factor*."""
+        if not self.bounded:
+            return self
         timeout_s = None if self.timeout_s is None else self.timeout_s * factor
         deadline_s = None if self.deadline_s is None else self.deadline_s * factor
         return Barrier(timeout_s, deadline_s, self.wait_for, self.minimum, self.progressive, self.keeps)

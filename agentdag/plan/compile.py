@@ -296,9 +296,9 @@ def _timeout(*layers: TimeoutSpec | None) -> Timeout:
 
 
 def _barrier(spec: BarrierSpec | None) -> Barrier:
-    if spec is None:
+    if spec is None or spec.plain:
         return ALL
-    minimum = 0 if spec.plain else 1 if spec.min is None else spec.min
+    minimum = 1 if spec.min is None else spec.min
     keeps = spec.stragglers == "keep"
     return Barrier(spec.timeout, spec.deadline, spec.wait_for, minimum, spec.progressive, keeps)
 

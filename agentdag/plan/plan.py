@@ -13,7 +13,7 @@ from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.policy import Policy
-from agentdag.plan.barrier import Barrier
+from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.forecast import Forecast, forecast, makespan_s
 from agentdag.plan.graph import Graph
 from agentdag.plan.play import Rules
@@ -191,9 +191,9 @@ class Plan:
     @property
     def rules(self) -> Rules:
         """How a run of it proceeds, for forecasts."""
-        decide = self.wave_timeout_s is not None or any(not node.barrier.plain for node in self.nodes)
+        decide = self.wave_timeout_s is not None or any(node.barrier is not ALL for node in self.nodes)
         terms = (
-            [each._replace(counted=None) if each.barrier.plain else each for each in self.terms()] if decide else None
+            [each._replace(counted=None) if each.barrier is ALL else each for each in self.terms()] if decide else None
         )
         return Rules(self.concurrency, self.schedule, self.priorities, terms, self.wave_timeout_s)
 

@@ -31,7 +31,7 @@ class State(IntEnum):
 
 
 _LEGAL = {
-    State.WAITING: {State.OPEN, State.SETTLED},
+    State.WAITING: {State.OPEN, State.READY, State.SETTLED},
     State.OPEN: {State.READY, State.SETTLED},
     State.READY: {State.RUNNING, State.SETTLED},
     State.RUNNING: {State.RESTING, State.SETTLED},
@@ -134,7 +134,7 @@ class Schedule:
         self.fatal: dict[int, None] = {}
         """The required nodes that failed and that somebody could not do without, the first first."""
         for node, each in enumerate(terms):
-            if not each.barrier.plain:
+            if each.barrier is not ALL:
                 self._add_join(node, each)
         for node in graph.waves[0] if graph.waves else ():
             self._open(node, Reason.ALL)
@@ -341,7 +341,6 @@ class Schedule:
             seen = self._sight(node, reason)
             self._news.append(seen)
             self._leave_behind(node, seen.late)
-        self._move(node, State.OPEN)
         self._make_ready(node)
 
     def _sight(self, node: int, reason: Reason, late: frozenset[int] | None = None, number: int = 1) -> Opened:
@@ -415,7 +414,6 @@ class Schedule:
                 self._leave_behind(node, late)
         if state is State.WAITING:
             self._opened[node] = True
-            self._move(node, State.OPEN)
             self._make_ready(node)
         elif state is State.RESTING:
             if passes.complete:
@@ -431,7 +429,9 @@ class Schedule:
 
     def _make_ready(self, node: int) -> None:
         """*node* may run; in lock-step it still waits for its wave."""
-        if not self._lock_step or self._graph.wave_of[node] <= self._wave:
+        if self._lock_step and self._graph.wave_of[node] > self._wave:
+            self._move(node, State.OPEN)
+        else:
             self._move(node, State.READY)
             self._ready.append(node)
 
