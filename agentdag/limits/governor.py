@@ -132,7 +132,8 @@ class Governor:
                 turn.in_flight = True
                 if turn.policy.hedge is None:
                     answer = await self._ask(act, turn, lane, number)
-                    turn.allowance.spend(answer.latency_s)
+                    if turn.allowance is not UNBOUNDED:
+                        turn.allowance.spend(answer.latency_s)
                 else:
                     begun = time.monotonic()
                     answer = await _Race(self, act, turn, lane, number).run(turn.policy.hedge)

@@ -155,6 +155,8 @@ class Schedule:
     @property
     def wakes_at_s(self) -> float | None:
         """When `tick` is due, if nothing happens before."""
+        if not self._timers and self._wave_timeout_s is None:
+            return None
         while self._timers and self._state[self._timers[0][1]] is State.SETTLED:
             heapq.heappop(self._timers)
         ends = [self._timers[0][0]] if self._timers else []
@@ -273,9 +275,14 @@ class Schedule:
             self.fatal[node] = None
         if self._joins and not self._launched[node]:
             self._launch(node, now)
+        awaited, joins = self._awaited, self._joins
         for dependant in dependants:
-            self._awaited[dependant] -= 1
-            join = self._joins.get(dependant) if self._joins else None
+            awaited[dependant] -= 1
+            join = joins.get(dependant) if joins else None
+            if join is None and not blocks:  # by far the most
+                if not awaited[dependant] and self._state[dependant] is State.WAITING and not self._abandoned:
+                    self._open(dependant, Reason.ALL)
+                continue
             lenient = False
             if join is not None and node in self._counted[dependant]:
                 lenient = join.rule.lenient
@@ -287,8 +294,6 @@ class Schedule:
                 self._skip(dependant, node)
             elif join is not None:
                 self._consider(dependant, now)
-            elif not self._awaited[dependant] and self._state[dependant] is State.WAITING and not self._abandoned:
-                self._open(dependant, Reason.ALL)
 
     def _skip(self, node: int, absent: int) -> None:
         """*node* cannot run without *absent*."""
@@ -340,7 +345,8 @@ class Schedule:
         if len(self._needs(node)) > 1 or node in self._joins:
             seen = self._sight(node, reason)
             self._news.append(seen)
-            self._leave_behind(node, seen.late)
+            if seen.late:
+                self._leave_behind(node, seen.late)
         self._make_ready(node)
 
     def _sight(self, node: int, reason: Reason, late: frozenset[int] | None = None, number: int = 1) -> Opened:

@@ -93,6 +93,8 @@ class Board:
                 self._node_started(event)
             case NodeSettled():
                 self._node_settled(event)
+            case BarrierOpened():
+                self._tell(event.node, opened(event))
             case NodeProgress():
                 row = self.rows[event.node]
                 row.output_tokens, row.ttft_s, row.counting = event.output_tokens, event.ttft_s, True
@@ -101,8 +103,6 @@ class Board:
                 self._change(row, RETRYING, event.at)
                 row.error, row.counting = event.error, False
                 self._tell(event.node, f"again in {seconds(event.wait_s)}: {event.error.kind}")
-            case BarrierOpened():
-                self._tell(event.node, opened(event))
             case NodeHedged():
                 self._tell(event.node, f"hedged: {hedged(event)}")
             case NodeFallback():
