@@ -282,7 +282,8 @@ def foreseen(plan: Plan, inputs: Mapping[str, Any] | None = None, options: Optio
     options = options or Options()
     plan = planned(plan, options)
     names = {"id": _run_id(), "started": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    simulated = {str(node.model) for node in plan.nodes if options.simulate and node.simulated is not False}
+    played = (node for node in plan.nodes if options.simulate and node.simulated is not False)
+    simulated = {str(choice.model) for node in played for choice in node.choices}
 
     def cost(model: ModelRef, usage: Usage) -> Decimal | None:
         spec = plan.providers.get(model.provider) or ProviderSpec()

@@ -46,8 +46,12 @@ def _text(seen: Preview, *, terminal: bool) -> str:
     if seen.unpriced:
         told += f", without {', '.join(seen.unpriced)}: no price is known"
     lines.append(told)
-    lines.append("        low: what is expected; high: each retry spent, each answer as long as max_tokens allows,")
-    lines.append(f"        or {LONGEST_ANSWER} times as long as expected where the file does not say")
+    lines.append(
+        "        low: what is expected; high: each retry, hedge, fallback and pass spent, each answer as long as"
+    )
+    lines.append(
+        f"        max_tokens allows, or {LONGEST_ANSWER} times as long as expected where the file does not say"
+    )
     return "\n".join(lines)
 
 

@@ -107,10 +107,19 @@ def _step(
         Usage(own + sum(answers[name][most] for name in waits_for), answers[node.id][most], 0, estimated=True)
         for most in (0, 1)
     )
-    every = 1 + node.policy.retries
-    high = Usage((high.input_tokens or 0) * every, (high.output_tokens or 0) * every, 0, estimated=True)
-    low, high = (_priced(usage, work.model, cost) for usage in (low, high))
-    return Step(node, start_s, prompt, system, None, waits_for, None, low, high)
+    low = _priced(low, work.model, cost)
+    return Step(node, start_s, prompt, system, None, waits_for, None, low, _dearest(node, high, cost))
+
+
+def _dearest(node: PlanNode, each: Usage, cost: Cost) -> Usage:
+    """All calls that the node may make at the most, fallbacks and passes among them, as large as *each*."""
+    hedge = node.policy.hedge
+    calls = (1 + node.policy.retries) * (1 if hedge is None else 1 + hedge.most)
+    if node.barrier.progressive:
+        calls *= len(node.needs)
+    usage = Usage((each.input_tokens or 0) * calls, (each.output_tokens or 0) * calls, 0, estimated=True)
+    models = (choice.model for choice in node.choices)
+    return sum((_priced(usage, model, cost) for model in models if model is not None), NO_USAGE)
 
 
 def _rendered(template: Template, names: Mapping[str, Any]) -> str:

@@ -90,3 +90,32 @@ def test_arguments_of_functions_are_evaluated(plan: PlanOf) -> None:
 def test_inputs_are_as_due_as_for_a_run(plan: PlanOf) -> None:
     with pytest.raises(UsageError, match="`company` is required"):
         foreseen(plan(TWO), {})
+
+
+def test_the_high_cost_counts_all_that_may_be_asked(plan: PlanOf) -> None:
+    """Retries, hedges, passes, and each fallback at its own price."""
+    price = "prices: {input: 1, output: 10}"
+    text = (
+        """
+    providers: {dear: {type: openai, base_url: "http://127.0.0.1:1/v1", prices: {input: 1, output: 10}}, cheap: {type: openai, base_url: "http://127.0.0.1:1/v1", prices: {input: 0, output: 1}}}
+    nodes:
+      a: {prompt: hi, model: simulated/m}
+      b: {prompt: hi, model: simulated/m}
+      join:
+        needs: [a, b]
+        barrier: progressive
+        prompt: hi
+        model: dear/m
+        max_tokens: 1000
+        retry: 1
+        hedge: {after: 10s, max: 2}
+        fallback: [cheap/m]
+    """
+        % price
+    )
+    join = foreseen(plan(text)).steps[-1]
+    calls = 2 * 3 * 2
+    assert join.high.output_tokens == 2 * calls * 1000
+    tokens_in = Decimal(join.high.input_tokens or 0) / 2
+    assert join.high.cost_usd == (calls * 1000 * 11 + tokens_in) / 1_000_000
+    assert foreseen(plan(text), {}, Options(simulate=True)).high.cost_usd == 0
