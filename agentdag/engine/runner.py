@@ -14,6 +14,7 @@ from functools import partial
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.attempts import NodeLife, Run, Sight
+from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
     FAILURES,
@@ -26,7 +27,6 @@ from agentdag.events import (
     RunStatus,
     Status,
 )
-from agentdag.language.templates import TemplateError
 from agentdag.limits.deadlines import LET_GO_S
 from agentdag.limits.slots import Place, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, measured_path_s, remaining_s
@@ -433,7 +433,7 @@ class Runner:
     def _tell_end(self) -> RunFinished:
         run, plan = self._run, self._run.plan
         elapsed_s = run.now()
-        outputs, errors = self._outputs()
+        outputs, errors = outputs_of(self._run)
         status, code = self._verdict(errors)
         finished = RunFinished(
             run=run.id,
@@ -454,39 +454,9 @@ class Runner:
         return finished
 
     def _verdict(self, lost: Iterable[str]) -> tuple[RunStatus, int]:
-        """How the run ended; *lost* are the outputs that could not be rendered.
-
-        Joins may have done without a required node that failed; an output that is lost by it could not.
-        """
+        """How the run ended; *lost* are the outputs that could not be rendered."""
         if self._signal is not None:
             return RunStatus.INTERRUPTED, 128 + self._signal
-        plan = self._run.plan
-        read = {
-            read.path[0]
-            for name in lost
-            for _, template in plan.outputs[name].leaves
-            for read in template.reads
-            if read.root == "nodes" and read.path
-        }
-        failed = {node.id for node in plan.nodes if not node.optional and self._run.settled[node.id].status in FAILURES}
-        if self._timed_out or self._schedule.fatal or not failed.isdisjoint(read):
+        if self._timed_out or self._schedule.fatal or is_lost_by_failure(self._run, lost):
             return RunStatus.FAILED, Exit.FAILED
         return RunStatus.SUCCEEDED, Exit.SUCCEEDED
-
-    def _outputs(self) -> tuple[dict[str, object], dict[str, str]]:
-        """What the run gives: `outputs`, or the answers of the nodes that nobody needs."""
-        plan = self._run.plan
-        outputs: dict[str, object] = {}
-        errors: dict[str, str] = {}
-        names = self._run.output_names() if plan.outputs else {}
-        for name, template in plan.outputs.items():
-            try:
-                outputs[name] = template.evaluate(names)
-            except TemplateError as error:
-                outputs[name], errors[name] = None, self._run.redact(str(error))
-        if not plan.outputs:
-            for number, node in enumerate(plan.nodes):
-                if not plan.graph.dependants[number]:
-                    view = self._run.view(node.id)
-                    outputs[node.id] = view.get("output")
-        return outputs, errors

@@ -94,9 +94,7 @@ def test_inputs_are_as_due_as_for_a_run(plan: PlanOf) -> None:
 
 def test_the_high_cost_counts_all_that_may_be_asked(plan: PlanOf) -> None:
     """Retries, hedges, passes, and each fallback at its own price."""
-    price = "prices: {input: 1, output: 10}"
-    text = (
-        """
+    text = """
     providers: {dear: {type: openai, base_url: "http://127.0.0.1:1/v1", prices: {input: 1, output: 10}}, cheap: {type: openai, base_url: "http://127.0.0.1:1/v1", prices: {input: 0, output: 1}}}
     nodes:
       a: {prompt: hi, model: simulated/m}
@@ -111,8 +109,6 @@ def test_the_high_cost_counts_all_that_may_be_asked(plan: PlanOf) -> None:
         hedge: {after: 10s, max: 2}
         fallback: [cheap/m]
     """
-        % price
-    )
     join = foreseen(plan(text)).steps[-1]
     calls = 2 * 3 * 2
     assert join.high.output_tokens == 2 * calls * 1000
