@@ -29,13 +29,7 @@ def outputs_of(run: Run) -> tuple[dict[str, object], dict[str, str]]:
 
 def is_lost_by_failure(run: Run, lost: Iterable[str]) -> bool:
     """Whether a *lost* output reads a required node that failed: joins did without it, the output could not."""
-    read = {
-        read.path[0]
-        for name in lost
-        for _, template in run.plan.outputs[name].leaves
-        for read in template.reads
-        if read.root == "nodes" and read.path
-    }
+    read = frozenset[str]().union(*(run.plan.outputs[name].nodes for name in lost))
     return any(
         node.id in read and not node.optional and run.settled[node.id].status in FAILURES for node in run.plan.nodes
     )

@@ -221,14 +221,11 @@ class Runner:
             self._bug = error
             self._ended.set()
 
-    @staticmethod
-    def _end_of(life: NodeLife) -> NodeSettled:
+    def _end_of(self, life: NodeLife) -> NodeSettled:
         """How a node ends by what its work came to; what nobody wants any more is late, unless it is there."""
         settled = life.settled()
         there = settled.status is Status.SUCCEEDED and not life.node.barrier.progressive
-        if life.unwanted is not None and not there:
-            return life.cut_off(Status.LATE, life.unwanted)
-        return settled
+        return settled if life.unwanted is None or there else self._cut_off(life)
 
     def _settle(self, number: int, settled: NodeSettled) -> None:
         self._record(number, settled)
@@ -238,15 +235,9 @@ class Runner:
     def _rested(self, number: int, *, complete: bool) -> None:
         """A progressive join runs no more."""
         life = self._lives[number]
-        if life.unwanted is not None:
-            settled = life.cut_off(Status.LATE, life.unwanted)
-        elif complete or self._stop_reason is None:
-            settled = life.settled()
-        else:
-            settled = life.cut_off(Status.CANCELLED, self._stop_reason)
+        ends = life.unwanted is None and (complete or self._stop_reason is None)
         self._leave_queue_of(number)
-        self._record(number, settled)
-        self._schedule.settle(number, settled.status, self._run.now())
+        self._settle(number, life.settled() if ends else self._cut_off(life))
 
     def _opened(self, seen: Opened) -> None:
         """Keep what a join sees, and tell of it."""

@@ -405,6 +405,12 @@ class ValueTemplate:
 
         return cls(build(value, ()), tuple(leaves))
 
+    @property
+    def nodes(self) -> frozenset[str]:
+        """The nodes that it reads."""
+        reads = (read for _, template in self.leaves for read in template.reads)
+        return frozenset(read.path[0] for read in reads if read.root == "nodes" and read.path)
+
     def evaluate(self, names: Mapping[str, Any]) -> Any:
         """The value with each template replaced by what it gives; raises TemplateError."""
         return _evaluate(self.value, names)

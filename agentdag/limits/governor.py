@@ -140,11 +140,11 @@ class Governor:
                     turn.allowance.spend(time.monotonic() - begun)
                 turn.in_flight = False
                 call.latency_s, call.result, call.failure = answer.latency_s, answer.result, answer.failure
+                turn.doubtful |= answer.failure is not None and answer.failure.billed != "no"
                 call.doubtful = turn.doubtful
                 if answer.failure is None:
                     self.retries.succeeded()
                     return call
-                call.doubtful = turn.doubtful = turn.doubtful or answer.failure.billed != "no"
                 wait_s = self._give_up_or_wait_s(call, answer.failure, lane, turn)
                 if wait_s is None:
                     return call

@@ -104,9 +104,7 @@ class Linter:
 
     def _unread_nodes(self, awaited: AbstractSet[str]) -> None:
         """Prompts whose answers are paid for and dropped; those in *awaited* are told of already."""
-        read = {name for node in self.plan.nodes for name in node.reads()}
-        for template in self._output_templates():
-            read |= {each.path[0] for each in template.reads if each.root == "nodes" and each.path}
+        read = {name for node in self.plan.nodes for name in node.reads()} | self.plan.wanted()
         for number, node in enumerate(self.plan.nodes):
             is_output = not self.spec.outputs and not self.plan.graph.dependants[number]
             if node.id in read or node.id in awaited or is_output or not isinstance(node.work, PromptWork):

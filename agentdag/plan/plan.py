@@ -175,8 +175,7 @@ class Plan:
 
     def wanted(self) -> frozenset[str]:
         """The nodes that `outputs` read."""
-        reads = (read for value in self.outputs.values() for _, template in value.leaves for read in template.reads)
-        return frozenset(read.path[0] for read in reads if read.root == "nodes" and read.path)
+        return frozenset[str]().union(*(value.nodes for value in self.outputs.values()))
 
     @property
     def durations_s(self) -> Sequence[float]:

@@ -116,7 +116,7 @@ def _barrier(node: PlanNode) -> Any:
             "deadline": _duration(rule.deadline_s),
             "wait_for": rule.wait_for,
             "progressive": rule.progressive or None,
-            "min": None if rule.plain else rule.minimum,
+            "min": rule.minimum,
             "stragglers": "keep" if rule.keeps else "cancel",
         }
     )
