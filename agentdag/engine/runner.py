@@ -416,7 +416,8 @@ class Runner:
 
     def _tell_progress(self) -> None:
         run, slots = self._run, self._slots
-        places = Counter(self._lives[number].seat.place for number in self._tasks)
+        idle = (life for number in self._tasks if not (life := self._lives[number]).in_flight)
+        places = Counter(life.seat.place for life in idle)
         waiting = {"slot": len(self._queued) + places[Place.WAITING], "retry": places[Place.AWAY]}
         run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)

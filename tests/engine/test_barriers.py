@@ -12,7 +12,7 @@ from virtual import run_virtually
 
 import agentdag
 from agentdag import ErrorKind, NodeSettled, NodeStarted, Options, RunResult, RunStatus, Status
-from agentdag.events import BarrierOpened, PassFinished, Reason
+from agentdag.events import BarrierOpened, PassFinished, Reason, RunProgress
 from agentdag.plan.plan import Plan
 from agentdag.session import Session
 
@@ -653,3 +653,13 @@ def test_a_second_interrupt_waits_for_nobody(plan: Compile, tmp_path: Path) -> N
     result = run_virtually(main())
     assert (result.exit_code, result.nodes["s"].status) == (130, Status.CANCELLED)
     assert result.elapsed_s < 1.5
+
+
+def test_a_hedge_that_is_out_alone_is_no_wait_for_a_retry(plan: Compile, tmp_path: Path) -> None:
+    """The first call gave its slot back at 10 s; until 12 s only its hedge is out."""
+    module(tmp_path, "slow_twice", "import asyncio\nasync def hang(): await asyncio.sleep(100)\n")
+    text = "nodes: {a: {call: 'slow_twice:hang', idempotent: true, timeout: 10s, hedge: {after: 2s}}}"
+    recorder = Recorder()
+    ran(plan(text), recorder)
+    told = {round(event.at): (event.in_flight, event.waiting["retry"]) for event in recorder.of(RunProgress)}
+    assert (told[9], told[11]) == ((2, 0), (1, 0))
