@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RetryableError,
         Span,
         SpecError,
+        StoreError,
         UsageError,
         call_error,
     )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         BarrierOpened,
         Event,
         NodeProgress,
+        NodeResumed,
         NodeRetrying,
         NodeSettled,
         NodeStarted,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     )
     from agentdag.plan.plan import Plan
     from agentdag.providers.settings import Settings
-    from agentdag.session import Options, RunResult, arun, load, run
+    from agentdag.session import Options, RunResult, aresume, arun, load, resume, run
 
 _HOMES = ("calls", "errors", "events", "plan.plan", "providers.settings", "session")
 """The modules that the names below come from, cheapest first."""
@@ -62,6 +64,7 @@ __all__ = [
     "FinalError",
     "Finding",
     "NodeProgress",
+    "NodeResumed",
     "NodeRetrying",
     "NodeSettled",
     "NodeStarted",
@@ -84,13 +87,16 @@ __all__ = [
     "Span",
     "SpecError",
     "Status",
+    "StoreError",
     "Usage",
     "UsageError",
     "__version__",
+    "aresume",
     "arun",
     "call_error",
     "event_json",
     "load",
+    "resume",
     "run",
 ]
 

@@ -4,7 +4,9 @@ A class says what the caller should do; attributes say what happened.
 
     AgentdagError
     ├── SpecError          mend the pipeline's file: `.findings` says where
-    ├── UsageError         mend the invocation: an input, an option, a missing key
+    ├── MendableError      `.hint` says how
+    │   ├── UsageError       mend the invocation: an input, an option, a missing key
+    │   └── StoreError       mend the store: its folder, its disk, or who else uses it
     └── CallError          one attempt of one node failed: `.failure` says how
         ├── RetryableError   the same call may succeed later
         └── FinalError       the same call would fail again
@@ -53,6 +55,7 @@ class ErrorKind(Word):
     TEMPLATE = "template", "A template failed on the data of this run, such as a missing output that it reads."
     FUNCTION = "function", "A Python function raised, or returned what JSON cannot hold. Retried only if `on` names it."
     BARRIER = "barrier", "Too few of the node's dependencies succeeded, or in time, for its `barrier` to open."
+    UPSTREAM = "upstream", "What the node was to take from an earlier run is not on record."
     INTERNAL = "internal", "A bug in agentdag or in an extension; the run's other nodes are not touched."
 
 
@@ -123,13 +126,21 @@ class SpecError(AgentdagError):
         super().__init__(f"{place}: {first.message}{more}")
 
 
-class UsageError(AgentdagError):
-    """The invocation is wrong: an input, an option, or the environment."""
+class MendableError(AgentdagError):
+    """Something around the run is wrong; `hint` says the mend, where it is known."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message}\n  hint: {hint}")
         self.message = message
         self.hint = hint
+
+
+class UsageError(MendableError):
+    """The invocation is wrong: an input, an option, or the environment."""
+
+
+class StoreError(MendableError):
+    """The store cannot be read or written: its folder, its disk, or who else uses it."""
 
 
 class CallError(AgentdagError):

@@ -10,11 +10,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, get_args
 
 from agentdag.calls import Usage
-from agentdag.errors import Failure, Word
+from agentdag.errors import ErrorKind, Failure, Word
 
 _LOG = logging.getLogger("agentdag")
 
@@ -71,6 +72,7 @@ class Exit(IntEnum):
     SUCCEEDED = 0, "The run succeeded; the pipelines are valid."
     FAILED = 1, "The run ran and failed: a required node did not succeed, or its output could not be written."
     USAGE = 2, "Wrong usage or an invalid pipeline (with `validate --strict`: or a warning); no call was made."
+    STORE = 4, "The store could not be opened or written, or another process runs that run; nothing more was begun."
     INTERRUPTED = 130, "Ctrl-C (SIGINT) stopped the run; what had finished is printed."
     TERMINATED = 143, "SIGTERM stopped the run; what had finished is printed."
 
@@ -108,6 +110,18 @@ class BarrierOpened:
     late: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     pass_number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResumed:
+    """In a run that goes on, whether what is there of a node is `kept` or its work is done (again), and why."""
+
+    type: ClassVar = "node.resumed"
+    run: str
+    at: float
+    node: str
+    kept: bool
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +236,9 @@ class NodeSettled:
     waits: Mapping[str, float]
     ttft_s: float | None = None
     cached: bool = False
+    """Whether the answer came out of the cache: nobody was asked, and nothing was paid."""
+    kept: bool = False
+    """Whether it is the answer to the same request in an earlier life of this run, or in the run before."""
     finish_reason: str | None = None
     """Why the model stopped, in its provider's word; `length` and `max_tokens` say that it was cut."""
     fallback: int = 0
@@ -274,6 +291,7 @@ class RunFinished:
 Event = (
     RunStarted
     | BarrierOpened
+    | NodeResumed
     | NodeStarted
     | NodeProgress
     | NodeWaiting
@@ -302,6 +320,10 @@ class Observers:
     def __init__(self, observers: tuple[Observer, ...]) -> None:
         self._observers = list(observers)
         self.dropped: list[tuple[Observer, Exception]] = []
+
+    def add(self, *observers: Observer) -> None:
+        """Tell these as well, from now on."""
+        self._observers += observers
 
     def __call__(self, event: Event, /) -> None:
         for observer in self._observers:
@@ -335,15 +357,56 @@ def failure_json(failure: Failure) -> dict[str, Any]:
 _PLAIN: dict[type, Callable[[Any], Any]] = {Usage: usage_json, Failure: failure_json}
 
 
-def event_json(event: Event) -> str:
-    """*event* as one line of JSON, safe for any output: lone surrogates are escaped."""
+def event_json(event: Event, *, exact: bool = False) -> str:
+    """*event* as one line of JSON, safe for any output: lone surrogates are escaped.
+
+    Seconds are told to the microsecond, unless *exact* is asked for.
+    """
     plain: dict[str, Any] = {"type": event.type}
     for name in event.__slots__:
         value = getattr(event, name)
-        plain[name] = _PLAIN[type(value)](value) if type(value) in _PLAIN else _rounded(value)
+        plain[name] = _PLAIN[type(value)](value) if type(value) in _PLAIN else value if exact else _rounded(value)
     if isinstance(event, NodeSettled) and event.status is not Status.SUCCEEDED and event.output is None:
         del plain["output"]
     return json.dumps(plain)
+
+
+def event_from(text: str) -> Event:
+    """The event that `event_json` wrote as *text*. Raises ValueError, KeyError or TypeError where it is none."""
+    plain = json.loads(text)
+    kind = _TYPES[plain.pop("type")]
+    for name, read in _READ.items():
+        if plain.get(name) is not None:
+            plain[name] = read(plain[name])
+    if kind is NodeSettled:
+        plain.setdefault("output", None)
+        plain["status"] = Status(plain["status"])
+    elif kind is RunFinished:
+        plain["status"] = RunStatus(plain["status"])
+        plain["nodes"] = {Status(name): number for name, number in plain["nodes"].items()}
+    elif kind is BarrierOpened:
+        plain["reason"] = Reason(plain["reason"])
+    event: Event = kind(**plain)
+    return event
+
+
+def _usage_from(plain: dict[str, Any]) -> Usage:
+    cost = plain.get("cost_usd")
+    return Usage(**{**plain, "cost_usd": None if cost is None else Decimal(cost)})
+
+
+def _failure_from(plain: dict[str, Any]) -> Failure:
+    return Failure(**{**plain, "kind": ErrorKind(plain["kind"])})
+
+
+_TYPES: dict[str, Any] = {kind.type: kind for kind in get_args(Event)}
+_READ: dict[str, Callable[[Any], Any]] = {
+    "usage": _usage_from,
+    "error": _failure_from,
+    "fallback_error": _failure_from,
+    **dict.fromkeys(("arrived", "missing", "late", "pending"), tuple),
+}
+"""The fields that JSON does not hold as they are."""
 
 
 def _rounded(value: Any) -> Any:

@@ -19,9 +19,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from agentdag.agents.code import code_of
 from agentdag.agents.function import check_arguments, load_function
 from agentdag.calls import Provider, Usage
-from agentdag.engine.attempts import Run
+from agentdag.engine.reuse import Reuse
+from agentdag.engine.run import Run
 from agentdag.engine.runner import AT_ONCE_S, Runner
 from agentdag.errors import SpecError, UsageError
 from agentdag.events import NodeSettled, Observer, Observers, RunFinished, RunStatus
@@ -29,14 +31,19 @@ from agentdag.language.spec import ProviderSpec
 from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Recall, RetryBudget, no_past
 from agentdag.limits.slots import Slots
-from agentdag.plan.compile import Compiled, compile_file
+from agentdag.plan.compile import Compiled, compile_file, compile_text
 from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode, function_name
 from agentdag.plan.preview import Preview, preview
-from agentdag.plan.values import resolve_inputs
+from agentdag.plan.select import selected
+from agentdag.plan.values import FileText, resolve_inputs
 from agentdag.providers import prices, registry
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
+from agentdag.store.fold import RunRecord
+from agentdag.store.history import History, Pace
+from agentdag.store.keeper import Keeper, key_of
+from agentdag.store.log import Identity
 
 T = TypeVar("T")
 _LOG = logging.getLogger("agentdag")
@@ -47,7 +54,10 @@ class Options:
     """How a run differs from what its file says; None leaves the file's word.
 
     With *simulate* the built-in simulator answers for everything that would leave the machine, every
-    duration in the file times *time_scale*. *seed* makes the simulator's chance repeatable.
+    duration in the file times *time_scale*. *seed* makes the simulator's chance repeatable. *select* names the nodes
+    to run (`a`, `+a`, `a+`); what they read besides is taken from earlier runs. With *cache* every node's answer is
+    looked up among those of earlier runs. *repeat* names nodes that run whatever is there of them in a run that goes
+    on, *skip* those that do not run any more.
     """
 
     concurrency: int | None = None
@@ -56,6 +66,15 @@ class Options:
     time_scale: float = 1.0
     seed: int = 0
     stream: bool = False
+    cache: bool = False
+    select: tuple[str, ...] = ()
+    repeat: frozenset[str] = frozenset()
+    skip: frozenset[str] = frozenset()
+
+    @property
+    def real(self) -> bool:
+        """Whether its latencies tell anything of later runs."""
+        return not self.simulate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -98,7 +117,8 @@ def load(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Plan:
 class Session:
     """One run of *plan*. Raises UsageError where inputs, keys or functions are missing, before any call.
 
-    *recall* tells what is recorded of a node's past, which `timeout: auto` and `hedge: {after: p95}` go by.
+    With a *keeper* the run is written to its store, and goes by what is recorded there; or it is the run that the
+    keeper has on record, and goes on.
     """
 
     def __init__(
@@ -109,15 +129,18 @@ class Session:
         options: Options | None = None,
         observers: tuple[Observer, ...] = (),
         environment: Mapping[str, str] | None = None,
-        recall: Recall = no_past,
+        keeper: Keeper | None = None,
     ) -> None:
         options = options or Options()
         self._began = time.monotonic()
         self.options = options
+        plan, self._borrowed = selected(plan, options.select) if options.select else (plan, frozenset[str]())
+        plan, self.recall = recalled(plan, keeper, options)
         self.plan = planned(plan, options)
         self.observers = Observers(observers)
-        self.id = _run_id()
-        self._recall = recall
+        self._keeper = keeper
+        self._record = None if keeper is None else keeper.record
+        self.id = _run_id() if self._record is None else self._record.id
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._inputs = resolve_inputs(self.plan, inputs or {})
@@ -147,6 +170,11 @@ class Session:
             self._runner.interrupt(signal)
 
     @property
+    def store(self) -> Path | None:
+        """Where the run is kept, if it is."""
+        return None if self._keeper is None else self._keeper.folder
+
+    @property
     def interrupts(self) -> int:
         """How often the run was asked to stop."""
         return len(self._signals)
@@ -157,6 +185,7 @@ class Session:
 
     async def _run(self, providers: Mapping[str, Provider], began: float) -> RunResult:
         slots = Slots(self.plan.concurrency, wake=self._wake)
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
         run = Run(
             id=self.id,
             plan=self.plan,
@@ -168,15 +197,58 @@ class Session:
             emit=self.observers,
             redact=self._secrets.redact,
             now=_clock(),
-            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            started=started if self._record is None else self._record.started,
             stream=self.options.stream,
-            recall=self._recall,
+            recall=self.recall,
+            codes={name: code_of(function) for name, function in self._functions.items()} if self._keeper else {},
         )
-        runner = self._runner = Runner(run, slots, startup_s=time.monotonic() - began)
-        for signal in self._signals:  # came while providers were made
-            asyncio.get_running_loop().call_soon(runner.interrupt, signal)
-        finished = await runner.run()
+        try:
+            if self._keeper is not None:
+                self._keep(run, self._keeper)
+            runner = self._runner = Runner(run, slots, startup_s=time.monotonic() - began)
+            if run.log is not None:
+                run.log.journal.on_broken = runner.store_broke
+            for signal in self._signals:  # came while providers were made
+                asyncio.get_running_loop().call_soon(runner.interrupt, signal)
+            finished = await runner.run()
+        finally:
+            if self._keeper is not None:
+                self._keeper.end()
         return _result(finished, run.settled)
+
+    def _keep(self, run: Run, keeper: Keeper) -> None:
+        """Write the run to its store, and take from there what is there already."""
+        options = self.options
+        said = {
+            "concurrency": options.concurrency,
+            "schedule": options.schedule,
+            "simulate": options.simulate,
+            "time_scale": options.time_scale,
+            "seed": options.seed,
+            "cache": options.cache,
+            "select": list(options.select),
+            "allowed": [str(folder.resolve()) for folder in self.plan.allowed],
+            "path": str(self.plan.path if str(self.plan.path) == "-" else self.plan.path.resolve()),
+            "folder": str(Path.cwd()),
+        }
+        identity = Identity(
+            id=run.id,
+            pipeline=keeper.pipeline,
+            started=run.started,
+            text=self.plan.source,
+            inputs=self._inputs,
+            options=said,
+        )
+        run.log = keeper.begin(identity, self._secrets.redact_json, simulated=not options.real)
+        run.reuse = Reuse(
+            self.plan,
+            self._record,
+            keeper.history,
+            borrowed=self._borrowed,
+            repeat=options.repeat,
+            skip=options.skip,
+            cache=options.cache,
+        )
 
     def _make_providers(self, providers: dict[str, Provider], http: SharedHttp) -> None:
         """Fill in every provider that is asked; raises UsageError that names all that cannot be made."""
@@ -220,9 +292,15 @@ async def arun(
     *,
     options: Options | None = None,
     observers: tuple[Observer, ...] = (),
+    store: str | Path | None = None,
 ) -> RunResult:
-    """Run *plan* and return its result; a failed run is a result too. Raises UsageError before any call."""
-    return await Session(plan, inputs, options=options, observers=observers).run()
+    """Run *plan* and return its result; a failed run is a result too.
+
+    With *store*, a folder, the run is recorded there as the command line records it. Raises UsageError, or StoreError
+    where the store cannot be written, before any call.
+    """
+    keeper = None if store is None else keeper_of(plan, Path(store))
+    return await Session(plan, inputs, options=options, observers=observers, keeper=keeper).run()
 
 
 def run(
@@ -231,13 +309,109 @@ def run(
     *,
     options: Options | None = None,
     observers: tuple[Observer, ...] = (),
+    store: str | Path | None = None,
 ) -> RunResult:
     """As `arun`, for code that has no event loop of its own."""
+    return _outside_a_loop("run", lambda: arun(plan, inputs, options=options, observers=observers, store=store))
+
+
+async def aresume(
+    run: str, *, store: str | Path, options: Options | None = None, observers: tuple[Observer, ...] = ()
+) -> RunResult:
+    """Go on with the *run* that *store* has on record: what was answered is kept, the rest is run.
+
+    Its pipeline is read anew; *options* are the run's own where None. Raises StoreError where there is no such run.
+    """
+    taken = take_up(Path(store), run)
+    options = options or taken.options
+    keeper = keeper_of(taken.plan, Path(store), taken.record)
+    return await Session(taken.plan, taken.inputs, options=options, observers=observers, keeper=keeper).run()
+
+
+def resume(
+    run: str, *, store: str | Path, options: Options | None = None, observers: tuple[Observer, ...] = ()
+) -> RunResult:
+    """As `aresume`, for code that has no event loop of its own."""
+    return _outside_a_loop("resume", lambda: aresume(run, store=store, options=options, observers=observers))
+
+
+def _outside_a_loop(name: str, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return run_loop(arun(plan, inputs, options=options, observers=observers))
-    raise UsageError("agentdag.run() cannot be called from async code", hint="write `await agentdag.arun(...)`")
+        return run_loop(main())
+    raise UsageError(f"agentdag.{name}() cannot be called from async code", hint=f"write `await agentdag.a{name}(...)`")
+
+
+def keeper_of(plan: Plan, folder: Path, record: RunRecord | None = None) -> Keeper:
+    """The store in *folder*, for a run of *plan*, or to go on with *record*; StoreError where it cannot be written."""
+    return Keeper(folder, key_of(folder, plan.path, plan.name), record)
+
+
+def recalled(plan: Plan, keeper: Keeper | None, options: Options) -> tuple[Plan, Recall]:
+    """*plan* with the durations that are recorded of its nodes, and what is recorded of their past.
+
+    A simulated run goes by its file alone.
+    """
+    if keeper is None or not options.real:
+        return plan, no_past
+    paces = keeper.history.paces(keeper.pipeline)
+    pasts = {node: pace.past for node, pace in paces.items()}
+    return lasting(plan, paces), pasts.get
+
+
+def lasting(plan: Plan, paces: Mapping[str, Pace]) -> Plan:
+    """*plan* if each node takes as long as half of the times before."""
+    return plan.lasting({node: pace.p50_s for node, pace in paces.items() if pace.p50_s is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenUp:
+    """A run that is to go on: its pipeline as it is now, and what it was given."""
+
+    record: RunRecord
+    plan: Plan
+    inputs: Mapping[str, Any]
+    options: Options
+
+
+def take_up(folder: Path, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenUp:
+    """The *run* in the store *folder*, with its pipeline read anew, or as it was where the file is gone.
+
+    Raises StoreError where there is no such run, SpecError where the pipeline is not valid any more.
+    """
+    history = History(folder)
+    try:
+        record = history.record(run)
+    finally:
+        history.close()
+    said = record.options
+    path = Path(said["path"])
+    allowed = (*(Path(each) for each in said["allowed"]), *allowed)
+    types = registry.provider_types()
+    if path.is_file():
+        compiled = compile_file(path, provider_types=types, allowed=allowed)
+    else:
+        compiled = compile_text(record.text, path, provider_types=types, allowed=allowed)
+    if compiled.plan is None:
+        raise SpecError(compiled.findings)
+    options = Options(
+        concurrency=said["concurrency"],
+        schedule=said["schedule"],
+        simulate=said["simulate"],
+        time_scale=said["time_scale"],
+        seed=said["seed"],
+        cache=said["cache"],
+        select=tuple(said["select"]),
+    )
+    inputs = {name: _as_given(compiled.plan, name, value) for name, value in record.inputs.items()}
+    return TakenUp(record=record, plan=compiled.plan, inputs=inputs, options=options)
+
+
+def _as_given(plan: Plan, name: str, value: Any) -> Any:
+    """The recorded *value* of an input: of a file, its text."""
+    spec = plan.inputs.get(name)
+    return FileText(value) if spec is not None and spec.type == "file" and isinstance(value, str) else value
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

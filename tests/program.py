@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 AGENTDAG = [sys.executable, "-m", "agentdag.cli"]
+_STORE = tempfile.TemporaryDirectory(prefix="agentdag-tests-")
 FAST = ["--simulate", "--time-scale", "0.001"]
 
 
 def agentdag(
     *arguments: str, cwd: Path | None = None, stdin: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     return subprocess.run(
         [*AGENTDAG, *arguments],
-        capture_output=True, text=True, cwd=cwd, input=stdin, env={**env, **environment}, timeout=60, check=False,
+        capture_output=True, text=True, cwd=cwd, input=stdin, env=keyless(**environment), timeout=60, check=False,
     )  # fmt: skip
+
+
+def keyless(**more: str) -> dict[str, str]:
+    """An environment without keys; runs are kept where no other test looks, unless *more* says otherwise."""
+    env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
+    return {**env, "AGENTDAG_STORE": _STORE.name, **more}

@@ -53,3 +53,17 @@ def _typed() -> Iterator[Path]:
     except ValueError:  # a quote is still open
         words = line.split()
     return (Path(word) for word in words if word.endswith((".yaml", ".yml")) and Path(word).is_file())
+
+
+def run_ids(incomplete: str) -> Iterator[str]:
+    """The newest runs of the stores around."""
+    from agentdag.store.history import History
+    from agentdag.store.keeper import stores_around
+
+    for folder in stores_around(None, os.environ, Path()):
+        try:
+            history = History(folder)
+            yield from (line.id for line in history.runs(limit=20) if line.id.startswith(incomplete))
+            history.close()
+        except AgentdagError:
+            continue

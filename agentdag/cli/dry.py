@@ -42,7 +42,7 @@ def _text(seen: Preview, *, terminal: bool) -> str:
     lines.append(f"tokens  about {low.input_tokens:,} in, {low.output_tokens:,} out")
     if not high.cost_usd and not seen.unpriced:
         return "\n".join([*lines, "cost    nothing"])
-    told = f"cost    {_money(low.cost_usd)} to {_money(high.cost_usd)}"
+    told = f"cost    {money(low.cost_usd)} to {money(high.cost_usd)}"
     if seen.unpriced:
         told += f", without {', '.join(seen.unpriced)}: no price is known"
     lines.append(told)
@@ -63,7 +63,7 @@ def _step_lines(step: Step, *, terminal: bool) -> Iterator[str]:
         about.append(inert(str(node.model)))
         if step.error is None:
             about.append(f"about {step.low.input_tokens:,} tokens in, {step.low.output_tokens:,} out")
-            about.append(f"{_money(step.low.cost_usd)} to {_money(step.high.cost_usd)}")
+            about.append(f"{money(step.low.cost_usd)} to {money(step.high.cost_usd)}")
     yield f"{node.id}: {', '.join(about)}"
     if step.error is not None:
         yield f"  would fail: {inert(step.error)}"
@@ -88,7 +88,7 @@ def _quoted(title: str, text: str, *, terminal: bool) -> Iterator[str]:
         yield f"    ... {count(len(lines) - len(shown), 'more line')}"
 
 
-def _money(cost: Decimal | None) -> str:
+def money(cost: Decimal | None) -> str:
     """Dollars to the cent; below one dollar, two digits that say something."""
     if cost is None:
         return "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,10 @@ from agentdag.events import Exit
 from agentdag.language.findings import did_you_mean
 from agentdag.language.scalars import DURATION_FORMS, duration_s
 from agentdag.plan.plan import Plan
-from agentdag.session import Options, compile_pipeline, planned
+from agentdag.session import Options, compile_pipeline, lasting, planned
+from agentdag.store.history import History
+from agentdag.store.keeper import key_of, store_of
+from agentdag.store.schema import FILE
 from agentdag.views.lines import writer
 from agentdag.views.words import speaks
 
@@ -30,6 +34,8 @@ class GraphArguments:
     sensitivity: bool
     color: str
     allowed: tuple[Path, ...]
+    store: Path | None
+    no_store: bool
 
 
 def show_graph(arguments: GraphArguments) -> int:
@@ -38,12 +44,24 @@ def show_graph(arguments: GraphArguments) -> int:
     report(compiled.findings, arguments.color)
     if compiled.plan is None:
         return Exit.USAGE
-    plan = planned(compiled.plan, arguments.options)
+    plan = planned(compiled.plan if arguments.no_store else _with_history(compiled.plan, arguments), arguments.options)
     changes = _changes(arguments.what_if, plan)
     if (changes or arguments.sensitivity) and arguments.format not in {"text", "json"}:
         raise UsageError("--what-if and --sensitivity are for --format text and json")
     writer(sys.stdout)(_drawn(arguments, plan, changes) + "\n")
     return Exit.SUCCEEDED
+
+
+def _with_history(plan: Plan, arguments: GraphArguments) -> Plan:
+    """*plan* with the durations that are recorded of its nodes, if any are."""
+    folder = store_of(plan.path, arguments.store, os.environ)
+    if not (folder / FILE).is_file():
+        return plan
+    history = History(folder)
+    try:
+        return lasting(plan, history.paces(key_of(folder, plan.path, plan.name)))
+    finally:
+        history.close()
 
 
 def _drawn(arguments: GraphArguments, plan: Plan, changes: Mapping[str, float]) -> str:

@@ -9,13 +9,35 @@ import gc
 import os
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from agentdag.cli.complete import explained_words, input_values, node_durations
+from agentdag.cli.complete import explained_words, node_durations
+from agentdag.cli.options import (
+    AllowPath,
+    Cache,
+    Color,
+    ColorOption,
+    Concurrency,
+    Debug,
+    FindingFormat,
+    GraphFormat,
+    HistoryFormat,
+    HistoryOutput,
+    Inputs,
+    InputsFile,
+    NoStore,
+    OutputFile,
+    OutputFormat,
+    Pipeline,
+    Quiet,
+    Run,
+    RunFormat,
+    ScheduleOption,
+    Store,
+)
 
 STARTED = time.monotonic()
 GARBAGE_EVERY = 200_000
@@ -30,62 +52,11 @@ app = typer.Typer(
 )
 
 
-class Color(StrEnum):
-    auto = "auto"
-    always = "always"
-    never = "never"
-
-
-class RunFormat(StrEnum):
-    auto = "auto"
-    table = "table"
-    plain = "plain"
-    json = "json"
-
-
-class FindingFormat(StrEnum):
-    text = "text"
-    json = "json"
-    github = "github"
-    sarif = "sarif"
-    junit = "junit"
-
-
-class ScheduleName(StrEnum):
-    eager = "eager"
-    waves = "waves"
-
-
-Pipeline = Annotated[Path, typer.Argument(metavar="PIPELINE", help="The pipeline's YAML file, or - for stdin.")]
-AllowPath = Annotated[
-    list[Path] | None,
-    typer.Option("--allow-path", metavar="DIR", help="A folder outside the pipeline's from which it may read files."),
-]
-Concurrency = Annotated[
-    int | None, typer.Option("--concurrency", "-c", metavar="N", min=1, help="How many nodes may act at once.")
-]
-ScheduleOption = Annotated[
-    ScheduleName | None, typer.Option("--schedule", help="Start nodes as soon as they can, or in lock-step waves.")
-]
-ColorOption = Annotated[Color, typer.Option("--color", help="Colour the output; auto obeys the terminal and NO_COLOR.")]
-
-
 @app.command(epilog="Example: agentdag run pipelines/due_diligence.yaml --simulate --time-scale 0.1")
 def run(  # noqa: PLR0913 - one option each
     pipeline: Pipeline,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="NAME=VALUE",
-            help="An input; NAME=@FILE reads a file.",
-            autocompletion=input_values,
-        ),
-    ] = None,
-    inputs_file: Annotated[
-        str | None, typer.Option("--inputs", metavar="FILE", help="A JSON object with inputs; - reads stdin.")
-    ] = None,
+    inputs: Inputs = None,
+    inputs_file: InputsFile = None,
     concurrency: Concurrency = None,
     schedule: ScheduleOption = None,
     simulate: Annotated[
@@ -95,22 +66,31 @@ def run(  # noqa: PLR0913 - one option each
         float, typer.Option("--time-scale", metavar="X", help="With --simulate: scale every duration in the file.")
     ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Makes the simulator's chance repeatable.")] = 0,
-    output_format: Annotated[
-        RunFormat, typer.Option("--format", help="Live table, plain lines, or one JSON event a line on stdout.")
-    ] = RunFormat.auto,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the outputs here instead of to stdout.")
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--select",
+            metavar="NODE",
+            help="Run only this node; +NODE with all it needs, NODE+ with all that needs it. "
+            "What it reads besides is taken from the last run that asked the same.",
+        ),
     ] = None,
+    cache: Cache = False,
+    output_format: OutputFormat = RunFormat.auto,
+    output: OutputFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell order, prompts, tokens, cost and time; make no call.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the outputs, and errors.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the SDKs log.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
     color: ColorOption = Color.auto,
     allow_path: AllowPath = None,
+    store: Store = None,
+    no_store: NoStore = False,
 ) -> None:
     """Run a pipeline: outputs go to stdout, everything else to stderr."""
     from agentdag.cli.run import RunArguments, run_pipeline
+    from agentdag.cli.watch import Shown
     from agentdag.session import Options
 
     options = Options(
@@ -119,21 +99,131 @@ def run(  # noqa: PLR0913 - one option each
         simulate=simulate,
         time_scale=time_scale,
         seed=seed,
+        select=tuple(select or ()),
+        cache=cache,
     )
     arguments = RunArguments(
         pipeline=pipeline,
         inputs=inputs or [],
         inputs_file=inputs_file,
         options=options,
-        format=output_format.value,
-        output=output,
+        shown=Shown(format=output_format.value, output=output, quiet=quiet, debug=debug, color=color.value),
         dry_run=dry_run,
-        quiet=quiet,
-        debug=debug,
-        color=color.value,
         allowed=tuple(allow_path or ()),
+        store=store,
+        no_store=no_store,
     )
     raise typer.Exit(run_pipeline(arguments, began=STARTED))
+
+
+@app.command(epilog="Example: agentdag resume last")
+def resume(  # noqa: PLR0913 - one option each
+    run: Run,
+    inputs: Inputs = None,
+    inputs_file: InputsFile = None,
+    concurrency: Concurrency = None,
+    schedule: ScheduleOption = None,
+    repeat: Annotated[
+        list[str] | None, typer.Option("--repeat", metavar="NODE", help="Run this node again, whatever is there of it.")
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option("--skip", metavar="NODE", help="Do not run this node any more; others go on without it."),
+    ] = None,
+    cache: Cache = False,
+    output_format: OutputFormat = RunFormat.auto,
+    output: OutputFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    color: ColorOption = Color.auto,
+    allow_path: AllowPath = None,
+    store: Store = None,
+) -> None:
+    """Go on with a run that was interrupted, killed or failed: what was answered is kept, the rest is run."""
+    from agentdag.cli.resume import ResumeArguments, resume_run
+    from agentdag.cli.watch import Shown
+
+    arguments = ResumeArguments(
+        run=run,
+        inputs=inputs or [],
+        inputs_file=inputs_file,
+        changes={
+            "concurrency": concurrency,
+            "schedule": None if schedule is None else schedule.value,
+            "cache": cache or None,
+        },
+        repeat=frozenset(repeat or ()),
+        skip=frozenset(skip or ()),
+        shown=Shown(format=output_format.value, output=output, quiet=quiet, debug=debug, color=color.value),
+        allowed=tuple(allow_path or ()),
+        store=store,
+    )
+    raise typer.Exit(resume_run(arguments, began=STARTED))
+
+
+runs_app = typer.Typer(help="List what ran, the newest first.", invoke_without_command=True)
+app.add_typer(runs_app, name="runs", epilog="Example: agentdag runs -p pipelines/due_diligence.yaml -n 5")
+
+
+@runs_app.callback()
+def runs(
+    context: typer.Context,
+    pipeline: Annotated[
+        Path | None, typer.Option("--pipeline", "-p", metavar="PIPELINE", help="Only its runs.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many, at the most.")] = 20,
+    output_format: HistoryOutput = HistoryFormat.text,
+    store: Store = None,
+) -> None:
+    if context.invoked_subcommand is None:
+        from agentdag.cli.history import list_runs
+
+        raise typer.Exit(list_runs(pipeline, limit=limit, as_json=output_format is HistoryFormat.json, store=store))
+
+
+@runs_app.command(epilog="Example: agentdag runs prune --older-than 30d")
+def prune(
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="Remove the runs that began longer ago, such as 30d.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+    store: Store = None,
+) -> None:
+    """Remove old runs from the store, and give back the space. Runs that go on at this moment stay."""
+    from agentdag.cli.history import prune_runs
+
+    raise typer.Exit(prune_runs(older_than, yes=yes, store=store))
+
+
+@app.command(epilog="Example: agentdag show last summary")
+def show(
+    run: Run,
+    node: Annotated[
+        str | None, typer.Argument(metavar="[NODE]", help="One node: every attempt, its prompt and its answer.")
+    ] = None,
+    output_format: HistoryOutput = HistoryFormat.text,
+    store: Store = None,
+) -> None:
+    """Show what happened in a run, or what one of its nodes was asked and what it answered."""
+    from agentdag.cli.history import show_run
+
+    raise typer.Exit(show_run(run, node, as_json=output_format is HistoryFormat.json, store=store))
+
+
+@app.command(epilog="Example: agentdag stats pipelines/due_diligence.yaml")
+def stats(
+    pipeline: Pipeline,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Of the runs on the simulator, not of real ones.")
+    ] = False,
+    output_format: HistoryOutput = HistoryFormat.text,
+    store: Store = None,
+) -> None:
+    """Tell of each node how long it takes, how often it fails, is late or times out, what it costs, and which timeout
+    would suit it."""
+    from agentdag.cli.history import show_stats
+
+    raise typer.Exit(show_stats(pipeline, simulated=simulate, as_json=output_format is HistoryFormat.json, store=store))
 
 
 @app.command(epilog="Example: agentdag validate pipelines/ --strict --format github")
@@ -163,14 +253,6 @@ def validate(
     raise typer.Exit(validate_paths(arguments))
 
 
-class GraphFormat(StrEnum):
-    text = "text"
-    json = "json"
-    mermaid = "mermaid"
-    dot = "dot"
-    svg = "svg"
-
-
 @app.command(epilog="Example: agentdag graph pipelines/due_diligence.yaml -c 2 --what-if financial=10s")
 def graph(  # noqa: PLR0913 - one option each
     pipeline: Pipeline,
@@ -193,6 +275,8 @@ def graph(  # noqa: PLR0913 - one option each
     schedule: ScheduleOption = None,
     color: ColorOption = Color.auto,
     allow_path: AllowPath = None,
+    store: Store = None,
+    no_store: NoStore = False,
 ) -> None:
     """Show when each node runs, the critical path, the slack, how long the run takes, and what would shorten it."""
     from agentdag.cli.graph import GraphArguments, show_graph
@@ -207,6 +291,8 @@ def graph(  # noqa: PLR0913 - one option each
         sensitivity=sensitivity,
         color=color.value,
         allowed=tuple(allow_path or ()),
+        store=store,
+        no_store=no_store,
     )
     raise typer.Exit(show_graph(arguments))
 
@@ -265,7 +351,7 @@ def root(
 
 def main() -> None:
     """The console script; everything that is the user's to mend ends with a message and exit code 2."""
-    from agentdag.errors import UsageError
+    from agentdag.errors import MendableError, StoreError
     from agentdag.events import Exit
 
     gc.set_threshold(GARBAGE_EVERY)
@@ -273,9 +359,11 @@ def main() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
         app()
-    except (UsageError, OSError) as error:
+    except (MendableError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        what = "" if isinstance(error, UsageError) else "the output could not be written: "
+        what = "" if isinstance(error, MendableError) else "the output could not be written: "
         sys.stderr.write(f"error: {what}{error}\n")
-        sys.exit(Exit.USAGE if isinstance(error, UsageError) else Exit.FAILED)
+        if isinstance(error, StoreError):
+            sys.exit(Exit.STORE)
+        sys.exit(Exit.USAGE if isinstance(error, MendableError) else Exit.FAILED)

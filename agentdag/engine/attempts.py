@@ -5,17 +5,19 @@ Whatever goes wrong in here is this node's failure and nobody else's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.function import FunctionAgent, StandInAgent
 from agentdag.agents.llm import ModelAgent
-from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Provider, Request
+from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Request
+from agentdag.engine.asks import Asked, Prompted, fingerprint, rendered
+from agentdag.engine.run import Run
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
-    Event,
     NodeFallback,
     NodeHedged,
     NodeProgress,
@@ -25,91 +27,17 @@ from agentdag.events import (
     NodeWaiting,
     PassFinished,
     Status,
-    usage_json,
 )
-from agentdag.language.sandbox import View
 from agentdag.language.templates import TemplateError
-from agentdag.limits.governor import Governor, Turn
-from agentdag.limits.policy import UNBOUNDED, Allowance, Recall, no_past
+from agentdag.limits.governor import Turn
+from agentdag.limits.policy import UNBOUNDED, Allowance
 from agentdag.limits.slots import Place, Seat
-from agentdag.plan.plan import Choice, Plan, PlanNode, PromptWork, function_name
+from agentdag.plan.plan import Choice, PlanNode, PromptWork
 from agentdag.providers.simulated import SimulatedProvider
 
 TOKENS_EVERY_S = 0.2
 SHORTEST_TOLD_WAIT_S = 0.05
 """A shorter wait for a slot is told in `waits`, but not as an event of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What a join saw of its needs when it opened, or when its pass began, where some of them were still out."""
-
-    missing: tuple[str, ...]
-    late: frozenset[str]
-    pending: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Run:
-    """What all nodes of one run share. *now* gives seconds since the run began."""
-
-    id: str
-    plan: Plan
-    inputs: Mapping[str, Any]
-    providers: Mapping[str, Provider]
-    functions: Mapping[str, Callable[..., Any]]
-    simulator: Provider | None
-    """Stands in for everything that would leave the machine, where it is given."""
-    governor: Governor
-    emit: Callable[[Event], None]
-    redact: Callable[[str], str]
-    now: Callable[[], float]
-    started: str
-    """UTC, ISO 8601."""
-    stream: bool = False
-    recall: Recall = no_past
-    """What is recorded of a node's past."""
-    settled: dict[str, NodeSettled] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)
-    """The ids of what has settled without a result."""
-    sights: dict[str, Sight] = field(default_factory=dict)
-    _views: dict[str, View] = field(default_factory=dict)
-    _shared_names: dict[str, View] = field(init=False)
-
-    def __post_init__(self) -> None:
-        run = {"id": self.id, "started": self.started}
-        self._shared_names = {"inputs": View("inputs", self.inputs), "run": View("run", run)}
-
-    def view(self, name: str) -> View:
-        """What templates see of the settled node *name*."""
-        if name not in self._views:
-            self._views[name] = view_of(self.settled[name])
-        return self._views[name]
-
-    def names(self, node: PlanNode, previous: Any = None) -> dict[str, Any]:
-        """What the templates of *node* see."""
-        sight = self.sights.get(node.id)
-        if sight is None:
-            read = View("nodes", {name: self.view(name) for name in node.edges})
-            missing = [name for name in node.needs if name in self.absent] if self.absent else []
-            seen: dict[str, Any] = {"missing": missing}
-        else:
-            read = View("nodes", {name: self._sighted(name, sight) for name in node.edges})
-            seen = {"missing": list(sight.missing)}
-        if node.barrier.progressive:
-            seen |= {"pending": list(sight.pending) if sight else [], "previous": previous}
-        needs = View("needs", {name: read[name] for name in node.needs})
-        return {**self._shared_names, "nodes": read, "needs": needs, **seen}
-
-    def _sighted(self, name: str, sight: Sight) -> View:
-        """What was to be seen of *name* then."""
-        if name in sight.late:
-            return _unsettled_view(name, Status.LATE.value)
-        return _unsettled_view(name, "pending") if name in sight.pending else self.view(name)
-
-    def output_names(self) -> dict[str, Any]:
-        """What the templates under `outputs` see."""
-        return {**self._shared_names, "nodes": View("nodes", {name: self.view(name) for name in self.settled})}
 
 
 class _Author(NamedTuple):
@@ -128,6 +56,7 @@ class NodeLife(Turn):
     """One node on its way from its first slot to being settled; it is told of its own calls."""
 
     __slots__ = (
+        "_asks",
         "_attempts",
         "_attempts_before",
         "_begun_s",
@@ -142,7 +71,9 @@ class NodeLife(Turn):
         "_ttft_s",
         "_usage",
         "_waits",
+        "admitting",
         "begun",
+        "fingerprint",
         "node",
         "passes",
         "unwanted",
@@ -153,7 +84,14 @@ class NodeLife(Turn):
         total_s = policy.timeout.total_s
         super().__init__(policy, seat, UNBOUNDED if total_s is None else Allowance(total_s))
         self._run = run
+        self.recorded = run.log is not None
         self.node = node
+        self.fingerprint: str | None = None
+        """Of what its own work asked last, where that is on record."""
+        self._asks: dict[str, Any] | None = None
+        """What is to be written of the present choice before its first attempt."""
+        self.admitting = False
+        """Whether an attempt waits to be written before it is made."""
         self.begun = False
         """Whether the task of its present pass has taken its first step."""
         self.unwanted: str | None = None
@@ -180,10 +118,22 @@ class NodeLife(Turn):
         self.seat = seat
         self.begun = False
 
+    def go_on(self, passes: Sequence[PassFinished], model: str | None) -> None:
+        """Take up a progressive join after these *passes* of an earlier life of the run."""
+        self.passes = len(passes)
+        self._by = _Author(model)
+        for each in passes:
+            self._book(Outcome(0, each.latency_s, each.output, each.error))
+
+    @property
+    def previous(self) -> Any:
+        """The output of the last good pass."""
+        return None if self._good is None else self._good.output
+
     @property
     def rests(self) -> bool:
-        """Whether it waits for a slot or a retry, and nothing of it is out."""
-        return self.seat.place is not Place.HELD and not self.in_flight
+        """Whether it waits for a slot, a retry or the journal, and nothing of it is out."""
+        return (self.seat.place is not Place.HELD or self.admitting) and not self.in_flight
 
     @property
     def acting_s(self) -> float:
@@ -195,11 +145,11 @@ class NodeLife(Turn):
         self.passes += 1
         self._attempts_before, self._attempts = self._attempts_before + self._attempts, 0
         for number, choice in enumerate(self.node.choices):
-            if number == 0:
+            if not number:
                 self._by = _NOBODY if choice.model is None else _Author(str(choice.model))
             elif not self._falls_back(number, choice):
                 break
-            agent = self._prepare(choice)
+            agent = self._prepare(number, choice)
             if agent is not None:
                 self._book(await agent.perform(Task(self.node.id, self._run.governor, self, self.on_delta)))
             if self._outcome.failure is None:
@@ -213,10 +163,10 @@ class NodeLife(Turn):
             return False
         model, error = None if choice.model is None else str(choice.model), self._clean(failure)
         self._by = _Author(model, number, error)
-        run.emit(NodeFallback(run.id, run.now(), self.node.id, number, model, error))
+        run.tell(NodeFallback(run.id, run.now(), self.node.id, number, model, error))
         return True
 
-    def _prepare(self, choice: Choice) -> Agent | None:
+    def _prepare(self, number: int, choice: Choice) -> Agent | None:
         """Who does it, with everything rendered; None where that failed."""
         run, node = self._run, self.node
         self.policy = policy = choice.policy
@@ -224,7 +174,7 @@ class NodeLife(Turn):
             self.policy = policy.settled(run.recall(node.id), node.expected_s)
         self.attempts_before = self._attempts
         try:
-            agent = self._agent(choice)
+            agent = self._agent(number, choice)
         except TemplateError as error:
             self._book(Outcome(0, 0.0, failure=Failure(ErrorKind.TEMPLATE, str(error))))
             return None
@@ -238,32 +188,60 @@ class NodeLife(Turn):
         if outcome.failure is None:
             self._good, self._good_by = outcome, self._by
 
-    def _agent(self, choice: Choice) -> Agent:
+    def _agent(self, number: int, choice: Choice) -> Agent:
         """The agent with everything rendered; raises TemplateError."""
         run, node, work = self._run, self.node, choice.work
         reads = isinstance(work, PromptWork) or work.arguments
-        names = run.names(node, None if self._good is None else self._good.output) if reads else {}
-        simulated = run.simulator is not None and node.simulated is not False
-        policy = self.policy
-        if isinstance(work, PromptWork):
+        asked = rendered(work, run.names(node, self.previous) if reads else {}, run.codes)
+        if self.recorded:
+            self._note(number, asked)
+        simulator = run.simulator if run.simulator is not None and run.simulates(node) else None
+        if isinstance(asked, Prompted):
+            policy = self.policy
             request = Request(
                 node=node.id,
                 attempt=1,
-                model=work.model.name,
-                prompt=work.prompt.render(names),
-                system=None if work.system is None else work.system.render(names),
-                sampling=work.sampling,
+                model=asked.model.name,
+                prompt=asked.prompt,
+                system=asked.system,
+                sampling=asked.sampling,
                 stream=run.stream or policy.timeout.idle_s is not None,
                 timeout_s=policy.attempt_s,
                 rehearsal=node.rehearsal,
             )
-            provider = run.simulator if simulated and run.simulator else run.providers[work.model.provider]
+            provider = simulator or run.providers[asked.model.provider]
             billed = not isinstance(provider, SimulatedProvider)
-            return ModelAgent(provider, request, str(work.model), run.redact, billed)
-        arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
-        if simulated and node.simulated and run.simulator is not None:
-            return StandInAgent(run.simulator, node.rehearsal)
-        return FunctionAgent(run.functions[function_name(work)], arguments)
+            return ModelAgent(provider, request, str(asked.model), run.redact, billed)
+        if simulator is not None:
+            return StandInAgent(simulator, node.rehearsal)
+        return FunctionAgent(run.functions[asked.function], asked.arguments)
+
+    def _note(self, number: int, asked: Asked) -> None:
+        """Remember what is to be written before the first attempt."""
+        parts = self._run.parts_of(self.node, asked)
+        if not number:
+            self.fingerprint = fingerprint(parts)
+        self._asks = {"choice": number, "pass": self.passes, "parts": parts, "request": asked.plain()}
+
+    async def admit(self, attempt: int, hedge_after_s: float | None = None) -> None:
+        """Return once it is on record that the attempt, or a hedge of it, is about to be made."""
+        run, node = self._run, self.node
+        assert run.log is not None
+        if self._asks is not None:
+            run.log.asked(node.id, self._asks)
+            self._asks = None
+        safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        event = (
+            NodeStarted(run.id, run.now(), node.id, node.wave, attempt, self._by.model, self.passes)
+            if hedge_after_s is None
+            else NodeHedged(run.id, run.now(), node.id, attempt, hedge_after_s)
+        )
+        self.admitting = True
+        try:
+            run.log.commit(event, lambda: None if safe.done() else safe.set_result(None))
+            await safe
+        finally:
+            self.admitting = False
 
     def started(self, attempt: int) -> None:
         run, node = self._run, self.node
@@ -278,14 +256,14 @@ class NodeLife(Turn):
 
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         run = self._run
-        run.emit(NodeRetrying(run.id, run.now(), self.node.id, attempt, wait_s, self._clean(failure)))
+        run.tell(NodeRetrying(run.id, run.now(), self.node.id, attempt, wait_s, self._clean(failure)))
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot or a retry."""
         self._waits[on] = self._waits.get(on, 0.0) + seconds
         if seconds >= SHORTEST_TOLD_WAIT_S:
             run = self._run
-            run.emit(NodeWaiting(run.id, run.now(), self.node.id, on, seconds))
+            run.tell(NodeWaiting(run.id, run.now(), self.node.id, on, seconds))
 
     def on_delta(self, piece: str) -> None:
         """A piece of text came; told at the first and then a few times a second."""
@@ -353,27 +331,3 @@ class NodeLife(Turn):
         redact = self._run.redact
         request_id = None if failure.request_id is None else redact(failure.request_id)
         return replace(failure, message=redact(failure.message), request_id=request_id)
-
-
-def view_of(settled: NodeSettled) -> View:
-    """What templates see of a node that has settled."""
-    error = settled.error
-    present: dict[str, Any] = {
-        "ok": settled.status is Status.SUCCEEDED,
-        "status": settled.status.value,
-        "error": None if error is None else {"kind": error.kind.value, "message": error.message},
-        "latency": settled.latency_s,
-        "usage": usage_json(settled.usage),
-    }
-    if settled.status is Status.SUCCEEDED:
-        present["output"] = settled.output
-        return View(f"nodes.{settled.node}", present)
-    why = error.message if error is not None else settled.reason or settled.status.value
-    absent = {"output": f"`{settled.node}` has no output: {settled.status.replace('_', ' ')}, {why}"}
-    return View(f"nodes.{settled.node}", present, absent)
-
-
-def _unsettled_view(name: str, status: str) -> View:
-    """What a join sees of a node that was still out when it opened, or when its pass began."""
-    present = {"ok": False, "status": status, "error": None, "latency": 0.0, "usage": usage_json(NO_USAGE)}
-    return View(f"nodes.{name}", present, {"output": f"`{name}` has no output: it is {status}"})

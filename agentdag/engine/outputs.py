@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agentdag.engine.attempts import Run
+from agentdag.engine.run import Run
 from agentdag.events import FAILURES
 from agentdag.language.templates import TemplateError
 

@@ -10,16 +10,21 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from agentdag.calls import NO_USAGE
-from agentdag.engine.attempts import NodeLife, Run, Sight
+from agentdag.engine.attempts import NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
-from agentdag.errors import ErrorKind, Failure
+from agentdag.engine.resumption import came_of, look, passes_before, stayed
+from agentdag.engine.reuse import Reuse
+from agentdag.engine.run import Run, Sight
+from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
     FAILURES,
     BarrierOpened,
     Exit,
+    NodeResumed,
     NodeSettled,
     RunFinished,
     RunProgress,
@@ -30,7 +35,7 @@ from agentdag.events import (
 from agentdag.limits.deadlines import LET_GO_S
 from agentdag.limits.slots import Place, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, measured_path_s, remaining_s
-from agentdag.plan.schedule import Cut, Ended, News, Opened, Rested, Schedule
+from agentdag.plan.schedule import Cut, Ended, News, Opened, Rested, Schedule, State
 
 _LOG = logging.getLogger("agentdag")
 GRACE_S = 10.0
@@ -62,12 +67,17 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         """Of those that run at this moment."""
         self._queued: dict[int, Seat] = {}
+        self._due: list[int] = []
+        """Those that are ready, and whose work is not there already."""
+        self._ending: set[int] = set()
+        """Those whose end is being written."""
         self._spent_s: dict[tuple[int, int], float] = {}
         """How long a need had taken when a join went on without it."""
         self._latencies = [0.0] * len(plan.nodes)
         self._counts: Counter[Status] = Counter()
         self._usage = NO_USAGE
         self._timed_out = False
+        self._store_broke = False
         self._signal: int | None = None
         self._stop_reason: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -86,6 +96,8 @@ class Runner:
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
         self._run.governor.deadlines.on_stuck = self._stuck
         try:
+            if self._run.reuse is not None and self._run.reuse.resumes:
+                self._take_up(self._run.reuse)
             self._go_on()
             await self._ended.wait()
         finally:
@@ -96,7 +108,7 @@ class Runner:
             await self._end_tasks()
         if self._bug is not None:
             raise self._bug
-        return self._tell_end()
+        return await self._tell_end()
 
     async def _end_tasks(self) -> None:
         """Nothing is left running where the run itself was cancelled, or ended by a bug."""
@@ -114,6 +126,13 @@ class Runner:
             self._later("grace", GRACE_S, partial(self._cut, "interrupted"))
         else:
             self._cut("interrupted")
+
+    def store_broke(self) -> None:
+        """Nothing can be written any more: nothing more is begun, and what is in flight may finish."""
+        if not self._store_broke:
+            self._store_broke = True
+            self._stop("the store could not be written")
+            self._later("grace", GRACE_S, partial(self._cut, "the store could not be written"))
 
     def wake(self) -> None:
         """A slot came back while somebody waits for one."""
@@ -133,7 +152,7 @@ class Runner:
         if self._going_on:
             return
         self._going_on = True
-        while (news := self._schedule.take_news()) or self._fails_fast():
+        while (news := self._schedule.take_news()) or self._fails_fast() or self._keep_ready():
             for each in news:
                 self._take_in(each)
         self._going_on = False
@@ -149,11 +168,11 @@ class Runner:
                 self._opened(news)
             case Ended():
                 self._ended_without_running(news)
-            case Cut():
-                self._lives[news.node].unwanted = self._late_reason(news.cause)
-                self._cancel([news.node])
-            case Rested():
-                self._rested(news.node, complete=news.complete)
+            case Cut(node, cause) if node not in self._ending:
+                self._lives[node].unwanted = self._late_reason(cause)
+                self._cancel([node])
+            case Rested(node, complete) if node not in self._ending:
+                self._rested(node, complete=complete)
 
     def _fails_fast(self) -> bool:
         """Stop at the first required failure, where the file says so; whether that is now."""
@@ -163,9 +182,70 @@ class Runner:
         self._stop(f"fail_fast: {self._run.plan.nodes[first].id} failed")
         return True
 
+    def _take_up(self, reuse: Reuse) -> None:
+        """Go on where the run was: what joins saw holds, and what they went on without stays as it ended."""
+        run, record = self._run, reuse.record
+        assert record is not None
+        self._usage = record.spent
+        came = came_of(record, self._numbers, reuse.repeat)
+        for number in self._schedule.resume(came):
+            node, ended = run.plan.nodes[number], came[number].ended
+            assert ended is not None
+            self._keep(number, stayed(run, node, ended, reuse.recorded(node.id)), "all that read it went on without it")
+        for number, each in came.items():
+            node, before = run.plan.nodes[number], reuse.recorded(run.plan.nodes[number].id)
+            if each.passes and before is not None and self._schedule.state(number) is not State.SETTLED:
+                life = self._lives[number] = NodeLife(run, node, Seat(self._slots, self._ranks[number]))
+                life.go_on(passes_before(before), None if node.model is None else str(node.model))
+        for name in reuse.skip:
+            self._schedule.waive(self._numbers[name])
+            self._keep(self._numbers[name], self._unstarted(self._numbers[name], Status.SKIPPED, reason="--skip"), "")
+
+    def _keep_ready(self) -> bool:
+        """Settle what became ready and is there already; whether there was any."""
+        if self._run.reuse is None:
+            return False
+        kept = False
+        for number in self._schedule.take_ready():
+            kept |= self._kept(number, self._run.reuse)
+        return kept
+
+    def _kept(self, number: int, reuse: Reuse) -> bool:
+        """Whether *number* is there already, or cannot be had; else it is due."""
+        run, node = self._run, self._run.plan.nodes[number]
+        verdict = look(run, node)
+        if verdict is None or verdict.settled is None:
+            if verdict is not None and reuse.resumes:
+                run.tell(NodeResumed(run.id, run.now(), node.id, kept=False, why=verdict.why))
+            self._due.append(number)
+            return False
+        found = verdict.settled
+        if found.status is not Status.SUCCEEDED and not self._lives:
+            hint = f"select +{node.id} to run it too"
+            self._bug = UsageError(f"`{node.id}` is needed: {verdict.why}", hint=hint)
+            self._ended.set()
+        self._schedule.start(number, run.now())
+        settled = replace(found, run=run.id, node=node.id, kept=not found.cached)
+        if found.run == run.id and found.node == node.id:
+            self._keep(number, settled, verdict.why)
+            self._schedule.settle(number, settled.status, run.now())
+        else:
+            self._settle(number, settled, verdict.fingerprint)
+        return True
+
+    def _keep(self, number: int, settled: NodeSettled, why: str) -> None:
+        """Tell an end that is on record already."""
+        run = self._run
+        if why:
+            run.tell(NodeResumed(run.id, run.now(), settled.node, kept=True, why=why))
+        self._record(number, replace(settled, at=run.now()))
+
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
-        for number in self._schedule.take_ready():
+        due, self._due = self._due or self._schedule.take_ready(), []
+        for number in due:
+            if self._schedule.state(number) is not State.READY:
+                continue
             seat = Seat(self._slots, self._ranks[number])
             self._queued[number] = seat
             seat.request(partial(self._launch, number, seat, self._run.now()))
@@ -212,11 +292,11 @@ class Runner:
             return
         try:
             if settled is None and life.node.barrier.progressive and life.unwanted is None:
-                self._run.emit(life.pass_finished())
+                self._run.tell(life.pass_finished())
                 self._schedule.rest(number, self._run.now())
                 self._go_on()
             else:
-                self._settle(number, settled or self._end_of(life))
+                self._settle(number, settled or self._end_of(life), life.fingerprint)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends the run, and not in silence
             self._bug = error
             self._ended.set()
@@ -227,7 +307,23 @@ class Runner:
         there = settled.status is Status.SUCCEEDED and not life.node.barrier.progressive
         return settled if life.unwanted is None or there else self._cut_off(life)
 
-    def _settle(self, number: int, settled: NodeSettled) -> None:
+    def _settle(self, number: int, settled: NodeSettled, fingerprint: str | None = None) -> None:
+        """The end of a node: written first, then told, then its dependants are released."""
+        if self._run.log is None:
+            self._settled(number, settled)
+        else:
+            self._ending.add(number)
+            self._run.log.commit(settled, partial(self._written, number, settled), fingerprint=fingerprint)
+
+    def _written(self, number: int, settled: NodeSettled) -> None:
+        self._ending.discard(number)
+        try:
+            self._settled(number, replace(settled, at=self._run.now()))
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends the run, and not in silence
+            self._bug = error
+            self._ended.set()
+
+    def _settled(self, number: int, settled: NodeSettled) -> None:
         self._record(number, settled)
         self._schedule.settle(number, settled.status, self._run.now())
         self._go_on()
@@ -237,7 +333,7 @@ class Runner:
         life = self._lives[number]
         ends = life.unwanted is None and (complete or self._stop_reason is None)
         self._leave_queue_of(number)
-        self._settle(number, life.settled() if ends else self._cut_off(life))
+        self._settle(number, life.settled() if ends else self._cut_off(life), life.fingerprint)
 
     def _opened(self, seen: Opened) -> None:
         """Keep what a join sees, and tell of it."""
@@ -247,17 +343,24 @@ class Runner:
         if not seen.missing and not seen.pending:
             if run.sights:
                 run.sights.pop(node.id, None)
-            run.emit(BarrierOpened(run.id, now, node.id, seen.reason, arrived, (), (), (), seen.number))
+            run.tell(BarrierOpened(run.id, now, node.id, seen.reason, arrived, (), (), (), seen.number))
             return
         missing, late, pending = names(seen.missing), names(seen.late), names(seen.pending)
-        if late or pending:
-            run.sights[node.id] = Sight(missing, frozenset(late), pending)
+        then = self._missed_before(missing) if self._schedule.is_frozen(seen.node) else {}
+        if late or pending or then:
+            run.sights[node.id] = Sight(missing, frozenset(late), pending, then)
         else:
             run.sights.pop(node.id, None)
         for need in seen.late:
             life = self._lives.get(need)
             self._spent_s.setdefault((need, seen.node), 0.0 if life is None else life.acting_s)
-        run.emit(BarrierOpened(run.id, now, node.id, seen.reason, arrived, missing, late, pending, seen.number))
+        run.tell(BarrierOpened(run.id, now, node.id, seen.reason, arrived, missing, late, pending, seen.number))
+
+    def _missed_before(self, missing: Iterable[str]) -> dict[str, NodeSettled]:
+        """How those had ended that a join went on without in an earlier life of the run."""
+        reuse = self._run.reuse
+        before = {name: reuse.recorded(name) for name in missing} if reuse is not None else {}
+        return {name: each.ended for name, each in before.items() if each is not None and each.ended is not None}
 
     def _names(self, numbers: Iterable[int]) -> tuple[str, ...]:
         return tuple([self._run.plan.nodes[number].id for number in numbers])
@@ -272,6 +375,12 @@ class Runner:
                 settled = self._unstarted(number, Status.LATE, reason=self._late_reason(ended.cause))
             case _:
                 settled = self._unstarted(number, Status.FAILED, failure=Failure(ErrorKind.BARRIER, ended.why))
+        self._put_down(number, settled)
+
+    def _put_down(self, number: int, settled: NodeSettled) -> None:
+        """The end of a node that did not run, which follows from what is written already."""
+        if self._run.log is not None:
+            self._run.log.commit(settled)
         self._record(number, settled)
 
     def _late_reason(self, join: int) -> str:
@@ -284,7 +393,7 @@ class Runner:
         self._lives.pop(number, None)
         self._latencies[number] = settled.latency_s
         self._counts[settled.status] += 1
-        if settled.usage is not NO_USAGE:
+        if settled.usage is not NO_USAGE and not settled.kept:
             self._usage += settled.usage
         self._run.settled[settled.node] = settled
         if settled.status is not Status.SUCCEEDED:
@@ -310,7 +419,7 @@ class Runner:
         self._run.governor.closing = True
         self._leave_queue()
         for number in self._schedule.abandon():
-            self._record(number, self._unstarted(number, Status.SKIPPED, reason=reason))
+            self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=reason))
         self._cancel([number for number in self._tasks if self._lives[number].rests])
         self._go_on()
 
@@ -375,6 +484,12 @@ class Runner:
         """It is *due_s*, although the clock, read through floats, may be a hair behind."""
         if self._alarm_s == due_s:
             self._alarm_s = None
+        if self._ending and self._run.log is not None:
+            self._run.log.fence(partial(self._tick, due_s))  # what is being written came in time
+        else:
+            self._tick(due_s)
+
+    def _tick(self, due_s: float) -> None:
         if not self._schedule.done:
             self._schedule.tick(max(due_s, self._run.now()))
             self._go_on()
@@ -400,7 +515,7 @@ class Runner:
 
     def _tell_start(self) -> None:
         run, plan = self._run, self._run.plan
-        run.emit(
+        run.tell(
             RunStarted(
                 run=run.id,
                 at=run.now(),
@@ -422,7 +537,7 @@ class Runner:
         run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
 
-    def _tell_end(self) -> RunFinished:
+    async def _tell_end(self) -> RunFinished:
         run, plan = self._run, self._run.plan
         elapsed_s = run.now()
         outputs, errors = outputs_of(self._run)
@@ -442,11 +557,17 @@ class Runner:
             exit_code=code,
             reason=self._stop_reason,
         )
+        if run.log is not None:
+            safe = self._loop.create_future()
+            run.log.commit(finished, lambda: None if safe.done() else safe.set_result(None))
+            await safe
         run.emit(finished)
         return finished
 
     def _verdict(self, lost: Iterable[str]) -> tuple[RunStatus, int]:
         """How the run ended; *lost* are the outputs that could not be rendered."""
+        if self._store_broke:
+            return RunStatus.FAILED, Exit.STORE
         if self._signal is not None:
             return RunStatus.INTERRUPTED, 128 + self._signal
         if self._timed_out or self._schedule.fatal or is_lost_by_failure(self._run, lost):

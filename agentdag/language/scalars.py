@@ -5,6 +5,7 @@ Each type reads the value as people write it, refuses the rest in the words of t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -18,8 +19,10 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 MODEL_NAME = re.compile(r"([^/\s]+)/(\S+)")
 CALL_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
 
-_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,12})ms)?", re.ASCII)
-_UNITS_S = (Decimal(3600), Decimal(60), Decimal(1), Decimal("0.001"))
+_DURATION = re.compile(
+    r"(?:(\d{1,5})d)?(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,12})ms)?", re.ASCII
+)
+_UNITS_S = (Decimal(86_400), Decimal(3600), Decimal(60), Decimal(1), Decimal("0.001"))
 DURATION_FORMS = "500ms, 45s, 2m30s or 2h"
 
 
@@ -29,7 +32,7 @@ def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
 
 
 def duration_s(value: Any) -> float:
-    """Seconds of a duration such as `500ms`, `45s`, `2m30s`, `2h`; raises where *value* is none."""
+    """Seconds of a duration such as `500ms`, `45s`, `2m30s`, `2h`, `7d`; raises where *value* is none."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise refusal(f"the number {value} has no unit", f"write {value}s for seconds")
     if not isinstance(value, str) or not value.strip():
@@ -130,15 +133,24 @@ def _check_call(value: str) -> str:
 
 
 MODEL_FORM = {"type": "string", "pattern": r"^[^/\s]+/\S+$"}
-_DURATION_PATTERN = r"(\d{1,6}h)?(\d{1,9}m)?(\d{1,9}(\.\d{1,9})?s)?(\d{1,12}ms)?$"
+_DURATION_PATTERN = r"(\d{1,5}d)?(\d{1,6}h)?(\d{1,9}m)?(\d{1,9}(\.\d{1,9})?s)?(\d{1,12}ms)?$"
 _DURATION_FORM = {"type": "string", "pattern": rf"^(?=.*\d){_DURATION_PATTERN}"}
 LIMIT_FORM = {"type": "string", "pattern": rf"^(?=.*[1-9]){_DURATION_PATTERN}"}
 _CALL_FORM = {"type": "string", "pattern": f"^{CALL_NAME.pattern}$"}
 _COUNT_WITH_UNDERSCORES = {"type": "string", "pattern": r"^[0-9]+(_[0-9]+)+$"}
 """How editors, which read YAML without this addition, see the count 200_000."""
 
+
+def _age_s(value: Any) -> float | None:
+    """How old something may be: a duration, `true` for any age, `false` for none."""
+    if isinstance(value, bool):
+        return math.inf if value else None
+    return limit_s(value, "or true")
+
+
 Duration = Annotated[float, BeforeValidator(duration_s), Written(only=_DURATION_FORM)]
 Limit = Annotated[float, BeforeValidator(duration_s), Field(gt=0), Written(only=LIMIT_FORM)]
+Age = Annotated[float | None, BeforeValidator(_age_s), Written(only={"anyOf": [LIMIT_FORM, {"type": "boolean"}]})]
 Count = Annotated[int, Field(ge=0), Written(also=_COUNT_WITH_UNDERSCORES)]
 Positive = Annotated[int, Field(ge=1), Written(also=_COUNT_WITH_UNDERSCORES)]
 Priority = Literal["high", "normal", "low"]

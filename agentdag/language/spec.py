@@ -20,6 +20,7 @@ from agentdag.language.rules import Barrier, HedgeSpec, Retry, Schedule, Schedul
 from agentdag.language.scalars import (
     IDENTIFIER,
     MODEL_FORM,
+    Age,
     Count,
     Duration,
     FunctionName,
@@ -317,6 +318,9 @@ class NodeSpec(SamplingSpec):
     """A second identical call where the first is late. Only for prompts, and for nodes that are `idempotent`."""
     idempotent: bool = Field(default=False, examples=[True])
     """The node may be repeated without harm: a hedge or a resume may call it a second time."""
+    cache: Age = Field(default=None, examples=["7d", True])
+    """Takes the answer from the cache where the same request was answered in an earlier run, at most that long ago;
+    `true` for any age. Not where a template reads `run` or a `latency`."""
     priority: Priority = Field(default="normal", examples=["high"])
     """Goes first, or last, where more is ready than the cap lets run: high, normal or low."""
     expect: ExpectSpec = Field(default=ExpectSpec(), examples=[{"latency": "45s", "tokens": 800}])

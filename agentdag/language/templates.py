@@ -139,6 +139,18 @@ class Template:
         self.problems = tuple(analysis.problems)
         self.dynamic, self.loops = analysis.dynamic, analysis.loops
 
+    @property
+    def is_of_the_run(self) -> bool:
+        """Whether what it gives is of one run alone: it reads `run`, or how long a node took."""
+        if any(read.root == "run" or "latency" in read.path for read in self.reads):
+            return True
+        if self._parts is not None or "latency" not in self.text or self.problems:
+            return False
+        tree = environment().parse(self.text)
+        attributes = {each.attr for each in tree.find_all(nodes.Getattr)}
+        items = {each.arg.value for each in tree.find_all(nodes.Getitem) if isinstance(each.arg, nodes.Const)}
+        return "latency" in attributes | items
+
     def render(self, names: Mapping[str, Any]) -> str:
         """The template's text under *names*; raises TemplateError."""
         if self._parts is None:

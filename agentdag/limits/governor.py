@@ -29,7 +29,17 @@ IDLE_SLOTS_ONLY = (9, 0.0)
 class Turn:
     """Whoever calls: bounds, place in the queue, what is left of the time in all. It is told of its calls' life."""
 
-    __slots__ = ("allowance", "attempts_before", "doubtful", "hedges", "in_flight", "let_go", "policy", "seat")
+    __slots__ = (
+        "allowance",
+        "attempts_before",
+        "doubtful",
+        "hedges",
+        "in_flight",
+        "let_go",
+        "policy",
+        "recorded",
+        "seat",
+    )
 
     def __init__(self, policy: Policy, seat: Seat, allowance: Allowance = UNBOUNDED) -> None:
         self.policy = policy
@@ -45,6 +55,11 @@ class Turn:
         """How many calls were made beside others, in all."""
         self.let_go = False
         """Whether nobody waits for it any more."""
+        self.recorded = False
+        """Whether each call is to be admitted before it is made."""
+
+    async def admit(self, attempt: int, hedge_after_s: float | None = None) -> None:
+        """Return when the attempt, or a hedge of it, may be made: when it is on record."""
 
     def started(self, attempt: int) -> None:
         """An attempt begins."""
@@ -128,6 +143,8 @@ class Governor:
                     return call
                 call.attempts += 1
                 number = turn.attempts_before + call.attempts
+                if turn.recorded:
+                    await turn.admit(number)
                 turn.started(number)
                 turn.in_flight = True
                 if turn.policy.hedge is None:
@@ -268,10 +285,15 @@ class _Race(Generic[T]):
             await seat.take()
             if not self._governor.is_open(self._lane):
                 return None
+            after_s = time.monotonic() - self._begun
+            if self._turn.recorded:
+                await self._turn.admit(self._number, after_s)
+                if not self._governor.is_open(self._lane):
+                    return None
             task = asyncio.current_task()
             self._in_line = {each for each in self._in_line if each is not task}
             self._turn.hedges += 1
-            self._turn.hedged(self._number, time.monotonic() - self._begun)
+            self._turn.hedged(self._number, after_s)
             return await self._call(number)
         finally:
             seat.leave()

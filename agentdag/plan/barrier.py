@@ -172,6 +172,11 @@ class Passes:
         self.late: frozenset[int] = frozenset()
         """Those that were still out then."""
 
+    def restore(self, number: int, arrived: int, missing: int) -> None:
+        """*number* passes ended in an earlier life of the run, the last of which saw so many."""
+        self.number = number
+        self._arrived, self._missing = arrived, missing
+
     def begin(self, arrived: int, missing: int) -> None:
         """A pass begins that sees so many."""
         self.number += 1

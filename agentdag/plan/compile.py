@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from agentdag.language.document import decode, parse_document, read_text
 from agentdag.language.findings import in_order
 from agentdag.language.rules import AUTO, P95, BarrierSpec, RetrySpec, TimeoutSpec
 from agentdag.language.scalars import IDENTIFIER, PRIORITIES
-from agentdag.language.secrets import masked, written_secrets
+from agentdag.language.secrets import masked, starred, written_secrets
 from agentdag.language.spec import RESERVED_IDS, NodeSpec, PipelineSpec
 from agentdag.language.templates import NODE_NAMES, OUTPUT_NAMES, PASS_NAMES, Problem, ValueTemplate
 from agentdag.limits.policy import Hedge, Policy, Timeout
@@ -92,6 +92,8 @@ def compile_text(
             compiler = _Compiler(checked.spec, checked, report, path, provider_types, tuple(allowed))
             plan = compiler.compile()
         secrets = list(written_secrets(text))
+        if plan is not None:
+            plan = replace(plan, source=starred(text, secrets))
         if lint is not None and plan is not None and not report.findings:
             _lint(compiler, plan, secrets, lint)
     finally:
@@ -269,6 +271,7 @@ class _Compiler:
             tokens=spec.expect.tokens,
             simulated=draft.simulated,
             description=spec.description,
+            cache_s=spec.cache,
         )
 
     def _policy(self, spec: NodeSpec, work: PromptWork | CallWork) -> Policy:

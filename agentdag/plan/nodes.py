@@ -167,6 +167,9 @@ class NodeCompiler:
             message = "a function may be called a second time by this hedge, which is not always safe"
             hint = "write `idempotent: true` if it is, or remove the hedge"
             self.report.at((*path, "hedge"), "AD208", message, hint, key=True)
+        if node.cache is not None and any(template.is_of_the_run for _, template, _ in draft.templates):
+            message = "an answer that depends on `run` or on a `latency` is of one run alone, and cannot be cached"
+            self.report.at((*path, "cache"), "AD209", message, "remove it, or what the prompt reads", key=True)
         timeout = node.timeout
         if timeout is not None and timeout.idle is not None:
             hint = "remove it, or bound the attempt"

@@ -6,7 +6,7 @@ Every template is parsed, every reference resolved, every default filled in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentdag.calls import Rehearsal, Sampling
@@ -94,6 +94,13 @@ class PlanNode:
     simulated: bool | None
     """Whether the simulator stands in for it: True or False where the file says so, else by its kind."""
     description: str | None
+    cache_s: float | None = None
+    """How old an answer out of the cache may be, in seconds; None where the node asks for none."""
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether its answer may serve other runs: not where it reads `run`, or how long others took."""
+        return not any(template.is_of_the_run for template in self.templates)
 
     @property
     def work(self) -> PromptWork | CallWork:
@@ -158,6 +165,8 @@ class Plan:
     """In lock-step: the next wave's ready nodes start that long after a wave began, at the latest."""
     allowed: tuple[Path, ...] = ()
     """Folders besides the pipeline's own from which files may be read."""
+    source: str = field(default="", compare=False, repr=False)
+    """The text that it was compiled from, without what looks like a key."""
 
     def terms(self) -> list[Terms]:
         """On what terms each node takes part in a schedule, in node order."""

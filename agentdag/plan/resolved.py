@@ -5,6 +5,7 @@ What is written compiles to the same plan, wherever its file stands. Keys that w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -63,6 +64,7 @@ def _node(node: PlanNode) -> dict[str, Any]:
             "fallback": [_fallback(node.work, choice.work) for choice in node.choices[1:]],
             "hedge": None if hedge is None else {"after": _duration(hedge.after_s) or P95, "max": hedge.most},
             "idempotent": node.idempotent,
+            "cache": True if node.cache_s == math.inf else _duration(node.cache_s),
             "priority": PRIORITIES[node.priority],
             "expect": _said({"latency": None if node.assumed else _duration(node.expected_s), "tokens": node.tokens}),
             "simulate": _simulate(node),

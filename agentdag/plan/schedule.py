@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -66,6 +66,17 @@ class Opened(NamedTuple):
     number: int = 1
 
 
+class Came(NamedTuple):
+    """How far a node had come in an earlier life of the run: its sight, if it had opened; how it ended without a
+    success, if it did; and how many passes had finished, the last on *arrived* and *missing* of its needs."""
+
+    seen: Opened | None = None
+    ended: Status | None = None
+    passes: int = 0
+    arrived: int = 0
+    missing: int = 0
+
+
 class Ended(NamedTuple):
     """*node* has settled without having run, because of *cause*: skipped, late, or failed at its barrier."""
 
@@ -113,6 +124,11 @@ class Schedule:
         self._joins: dict[int, Join] = {}
         self._counted: dict[int, frozenset[int]] = {}
         self._passes: dict[int, Passes] = {}
+        self._frozen: dict[int, Opened] = {}
+        """What joins saw when they opened in an earlier life of the run, which holds."""
+        self._left: dict[int, set[int]] = {}
+        """Of those joins: who is still to come again."""
+        self._waived: set[int] = set()
         self._cause: dict[int, int] = {}
         self._late_for: dict[int, int] = {}
         self._absent = False
@@ -167,6 +183,10 @@ class Schedule:
     def state(self, node: int) -> State:
         return self._state[node]
 
+    def is_frozen(self, node: int) -> bool:
+        """Whether *node* sees what it saw in an earlier life of the run."""
+        return node in self._frozen
+
     def is_progressive(self, node: int) -> bool:
         return node in self._passes
 
@@ -181,6 +201,63 @@ class Schedule:
         news, self._news = self._news, []
         return news
 
+    def resume(self, came: Mapping[int, Came]) -> list[int]:
+        """Take up a run that came so far; returns the nodes that stay as they ended, because all went on without them.
+
+        What a join saw when it opened, it sees again. To be called once, before anything else.
+        """
+        for node, each in came.items():
+            if each.seen is not None and self._holds(node, each.seen):
+                self._freeze(node, each.seen._replace(node=node), each.passes)
+            elif each.passes:
+                self._passes[node].restore(each.passes, each.arrived, each.missing)
+        stay = self._staying({node: each.ended for node, each in came.items() if each.ended is not None})
+        for node, status in stay.items():
+            self._end(node, status)
+        self._follow(0.0)
+        return list(stay)
+
+    def _staying(self, ended: Mapping[int, Status]) -> dict[int, Status]:
+        """Those of *ended* without which every join went on that reads them, and what was late for the sake of those.
+
+        What kept another node from running is run again with it, though a join did without both.
+        """
+        without: dict[int, Status] = {}
+        for node in (node for wave in reversed(self._graph.waves) for node in wave if node in ended):
+            dependants = self._graph.dependants[node]
+            if (
+                dependants
+                and not self._terms[node].wanted
+                and all(
+                    without.get(each) is Status.LATE or (each in self._frozen and node not in self._left[each])
+                    for each in dependants
+                )
+            ):
+                without[node] = ended[node]
+        stay: dict[int, Status] = {}
+        for node in (node for wave in self._graph.waves for node in wave if node in without):
+            if without[node] is not Status.SKIPPED or any(need in stay for need in self._graph.needs[node]):
+                stay[node] = without[node]
+        return stay
+
+    def waive(self, node: int) -> None:
+        """*node* is not to run, and nobody is to suffer from it."""
+        self._waived.add(node)
+        self._end(node, Status.SKIPPED)
+        self._follow(0.0)
+
+    def _holds(self, node: int, seen: Opened) -> bool:
+        """Whether *node* still has the needs of which it saw so much, and waits for no more."""
+        return not seen.pending and {*seen.arrived, *seen.missing} == set(self._needs(node))
+
+    def _freeze(self, node: int, seen: Opened, passes: int) -> None:
+        self._frozen[node] = seen
+        counted = set(self._needs(node))
+        self._left[node] = {*seen.arrived, *(need for need in self._graph.needs[node] if need not in counted)}
+        if node in self._passes:
+            self._passes[node].closed, self._passes[node].late = seen.reason, frozenset(seen.late)
+            self._passes[node].restore(passes, 0, 0)
+
     def start(self, node: int, now: float) -> None:
         """*node* begins, or begins its next pass."""
         self._move(node, State.RUNNING)
@@ -192,8 +269,9 @@ class Schedule:
     def rest(self, node: int, now: float) -> None:
         """A pass of the progressive join *node* has ended; it is settled once `Rested` says so."""
         self._move(node, State.RESTING)
-        if self._abandoned or node in self._unwanted:
-            self._news.append(Rested(node, complete=self._passes[node].complete))
+        if self._abandoned or node in self._unwanted or node in self._frozen:
+            complete = node in self._frozen or self._passes[node].complete
+            self._news.append(Rested(node, complete=complete))
         else:
             self._go_on(node, now)
 
@@ -266,7 +344,7 @@ class Schedule:
                 self._next_wave(now)
 
     def _tell_dependants(self, node: int, now: float) -> None:
-        status, optional = self._status[node], self._terms[node].optional
+        status, optional = self._status[node], self._terms[node].optional or node in self._waived
         succeeded = status is Status.SUCCEEDED
         blocks = not (succeeded or optional or status is Status.LATE)
         failed = status in FAILURES and not optional
@@ -275,10 +353,12 @@ class Schedule:
             self.fatal[node] = None
         if self._joins and not self._launched[node]:
             self._launch(node, now)
-        awaited, joins = self._awaited, self._joins
+        awaited, joins, frozen = self._awaited, self._joins, self._frozen
         for dependant in dependants:
             awaited[dependant] -= 1
             join = joins.get(dependant) if joins else None
+            if frozen and dependant in frozen and self._arrives_again(dependant, node, succeeded=succeeded):
+                continue
             if join is None and not blocks:  # by far the most
                 if not awaited[dependant] and self._state[dependant] is State.WAITING and not self._abandoned:
                     self._open(dependant, Reason.ALL)
@@ -295,6 +375,29 @@ class Schedule:
             elif join is not None:
                 self._consider(dependant, now)
 
+    def _arrives_again(self, join: int, node: int, *, succeeded: bool) -> bool:
+        """Whether what the frozen *join* saw still holds, now that *node* has settled; it opens when all are there."""
+        left = self._left[join]
+        if node in left and not succeeded:
+            del self._frozen[join]
+            return False
+        left.discard(node)
+        if join in self._joins and node in self._counted[join]:
+            self._joins[join].settle(succeeded=succeeded)
+        if not left and not self._opened[join] and not self._abandoned:
+            self._open_again(join)
+        return True
+
+    def _open_again(self, join: int) -> None:
+        seen = self._frozen[join]
+        self._opened[join] = True
+        self._news.append(seen)
+        self._leave_behind(join, [need for need in seen.late if self._status[need] is None])
+        if join in self._passes and self._passes[join].number >= seen.number:
+            self._news.append(Rested(join, complete=True))
+        else:
+            self._make_ready(join)
+
     def _skip(self, node: int, absent: int) -> None:
         """*node* cannot run without *absent*."""
         if self._state[node] is not State.WAITING:
@@ -307,7 +410,7 @@ class Schedule:
 
     def _consider(self, node: int, now: float) -> None:
         """Open the barrier of the join *node*, if it is time."""
-        if self._abandoned:
+        if self._abandoned or node in self._frozen:
             return
         if node in self._passes:
             self._go_on(node, now)
@@ -395,20 +498,22 @@ class Schedule:
         """Whether anybody may still read *node*."""
         if self._terms[node].wanted or node in self._kept:
             return True
-        return any(self._may_read(dependant) for dependant in self._graph.dependants[node])
+        return any(self._may_read(dependant, node) for dependant in self._graph.dependants[node])
 
-    def _may_read(self, dependant: int) -> bool:
-        """Whether *dependant* may still read what has not settled."""
+    def _may_read(self, dependant: int, node: int) -> bool:
+        """Whether *dependant* may still read *node*, which has not settled."""
         if dependant in self._unwanted or self._state[dependant] is State.SETTLED:
             return False
+        if dependant in self._frozen and not self._opened[dependant]:
+            return node in self._left[dependant]
         if dependant in self._passes:
             return not self._is_closed(dependant)
         return not self._opened[dependant]
 
     def _go_on(self, node: int, now: float) -> None:
         """The next pass of a progressive join, or its end."""
-        passes, join, state = self._passes[node], self._joins[node], self._state[node]
-        if state is State.SETTLED or node in self._unwanted:
+        passes, join = self._passes[node], self._joins[node]
+        if self._state[node] is State.SETTLED or node in self._unwanted:
             return
         if passes.closed is None:
             reason = self._decide(node, join, now)
@@ -418,17 +523,18 @@ class Schedule:
                 late = [need for need in self._needs(node) if self._status[need] is None]
                 passes.closed, passes.late = reason, frozenset(late)
                 self._leave_behind(node, late)
-        if state is State.WAITING:
+        if self._state[node] not in {State.WAITING, State.RESTING}:
+            return
+        if passes.number and passes.complete:
+            self._news.append(Rested(node, complete=True))
+        elif passes.due or not passes.number:
             self._opened[node] = True
             self._make_ready(node)
-        elif state is State.RESTING:
-            if passes.complete:
-                self._news.append(Rested(node, complete=True))
-            elif passes.due:
-                self._make_ready(node)
 
     def _begin_pass(self, node: int) -> None:
         passes = self._passes[node]
+        if node in self._frozen:  # it is told what it sees already
+            return
         seen = self._sight(node, passes.closed or Reason.ARRIVAL, passes.late, passes.number + 1)
         passes.begin(len(seen.arrived), len(seen.missing))
         self._news.append(seen)

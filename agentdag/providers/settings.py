@@ -5,6 +5,7 @@ Whatever came from the environment is a secret; `Secrets` takes it out of every 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,12 +29,26 @@ class Secrets:
     def add(self, secret: str | None) -> None:
         if secret and len(secret) >= _SHORTEST_SECRET and secret not in self._known:
             self._known.add(secret)
-            longest_first = sorted(self._known, key=len, reverse=True)
+            written = {json.dumps(each)[1:-1] for each in self._known}  # as it stands in JSON
+            longest_first = sorted(self._known | written, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def redact(self, text: str) -> str:
         """*text* with every secret replaced by `[secret]`."""
         return text if self._pattern is None else self._pattern.sub("[secret]", text)
+
+    def redact_json(self, text: str) -> str:
+        """The JSON *text* with every secret in its texts replaced, and still JSON."""
+        if self._pattern is None or self._pattern.search(text) is None:
+            return text
+        return json.dumps(self._cleaned(json.loads(text)))
+
+    def _cleaned(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, dict):
+            return {self.redact(key): self._cleaned(item) for key, item in value.items()}
+        return [self._cleaned(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from agentdag.events import (
     NodeFallback,
     NodeHedged,
     NodeProgress,
+    NodeResumed,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
@@ -103,6 +104,8 @@ class Board:
                 self._change(row, RETRYING, event.at)
                 row.error, row.counting = event.error, False
                 self._tell(event.node, f"again in {seconds(event.wait_s)}: {event.error.kind}")
+            case NodeResumed(kept=False):
+                self.rows[event.node].note = event.why
             case NodeHedged():
                 self._tell(event.node, f"hedged: {hedged(event)}")
             case NodeFallback():
@@ -142,6 +145,8 @@ class Board:
         usage = event.usage
         row.latency_s, row.error, row.model = event.latency_s, event.error, event.model
         row.note = event.reason or (f"{event.error.kind}: {event.error.message}" if event.error else row.note)
+        if event.kept or event.cached:
+            row.note = "from the cache" if event.cached else "kept from before"
         row.ttft_s, row.counting = event.ttft_s, False
         if event.passes == 1:
             row.attempt = event.attempts

@@ -12,6 +12,7 @@ from agentdag.events import (
     Event,
     NodeFallback,
     NodeHedged,
+    NodeResumed,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
@@ -48,6 +49,8 @@ class Lines:
 
 def _text(event: Event) -> str | None:
     match event:
+        case NodeResumed():
+            return None if event.kept else f"runs: {inert(event.why)}"
         case NodeStarted():
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"started{again}" + (f" ({inert(event.model)})" if event.model else "")
@@ -75,10 +78,14 @@ def settled_text(event: NodeSettled) -> str:
         usage = event.usage
         tokens = f", {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out" if usage.output_tokens else ""
         cut = ", cut at max_tokens" if event.finish_reason in {"length", "max_tokens"} else ""
-        return f"{words} in {seconds(event.latency_s)}{tokens}{cut}{_how(event)}"
+        if event.cached:
+            return f"{words}: answered from the cache"
+        before = "kept: " if event.kept else ""
+        return f"{before}{words} in {seconds(event.latency_s)}{tokens}{cut}{_how(event)}"
+    stays = "stays " if event.kept else ""
     if event.error is not None:
-        return f"{words} after {seconds(event.latency_s)}: {failure(event.error, event.attempts)}"
-    return f"{words}: {inert(event.reason or '')}"
+        return f"{stays}{words} after {seconds(event.latency_s)}: {failure(event.error, event.attempts)}"
+    return f"{stays}{words}: {inert(event.reason or '')}"
 
 
 def _how(event: NodeSettled) -> str:

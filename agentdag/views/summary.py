@@ -32,7 +32,7 @@ def summary(finished: RunFinished, settled: list[NodeSettled], joins: Sequence[B
     lines += [_replaced(node) for node in replaced[:MAX_LISTED]]
     for name, why in finished.output_errors.items():
         lines.append(Text(f"output {inert(name)} is null: {inert(why)}", style="yellow"))
-    lines.append(_verdict(finished))
+    lines.append(_verdict(finished, settled))
     lines.append(_time(finished))
     usage = finished.usage
     if usage.input_tokens or usage.output_tokens:
@@ -75,10 +75,13 @@ def _replaced(node: NodeSettled) -> Text:
     return line.append(f" answered by {who}, as fallback {node.fallback}{why}", style="dim")
 
 
-def _verdict(finished: RunFinished) -> Text:
+def _verdict(finished: RunFinished, settled: Sequence[NodeSettled]) -> Text:
     line = Text(finished.status.value, style=_STYLES[finished.status])
     counts = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in finished.nodes.items())
     line.append(f"  {count(sum(finished.nodes.values()), 'node')}: {counts}", style="")
+    kept, cached = sum(node.kept for node in settled), sum(node.cached for node in settled)
+    line.append(f"; {kept:,} kept from before" if kept else "")
+    line.append(f"; {cached:,} from the cache" if cached else "")
     if finished.reason:
         line.append(f" ({inert(finished.reason)})", style="")
     return line

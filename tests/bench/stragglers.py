@@ -114,7 +114,8 @@ def one(plan: Plan, folder: Path, seed: int, p95_s: float) -> tuple[RunResult, i
         nonlocal hedges
         hedges += isinstance(event, NodeHedged)
 
-    session = Session(plan, options=Options(), observers=(count,), recall=lambda _: Past(100, p95_s))
+    session = Session(plan, options=Options(), observers=(count,))
+    session.recall = lambda _: Past(100, p95_s)
     return run_virtually(session.run()), hedges
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentdag.calls import NO_USAGE
-from agentdag.engine.attempts import view_of
+from agentdag.engine.run import view_of
 from agentdag.events import NodeSettled, Status
 from agentdag.language.guards import unguarded
 from agentdag.language.sandbox import View

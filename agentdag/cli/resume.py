@@ -1,0 +1,138 @@
+"""`resume`: a run that goes on where it stopped; what must not be repeated blindly is asked about first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentdag.cli.check import report
+from agentdag.cli.run import given_inputs
+from agentdag.cli.watch import Shown, watch
+from agentdag.errors import SpecError, UsageError
+from agentdag.events import Exit, RunStatus
+from agentdag.language.findings import did_you_mean
+from agentdag.plan.plan import CallWork, Plan, PlanNode
+from agentdag.session import Options, Session, TakenUp, keeper_of, take_up
+from agentdag.store.keeper import find_run, stores_around
+from agentdag.views.lines import writer
+from agentdag.views.words import count, inert, names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeArguments:
+    """What was typed. *changes* are the options that differ from those of the run, where they are not None."""
+
+    run: str
+    inputs: Sequence[str]
+    inputs_file: str | None
+    changes: Mapping[str, Any]
+    repeat: frozenset[str]
+    skip: frozenset[str]
+    shown: Shown
+    allowed: tuple[Path, ...]
+    store: Path | None
+
+
+def resume_run(arguments: ResumeArguments, *, began: float) -> int:
+    """Go on with the run and print what it gave; the exit code."""
+    history, run = find_run(stores_around(arguments.store, os.environ, Path()), arguments.run)
+    folder = history.folder
+    history.close()
+    try:
+        taken = take_up(folder, run, allowed=arguments.allowed)
+    except SpecError as error:
+        report(error.findings, arguments.shown.color)
+        return Exit.USAGE
+    plan = taken.plan
+    inputs = {name: value for name, value in taken.inputs.items() if name in plan.inputs}
+    inputs |= given_inputs(plan, arguments.inputs, arguments.inputs_file)
+    options = replace(taken.options, **{name: value for name, value in arguments.changes.items() if value is not None})
+    options = _decided(taken, arguments, options)
+    if not arguments.shown.quiet and arguments.shown.view != "json":
+        writer(sys.stderr)(_told(taken))
+    keeper = keeper_of(plan, folder, taken.record)
+    session = Session(plan, inputs, options=arguments.shown.options(options), keeper=keeper)
+    return watch(session, arguments.shown, began)
+
+
+def _decided(taken: TakenUp, arguments: ResumeArguments, options: Options) -> Options:
+    """*options* with what is to be repeated and what is to be skipped; asks where nothing says it."""
+    known = {node.id: node for node in taken.plan.nodes}
+    for option, given in (("--repeat", arguments.repeat), ("--skip", arguments.skip)):
+        for name in sorted(given - set(known)):
+            raise UsageError(f"{option} {name}: there is no node `{name}`", hint=did_you_mean(name, known))
+    both = arguments.repeat & arguments.skip
+    if both:
+        raise UsageError(f"{names(sorted(both))} cannot be repeated and skipped")
+    open_ = [
+        node
+        for name, record in taken.record.nodes.items()
+        if record.in_doubt and name in known and name not in arguments.repeat | arguments.skip
+        for node in [known[name]]
+        if isinstance(node.work, CallWork) and not node.idempotent
+    ]
+    repeat, skip = set(arguments.repeat), set(arguments.skip)
+    if open_ and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise _blindly(open_)
+    for node in open_:
+        (repeat if _asked(node) else skip).add(node.id)
+    return replace(options, repeat=frozenset(repeat), skip=frozenset(skip))
+
+
+def _blindly(nodes: Sequence[PlanNode]) -> UsageError:
+    named = names([node.id for node in nodes])
+    were = "was" if len(nodes) == 1 else "were"
+    ways = " ".join(f"--repeat {node.id}" for node in nodes)
+    again = "it" if len(nodes) == 1 else "them"
+    hint = (
+        f"say {ways} to call {again} again, --skip to go on without, or write `idempotent: true` where it is harmless"
+    )
+    return UsageError(f"{named} {were} at work when the run was cut off, and may have had an effect", hint=hint)
+
+
+def _asked(node: PlanNode) -> bool:
+    """Whether the person at the terminal wants *node* repeated; else it is skipped."""
+    work = node.work
+    assert isinstance(work, CallWork)
+    told = (
+        f"`{node.id}` was calling {work.module}:{work.function} when the run was cut off, and may have had an effect."
+    )
+    while True:
+        sys.stderr.write(f"{told}\nCall it again? [y]es, [s]kip it, [q]uit: ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline().strip().lower()
+        if answer in {"y", "yes"}:
+            return True
+        if answer in {"s", "skip"}:
+            return False
+        if answer in {"q", "quit", ""}:
+            raise UsageError("nothing was done", hint=f"--repeat {node.id} or --skip {node.id} answers the question")
+
+
+def _told(taken: TakenUp) -> str:
+    """How far the run had come, and what of it nobody knows."""
+    record, plan = taken.record, taken.plan
+    answered = sum(bool(record.nodes[node.id].answers) for node in plan.nodes if node.id in record.nodes)
+    how = "was cut off" if record.finished is None else _ended(record.finished.status)
+    far = f"{answered} of {count(len(plan.nodes), 'node')} {'has' if answered == 1 else 'have'} an answer"
+    lines = [f"resuming {record.id} of {inert(plan.name)}, which {how}: {far}"]
+    lines += _doubts(taken.plan, (name for name, each in record.nodes.items() if each.in_doubt))
+    return "\n".join(lines) + "\n"
+
+
+def _ended(status: RunStatus) -> str:
+    return "was interrupted" if status is RunStatus.INTERRUPTED else status.value
+
+
+def _doubts(plan: Plan, doubtful: Iterable[str]) -> list[str]:
+    """The calls that were out when the run was cut off."""
+    known = {node.id: node for node in plan.nodes}
+    asked = [name for name in doubtful if name in known and not isinstance(known[name].work, CallWork)]
+    if not asked:
+        return []
+    were, are = ("was", "is") if len(asked) == 1 else ("were", "are")
+    return [f"in doubt: {names(asked)} {were} in mid-call, maybe billed, and {are} asked again"]

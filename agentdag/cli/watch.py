@@ -1,0 +1,240 @@
+"""A session watched and interrupted by a person or by CI: its views, its signals, its closing words, its outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentdag.cli.check import wants_color
+from agentdag.cli.children import end_children
+from agentdag.errors import UsageError
+from agentdag.events import BarrierOpened, Event, NodeSettled, Observer, RunFinished, RunStatus
+from agentdag.session import Options, RunResult, Session, run_loop
+from agentdag.store.keeper import stores_around
+from agentdag.views.board import Board
+from agentdag.views.lines import JsonLines, Lines, writer
+from agentdag.views.words import inert_lines
+
+_CLOSING_LINES = 64
+"""Lines that the closing table may have, however small the screen: it stays in the scrollback."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """How a run is to be shown. *output* is the file that its outputs go to, instead of to stdout."""
+
+    format: str = "auto"
+    output: Path | None = None
+    quiet: bool = False
+    debug: bool = False
+    color: str = "auto"
+
+    @property
+    def view(self) -> str:
+        """table, plain, json or none."""
+        if self.format == "json":
+            return "json"
+        if self.quiet:
+            return "none"
+        if self.format != "auto":
+            return self.format
+        dumb = os.environ.get("TERM", "dumb") == "dumb"
+        return "table" if sys.stderr.isatty() and not dumb else "plain"
+
+    def options(self, options: Options) -> Options:
+        """*options*, with streaming where somebody looks."""
+        return replace(options, stream=self.view in {"table", "json"})
+
+
+def watch(session: Session, shown: Shown, began: float) -> int:
+    """Run *session* to its end and print what it gave; the exit code. *began* is when the program started."""
+    if shown.debug:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+    if shown.output is not None:
+        _check_output(shown.output)
+    view = shown.view
+    ending = _Ending()
+    board = _board(session)
+    observers: list[Observer] = [board, ending]
+    if view == "json":
+        observers.append(JsonLines(sys.stdout))
+    elif view == "plain":
+        observers.append(Lines(sys.stderr, max(len(node.id) for node in session.plan.nodes)))
+    live = None
+    if view == "table" and sys.stderr.isatty():
+        from agentdag.views.live import LiveTable
+
+        live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, shown.color))
+        observers.append(live)
+    session.observers.add(*observers)
+    result = run_loop(_watched(session, live, began))
+    if session.interrupts:
+        end_children()
+    for observer, error in session.observers.dropped:
+        if isinstance(observer, JsonLines):
+            raise error
+    if view != "json":
+        _tell_end(shown, session, result, board, ending)
+    if shown.output is not None:
+        _write_file(shown.output, result)
+    elif view != "json":
+        writer(sys.stdout)(_output_text(result, terminal=sys.stdout.isatty()))
+    return result.exit_code
+
+
+def _board(session: Session) -> Board:
+    """The board of the run, with how long it is expected to take under its cap and schedule."""
+    plan = session.plan
+    nodes = ((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
+    return Board.of(nodes, expected_s=plan.takes_s())
+
+
+async def _watched(session: Session, live: Any, began: float) -> RunResult:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _interrupt, session, live, number)
+    with _prints_to_stderr() if live is None else live.capturing_prints():
+        return await session.run(began=began)
+
+
+def _interrupt(session: Session, live: Any, number: int) -> None:
+    session.interrupt(number)
+    text = "interrupted: what is in flight has 10 s to finish; again stops at once"
+    if session.interrupts == 1:
+        live.note(text) if live is not None else writer(sys.stderr)(text + "\n")
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """What functions print goes to stderr: stdout is for results alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+class _Ending:
+    """Keeps what the closing words are made of."""
+
+    def __init__(self) -> None:
+        self.settled: list[NodeSettled] = []
+        self.joins: list[BarrierOpened] = []
+        self.finished: RunFinished | None = None
+
+    def __call__(self, event: Event, /) -> None:
+        if isinstance(event, NodeSettled):
+            self.settled.append(event)
+        elif isinstance(event, BarrierOpened):
+            self.joins.append(event)
+        elif isinstance(event, RunFinished):
+            self.finished = event
+
+
+def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, ending: _Ending) -> None:
+    """The closing words, on stderr."""
+    from rich.console import Console
+
+    from agentdag.views.summary import summary
+    from agentdag.views.table import render
+
+    color = wants_color(sys.stderr, shown.color)
+    console = Console(stderr=True, no_color=not color, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    with contextlib.suppress(OSError):
+        if shown.view == "table":
+            height = max(_CLOSING_LINES, console.size.height - 8)
+            for line in render(board, now=result.elapsed_s, width=console.width, height=height, footer=False):
+                console.print(line)
+            console.print()
+        if ending.finished is not None and (not shown.quiet or result.exit_code):
+            for line in summary(ending.finished, ending.settled, ending.joins):
+                console.print(line)
+            if (command := _resume_command(session, result)) is not None:
+                console.print(f"resume  {command}")
+
+
+def _resume_command(session: Session, result: RunResult) -> str | None:
+    """What to type to go on with a run that did not succeed, where it is on record."""
+    if session.store is None or result.status is RunStatus.SUCCEEDED:
+        return None
+    found = any(store.resolve() == session.store.resolve() for store in stores_around(None, os.environ, Path()))
+    where = "" if found else f" --store {shlex.quote(str(session.store))}"
+    return f"agentdag resume {result.run}{where}"
+
+
+def _output_text(result: RunResult, *, terminal: bool) -> str:
+    """One output as it is; several as a JSON object, or under headings on a terminal.
+
+    Where a run did not get to its outputs, the answers of what did succeed are printed in their place.
+    """
+    outputs = {name: value for name, value in result.outputs.items() if value is not None or not terminal}
+    if all(value is None for value in outputs.values()):
+        outputs = {name: node.output for name, node in result.nodes.items() if node.output is not None}
+    if not outputs:
+        return ""
+    if len(outputs) == 1:
+        (value,) = outputs.values()
+        text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+        return _ended("\n" + inert_lines(text) if terminal else text)
+    if not terminal:
+        return json.dumps(outputs, indent=2, ensure_ascii=False) + "\n"
+    parts = []
+    for name, value in outputs.items():
+        text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+        parts.append(f"\n== {name} ==\n{_ended(inert_lines(text))}")
+    return "".join(parts)
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _check_output(path: Path) -> None:
+    """Refuse, before any call, an output file that could not be written after it."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", hint="name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"the folder of {path} does not exist", hint="create it first")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise UsageError(f"{path} may not be written")
+
+
+def _write_file(path: Path, result: RunResult) -> None:
+    """The outputs in *path*, whole or not at all; as JSON where its name ends so.
+
+    A link is followed and the file's mode kept; what is no regular file (a pipe, a device) is written to directly.
+    """
+    if path.suffix == ".json":
+        text = json.dumps(dict(result.outputs), indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = _output_text(result, terminal=False)
+    data = text.encode("utf-8", "backslashreplace")
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("wb") as stream:
+            stream.write(data)
+        return
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(target)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,70 @@
+"""What a node asks, with every template rendered, and the fingerprint by which the same request is known again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from agentdag.calls import Sampling
+from agentdag.plan.plan import CallWork, ModelRef, PromptWork, function_name
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """A question to a model."""
+
+    model: ModelRef
+    prompt: str
+    system: str | None
+    sampling: Sampling
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it; what is not said is left out."""
+        sampling = {name: getattr(self.sampling, name) for name in Sampling.__slots__}
+        parameters = {name: value for name, value in sampling.items() if value not in (None, (), {})}
+        return {"model": str(self.model), "system": self.system, "prompt": self.prompt, "parameters": parameters}
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call of a function; *code* is the digest of what it does."""
+
+    function: str
+    arguments: Mapping[str, Any]
+    code: str
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"function": self.function, "code": self.code, "arguments": dict(self.arguments)}
+
+
+Asked = Prompted | Called
+
+
+def rendered(work: PromptWork | CallWork, names: Mapping[str, Any], codes: Mapping[str, str]) -> Asked:
+    """What *work* asks where its templates see *names*; raises TemplateError."""
+    if isinstance(work, PromptWork):
+        system = None if work.system is None else work.system.render(names)
+        return Prompted(work.model, work.prompt.render(names), system, work.sampling)
+    arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
+    return Called(function_name(work), arguments, codes.get(function_name(work), ""))
+
+
+def parts_of(asked: Asked, played: Any = None) -> dict[str, str]:
+    """The digest of each part of *asked*; *played* is what a simulator is told to answer."""
+    plain: dict[str, Any] = asked.plain()
+    if played is not None:
+        plain["simulator"] = played
+    return {name: _digest(json.dumps(value, sort_keys=True, default=str)) for name, value in plain.items()}
+
+
+def fingerprint(parts: Mapping[str, str]) -> str:
+    """Equal for equal requests, whichever node, run or machine asks."""
+    return _digest(json.dumps(parts, sort_keys=True))
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

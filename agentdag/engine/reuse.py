@@ -1,0 +1,136 @@
+"""Whether a node's work is there already: from an earlier life of this run, out of the cache, or from another run.
+
+A request is known again by its fingerprint, wherever the node stands; only complete successes are taken.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from agentdag.calls import NO_USAGE
+from agentdag.engine.asks import fingerprint
+from agentdag.errors import ErrorKind, Failure
+from agentdag.events import NodeSettled, Status
+from agentdag.plan.plan import Plan, PlanNode
+from agentdag.store.fold import NodeRecord, RunRecord
+from agentdag.store.history import History
+
+CUT_OFF = "it was cut off in mid-call, which may have been billed"
+
+
+class Verdict(NamedTuple):
+    """What is there of a node, if anything, and why that is taken, or why its work is done."""
+
+    settled: NodeSettled | None
+    why: str
+    fingerprint: str | None = None
+
+
+@dataclass
+class Reuse:
+    """What may be taken. *record* is of the earlier lives of the run; *history* of all runs of the store.
+
+    *borrowed* are the nodes that are not to run: their answers come from other runs. With *cache* every node is looked
+    up there, not only those that say so; *repeat* are run whatever is there, *skip* not at all.
+    """
+
+    plan: Plan
+    record: RunRecord | None = None
+    history: History | None = None
+    borrowed: frozenset[str] = frozenset()
+    repeat: frozenset[str] = frozenset()
+    skip: frozenset[str] = frozenset()
+    cache: bool = False
+    _claimed: set[str] = field(default_factory=set)
+    """The nodes of the record whose answers went to a node of another name."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the run goes on with what it did before."""
+        return self.record is not None
+
+    def recorded(self, node: str) -> NodeRecord | None:
+        """How far *node* had come before."""
+        return None if self.record is None else self.record.nodes.get(node)
+
+    def concerns(self, node: PlanNode) -> bool:
+        """Whether anything may be there of *node*, so that it is worth looking."""
+        return self.record is not None or node.id in self.borrowed or self._age_s(node) is not None
+
+    def look(self, node: PlanNode, parts: Mapping[str, str]) -> Verdict:
+        """What is there of *node*, which is about to ask for *parts*."""
+        if node.id in self.repeat:
+            return Verdict(None, "it is to be repeated")
+        print_ = fingerprint(parts)
+        before = self._before(node.id, print_)
+        if before is not None:
+            return Verdict(before, "the same request was answered before", print_)
+        if node.id in self.borrowed:
+            return self._borrow(node, print_)
+        age_s = self._age_s(node)
+        if age_s is not None and self.history is not None:
+            found = self.history.answer(print_, since=time.time() - age_s)
+            if found is not None:
+                hit = replace(found, cached=True, kept=False)
+                return Verdict(_free(hit), f"the same request was answered in run {found.run}", print_)
+        return Verdict(None, self._why_again(node.id, parts))
+
+    def _age_s(self, node: PlanNode) -> float | None:
+        """How old an answer out of the cache may be; None where the node takes none."""
+        if self.history is None or not node.cacheable:
+            return None
+        return math.inf if node.cache_s is None and self.cache else node.cache_s
+
+    def _before(self, name: str, print_: str) -> NodeSettled | None:
+        if self.record is None:
+            return None
+        own = self.record.nodes.get(name)
+        if own is not None and print_ in own.answers:
+            return own.answers[print_]
+        for other in self._left_over():
+            found = self.record.nodes[other].answers.get(print_)
+            if found is not None and not found.kept:  # what was kept is another's
+                self._claimed.add(other)
+                return found
+        return None
+
+    def _left_over(self) -> Iterator[str]:
+        """The nodes of the record that the pipeline has no more: it may have them under another name."""
+        assert self.record is not None
+        known = {node.id for node in self.plan.nodes}
+        return (name for name in self.record.nodes if name not in known and name not in self._claimed)
+
+    def _borrow(self, node: PlanNode, print_: str) -> Verdict:
+        found = None if self.history is None else self.history.answer(print_)
+        if found is not None:
+            return Verdict(_free(replace(found, kept=True)), f"not selected: taken from run {found.run}", print_)
+        message = "it is not selected, and no recorded run asked the same"
+        failure = Failure(ErrorKind.UPSTREAM, message, final=True)
+        lost = NodeSettled("", 0.0, node.id, Status.FAILED, 0.0, 0, None, NO_USAGE, None, failure, None, {})
+        return Verdict(lost, message)
+
+    def _why_again(self, name: str, parts: Mapping[str, str]) -> str:
+        record = self.recorded(name)
+        if record is None:
+            return "it had not begun"
+        if record.answers:
+            known = {*parts, *record.parts}
+            other = [part for part in known if parts.get(part) != record.parts.get(part)]
+            return f"it asks something else: another {' and '.join(sorted(other))}" if other else "its answer is lost"
+        if record.in_doubt:
+            return CUT_OFF
+        ended = record.ended
+        if ended is None:
+            return "it had not begun" if record.out is None else "it had not ended"
+        if ended.error is not None:
+            return f"it had failed: {ended.error.kind}"
+        return f"it was {ended.status.replace('_', ' ')}" + (f": {ended.reason}" if ended.reason else "")
+
+
+def _free(found: NodeSettled) -> NodeSettled:
+    """As an answer for which nobody is asked and nothing is paid in this run."""
+    return replace(found, usage=NO_USAGE, attempts=0, waits={}, hedges=0)

@@ -1,0 +1,141 @@
+"""What the entries of one run add up to: how far each node has come, and what may have been paid for in vain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, Usage
+from agentdag.events import (
+    BarrierOpened,
+    Event,
+    NodeFallback,
+    NodeRetrying,
+    NodeSettled,
+    NodeStarted,
+    PassFinished,
+    RunFinished,
+    RunStarted,
+    Status,
+    event_from,
+)
+from agentdag.store.log import ASKED
+
+
+class Entry(NamedTuple):
+    """One entry as it was written. `time` is in seconds since 1970."""
+
+    seq: int
+    life: int
+    type: str
+    node: str | None
+    time: float
+    fingerprint: str | None
+    body: str
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    """How far a node has come."""
+
+    ended: NodeSettled | None = None
+    """Its last end, if nothing of it was begun after that."""
+    answers: dict[str, NodeSettled] = field(default_factory=dict)
+    """Its complete successes, by the fingerprint of what was asked."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """The digests of what it asked last, part by part."""
+    opened: BarrierOpened | None = None
+    """What it saw when its barrier opened, or when its last pass began."""
+    passes: list[PassFinished] = field(default_factory=list)
+    out: NodeStarted | None = None
+    """Its last attempt, where no end of it is recorded."""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether nobody knows what became of its last attempt."""
+        return self.out is not None and (self.ended is None or self.ended.status is Status.CANCELLED)
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run as far as it has come. `spent` is what all its lives have used."""
+
+    id: str
+    pipeline: str
+    started: str
+    text: str
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any]
+    nodes: dict[str, NodeRecord] = field(default_factory=dict)
+    began: RunStarted | None = None
+    finished: RunFinished | None = None
+    """How its last life ended, if it came to an end of its own."""
+    lives: int = 1
+    seq: int = 0
+    spent: Usage = NO_USAGE
+
+    def node(self, name: str) -> NodeRecord:
+        return self.nodes.setdefault(name, NodeRecord())
+
+    def fold(self, entries: Iterable[Entry]) -> RunRecord:
+        """Take in *entries*, in their order; what cannot be read is as if it had not been written."""
+        simulated = bool(self.options.get("simulate"))
+        for entry in entries:
+            if entry.life > self.lives:
+                self._book_doubts(simulated=simulated)
+                self.finished = None
+            self.lives, self.seq = max(self.lives, entry.life), max(self.seq, entry.seq)
+            try:
+                if entry.type == ASKED and entry.node is not None:
+                    self._asked(entry.node, json.loads(entry.body))
+                else:
+                    self._take_in(event_from(entry.body), entry.fingerprint)
+            except (ValueError, KeyError, TypeError):
+                continue
+        if self.finished is None:
+            self._book_doubts(simulated=simulated)
+        return self
+
+    def _book_doubts(self, *, simulated: bool) -> None:
+        for node in self.nodes.values():
+            if node.in_doubt and node.ended is None and node.out is not None and node.out.model and not simulated:
+                self.spent += MAYBE_BILLED
+
+    def _asked(self, name: str, body: Mapping[str, Any]) -> None:
+        if body["choice"] == 0:
+            self.node(name).parts = body["parts"]
+
+    def _take_in(self, event: Event, fingerprint: str | None) -> None:
+        match event:
+            case RunStarted():
+                self.began = event
+            case RunFinished():
+                self.finished = event
+            case BarrierOpened():
+                node = self.node(event.node)
+                node.opened = event
+                if event.pass_number == 1:
+                    node.passes = []
+            case NodeStarted():
+                node = self.node(event.node)
+                node.out, node.ended = event, None
+            case NodeRetrying() | NodeFallback():
+                self.node(event.node).out = None
+            case PassFinished():
+                node = self.node(event.node)
+                node.out = None
+                node.passes.append(event)
+            case NodeSettled():
+                self._settled(self.node(event.node), event, fingerprint)
+
+    def _settled(self, node: NodeRecord, event: NodeSettled, fingerprint: str | None) -> None:
+        if not (event.cached or event.kept):
+            self.spent += event.usage
+        begun = node.out is not None and not (event.passes == 1 and event.attempts < node.out.attempt)
+        if event.status is not Status.CANCELLED or not begun:
+            node.out = None
+        node.ended = event
+        if event.status is Status.SUCCEEDED and fingerprint is not None:
+            node.answers[fingerprint] = event

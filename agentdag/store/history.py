@@ -1,0 +1,288 @@
+"""Questions asked of the journal: what ran, how far a run came, how long a node takes, who was asked the same before.
+
+Reads only, and believes no row whose hash is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentdag.errors import StoreError
+from agentdag.events import NodeSettled, Status, event_from
+from agentdag.limits.policy import AUTO_SHARE, ENOUGH_RECORDED, Past
+from agentdag.store.fold import Entry, RunRecord
+from agentdag.store.journal import intact
+from agentdag.store.lease import is_live
+from agentdag.store.schema import open_database
+
+_ENTRY = (
+    "run, seq, life, type, node, time, status, latency_s, attempts, input_tokens, output_tokens, cost, past, "
+    "fingerprint, body, hash"
+)
+LOOKED_AT = 20_000
+"""The newest results that percentiles for a run are made of."""
+EACH = 200
+"""Of those, the newest of each node."""
+_CUT = frozenset({Status.TIMED_OUT.value, Status.LATE.value, Status.CANCELLED.value})
+"""Those would have taken longer: they count as at least the time at which they were cut."""
+RUNNING, KILLED = "running", "interrupted"
+
+
+class RunLine(NamedTuple):
+    """One run in a list. `elapsed_s` is of its last life; None where that had no end of its own."""
+
+    id: str
+    pipeline: str
+    started: str
+    status: str
+    elapsed_s: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: Decimal | None
+    mode: str
+    """Who answered: `real`, `simulated` or `replayed`."""
+    rows: int | None
+    """Of a batch: how many runs it has."""
+
+
+@dataclass(slots=True)
+class NodeStats:
+    """What is recorded of a node. Times are in seconds; costs in USD, None where any is unknown."""
+
+    node: str
+    runs: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    p50_s: float | None = None
+    p95_s: float | None = None
+    attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: Decimal | None = Decimal(0)
+
+    @property
+    def suggested_timeout_s(self) -> float | None:
+        """What `timeout: auto` would be."""
+        enough = self.runs >= ENOUGH_RECORDED and self.p95_s is not None
+        return AUTO_SHARE * self.p95_s if enough and self.p95_s is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a node takes, by its newest recorded latencies."""
+
+    count: int
+    p50_s: float | None
+    """Of the successes alone."""
+    p95_s: float
+    """With calls that were cut, at the time at which they were."""
+
+    @property
+    def past(self) -> Past:
+        return Past(self.count, self.p95_s)
+
+
+class History:
+    """The store in *folder*, read. Raises StoreError where there is none, or where it cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._connection = open_database(folder, create=False)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _ask(self, question: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._connection.execute(question, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store {self.folder} cannot be read: {error}", hint="it is left as it is") from error
+
+    def ids(self, prefix: str = "") -> list[str]:
+        """The runs and batches whose ids begin with *prefix*, the newest first."""
+        if prefix == "last":
+            return [line.id for line in self.runs(limit=1)]
+        question = "SELECT DISTINCT coalesce(batch, id) FROM runs WHERE substr(coalesce(batch, id), 1, ?) = ?"
+        found = [name for (name,) in self._ask(f"{question} ORDER BY number DESC", len(prefix), prefix)]
+        rows = [name for (name,) in self._ask("SELECT id FROM runs WHERE id = ?", prefix)]
+        return rows or found
+
+    def runs(self, *, limit: int, pipeline: str | None = None) -> list[RunLine]:
+        """The newest runs, batches as one, the newest first."""
+        chosen = "WHERE pipeline = ?" if pipeline is not None else ""
+        values = [] if pipeline is None else [pipeline]
+        question = f"""SELECT max(number), coalesce(batch, id), pipeline, batch, count(*)
+            FROM runs {chosen} GROUP BY coalesce(batch, id) ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
+        return [self._line(*row) for row in list(self._ask(question, *values, limit))]
+
+    def _line(self, number: int, name: str, pipeline: str, batch: str | None, rows: int) -> RunLine:
+        ((body,),) = self._ask("SELECT body FROM runs WHERE number = ?", number)
+        about = json.loads(body)
+        members = "SELECT id FROM runs WHERE batch = ?" if batch else "SELECT ?"
+        ends = list(
+            self._ask(
+                f"""SELECT status, latency_s, input_tokens, output_tokens, cost FROM entries AS e
+                WHERE run IN ({members}) AND type = 'run.finished'
+                AND seq = (SELECT max(seq) FROM entries WHERE run = e.run)""",  # noqa: S608
+                name,
+            )
+        )
+        live = is_live(self.folder, name)
+        whole = len(ends) == rows
+        statuses = {end[0] for end in ends}
+        status = RUNNING if live else KILLED if not whole else statuses.pop() if len(statuses) == 1 else "failed"
+        elapsed_s = None if not whole or live else sum(end[1] for end in ends) if not batch else None
+        return RunLine(
+            name,
+            pipeline,
+            about["started"],
+            status,
+            elapsed_s,
+            _sum(end[2] for end in ends),
+            _sum(end[3] for end in ends),
+            _total(end[4] for end in ends) if whole else None,
+            mode_of(about["options"]),
+            rows if batch else None,
+        )
+
+    def record(self, run: str) -> RunRecord:
+        """How far *run* has come. Raises StoreError where it is not there, or where its beginning is damaged."""
+        found = list(self._ask("SELECT id, pipeline, batch, row, time, body, hash FROM runs WHERE id = ?", run))
+        if not found:
+            raise StoreError(f"there is no run {run} in {self.folder}", hint="`agentdag runs` lists them")
+        *values, told = found[0]
+        if not intact(values, told):
+            raise StoreError(
+                f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine"
+            )
+        about = json.loads(values[5])
+        texts = list(self._ask("SELECT body FROM texts WHERE digest = ?", about["text"]))
+        text = json.loads(texts[0][0]) if texts else ""
+        record = RunRecord(run, values[1], about["started"], text, about["inputs"], about["options"])
+        return record.fold(self.entries(run))
+
+    def entries(self, run: str, node: str | None = None) -> Iterator[Entry]:
+        """What was written of *run*, or of one *node* of it, in order; what is damaged is left out."""
+        chosen = "" if node is None else " AND node = ?"
+        values = [run] if node is None else [run, node]
+        for row in self._ask(f"SELECT {_ENTRY} FROM entries WHERE run = ?{chosen} ORDER BY seq", *values):  # noqa: S608
+            *plain, told = row
+            if intact(plain, told):
+                yield Entry(plain[1], plain[2], plain[3], plain[4], plain[5], plain[13], plain[14])
+
+    def paces(self, pipeline: str) -> dict[str, Pace]:
+        """How long each node of *pipeline* takes."""
+        question = "SELECT node, status, latency_s FROM entries WHERE past = ? ORDER BY number DESC LIMIT ?"
+        good: dict[str, list[float]] = {}
+        every: dict[str, list[float]] = {}
+        for node, status, latency_s in self._ask(question, past_of(pipeline, simulated=False), LOOKED_AT):
+            latencies = every.setdefault(node, [])
+            if len(latencies) >= EACH:
+                continue
+            if status == Status.SUCCEEDED.value:
+                good.setdefault(node, []).append(latency_s)
+                latencies.append(latency_s)
+            elif status in _CUT and latency_s > 0:
+                latencies.append(latency_s)
+        return {
+            node: Pace(len(latencies), percentile(good.get(node, []), 0.5), percentile(latencies, 0.95) or 0.0)
+            for node, latencies in every.items()
+            if latencies
+        }
+
+    def stats(self, pipeline: str, *, simulated: bool = False) -> list[NodeStats]:
+        """What is recorded of each node of *pipeline*, in real runs or in those on the simulator."""
+        question = """SELECT node, status, latency_s, attempts, input_tokens, output_tokens, cost
+            FROM entries WHERE past = ?"""
+        found: dict[str, NodeStats] = {}
+        latencies: dict[str, list[float]] = {}
+        costs: dict[str, Counter[str | None]] = {}
+        for node, status, latency_s, attempts, tokens_in, tokens_out, cost in self._ask(
+            question, past_of(pipeline, simulated=simulated)
+        ):
+            stats = found.get(node) or found.setdefault(node, NodeStats(node))
+            stats.runs += 1
+            stats.statuses[status] += 1
+            stats.attempts += attempts
+            stats.input_tokens += tokens_in or 0
+            stats.output_tokens += tokens_out or 0
+            costs.setdefault(node, Counter())[cost] += 1
+            if status == Status.SUCCEEDED.value or (status in _CUT and latency_s > 0):
+                latencies.setdefault(node, []).append(latency_s)
+        for node, stats in found.items():
+            stats.p50_s = percentile(latencies.get(node, []), 0.5)
+            stats.p95_s = percentile(latencies.get(node, []), 0.95)
+            stats.cost = _total(cost for cost, times in costs[node].items() for _ in range(times))
+        return list(found.values())
+
+    def older_than(self, moment: float) -> list[str]:
+        """The runs that began before *moment* (seconds since 1970) and do not go on now."""
+        question = "SELECT id, coalesce(batch, id) FROM runs WHERE time < ?"
+        live: dict[str, bool] = {}
+        found = []
+        for run, name in self._ask(question, moment):
+            if name not in live:
+                live[name] = is_live(self.folder, name)
+            if not live[name]:
+                found.append(run)
+        return found
+
+    def remove(self, runs: Sequence[str]) -> None:
+        """Forget *runs*, and give back their space. Raises StoreError where the store is being written."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("DELETE FROM entries WHERE run = ?", [(run,) for run in runs])
+            self._connection.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
+            used = "SELECT json_extract(body, '$.text') FROM runs"
+            self._connection.execute(f"DELETE FROM texts WHERE digest NOT IN ({used})")  # noqa: S608
+            self._connection.execute("COMMIT")
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise StoreError(f"the store {self.folder} cannot be written: {error}") from error
+
+    def answer(self, fingerprint: str, *, since: float = 0.0) -> NodeSettled | None:
+        """The newest answer to the request with *fingerprint* that was written after *since* (seconds since 1970)."""
+        question = f"SELECT {_ENTRY} FROM entries WHERE fingerprint = ? AND status = 'succeeded' ORDER BY number DESC"  # noqa: S608
+        for *values, told in self._ask(question, fingerprint):
+            if values[5] >= since and intact(values, told):
+                event = event_from(values[14])
+                if isinstance(event, NodeSettled) and not (event.cached or event.kept):
+                    return event
+        return None
+
+
+def past_of(pipeline: str, *, simulated: bool) -> str:
+    """Under which name the results of *pipeline* are experience."""
+    return f"{pipeline} (simulated)" if simulated else pipeline
+
+
+def mode_of(options: dict[str, Any]) -> str:
+    """Who answered in a run with these options."""
+    return "simulated" if options.get("simulate") else "replayed" if options.get("replay") else "real"
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The smallest of *values* that is not below *share* of them (nearest rank); None of nothing."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _total(costs: Iterable[str | None]) -> Decimal | None:
+    total = Decimal(0)
+    for cost in costs:
+        if cost is None:
+            return None
+        total += Decimal(cost)
+    return total

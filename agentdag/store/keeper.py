@@ -1,0 +1,132 @@
+"""Where runs are kept, and the keeping of one: its store opened, its lease held, its journal written.
+
+A store stands in `.agentdag/` beside the pipeline; whoever looks for a run finds it from around there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from agentdag.errors import StoreError
+from agentdag.store.fold import RunRecord
+from agentdag.store.history import History, past_of
+from agentdag.store.journal import Journal
+from agentdag.store.lease import Lease
+from agentdag.store.log import Identity, Log
+from agentdag.store.schema import FILE, open_database
+
+FOLDER = ".agentdag"
+VARIABLE = "AGENTDAG_STORE"
+_DEPTH = 3
+"""So many folders down a store is looked for."""
+
+
+def store_of(pipeline: Path, given: Path | None, environment: Mapping[str, str]) -> Path:
+    """The folder of the store for *pipeline*: as given, as the environment says, or beside the file."""
+    named = given or (Path(environment[VARIABLE]) if environment.get(VARIABLE) else None)
+    return named or pipeline.parent / FOLDER
+
+
+def stores_around(given: Path | None, environment: Mapping[str, str], here: Path) -> Iterator[Path]:
+    """The stores in which a run may be that was started around *here*: as given, else here, below, and above."""
+    named = given or (Path(environment[VARIABLE]) if environment.get(VARIABLE) else None)
+    if named is not None:
+        yield named
+        return
+    for folder in (here, *_below(here, _DEPTH), *here.absolute().parents):
+        if (folder / FOLDER / FILE).is_file():
+            yield folder / FOLDER
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    if not depth:
+        return
+    with suppress(OSError):
+        inside = sorted(each for each in folder.iterdir() if each.is_dir() and not each.is_symlink())
+        for each in inside:
+            if not each.name.startswith(".") and each.name != "node_modules":
+                yield each
+                yield from _below(each, depth - 1)
+
+
+def key_of(folder: Path, pipeline: Path, name: str) -> str:
+    """What the store calls a pipeline: where its file stands, seen from beside the store; standard input by name."""
+    if str(pipeline) == "-":
+        return f"-:{name}"
+    return os.path.relpath(pipeline.resolve(), folder.resolve().parent)
+
+
+def find_run(stores: Iterator[Path], prefix: str) -> tuple[History, str]:
+    """The one run whose id begins with *prefix* (or the `last` one), and its store, open.
+
+    Raises StoreError where there is none, or more than one.
+    """
+    looked: list[str] = []
+    found: list[tuple[Path, str]] = []
+    for folder in stores:
+        history = History(folder)
+        ids = history.ids(prefix)
+        if prefix in ids or (prefix == "last" and ids):
+            return history, ids[0] if prefix == "last" else prefix
+        found += [(folder, each) for each in ids]
+        looked.append(str(folder))
+        history.close()
+    if len(found) == 1:
+        return History(found[0][0]), found[0][1]
+    if found:
+        named = ", ".join(name for _, name in found[:5])
+        raise StoreError(f"{len(found)} runs begin with {prefix}: {named}", hint="write more of the id")
+    where = f"in {', '.join(looked)}" if looked else "here, in no store around"
+    raise StoreError(
+        f"there is no run {prefix} {where}", hint="`agentdag runs` lists them; --store DIR looks elsewhere"
+    )
+
+
+class Keeper:
+    """The store in *folder*, for a run of *pipeline*: a new one, or that of *record*, which goes on.
+
+    Raises StoreError where it cannot be had.
+    """
+
+    def __init__(self, folder: Path, pipeline: str, record: RunRecord | None = None) -> None:
+        self.folder = folder
+        self.pipeline = pipeline
+        self.record = record
+        open_database(folder, create=True).close()
+        self.history = History(folder)
+        self.journal: Journal | None = None
+        self._lease: Lease | None = None
+
+    def begin(self, run: Identity, clean: Callable[[str], str], *, simulated: bool) -> Log:
+        """Hold the lease of *run*, and write what it becomes."""
+        name = run.batch or run.id
+        past = past_of(self.pipeline, simulated=simulated)
+        loop = asyncio.get_running_loop()
+
+        def post(act: Callable[[], None]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(act)
+
+        if self.journal is None:
+            try:
+                self._lease = Lease(self.folder, name)
+            except OSError as error:
+                raise StoreError(f"the store {self.folder} cannot be written: {error.strerror or error}") from error
+            self.journal = Journal(self.folder, name, post)
+        if self.record is not None:
+            return Log(self.journal, run, clean, life=self.record.lives + 1, seq=self.record.seq, past=past)
+        log = Log(self.journal, run, clean, past=past)
+        log.begin()
+        return log
+
+    def end(self) -> None:
+        """Everything is written, and nobody runs it any more."""
+        if self.journal is not None:
+            self.journal.close()
+        if self._lease is not None:
+            self._lease.release()
+        self.history.close()

@@ -1,0 +1,107 @@
+"""One run on record: its events as rows of the journal, each with what history asks for beside it.
+
+What is told is written soon; what is committed is written before the next thing happens.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+from agentdag.calls import NO_USAGE, Usage
+from agentdag.events import Event, NodeProgress, NodeSettled, RunFinished, RunProgress, event_json
+from agentdag.store.journal import Journal, Row
+
+ASKED = "node.asked"
+"""The type of the entry that holds what a node asked, before its first attempt."""
+_PASSING = (NodeProgress, RunProgress)
+"""What is of no use once it is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What is recorded of a run before anything else: *text* is its pipeline, as it was then."""
+
+    id: str
+    pipeline: str
+    started: str
+    text: str
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any]
+    batch: str | None = None
+    row: int | None = None
+
+
+class Log:
+    """The record of one life of a run. *past* is under which name its results serve as experience.
+
+    *clean* takes secrets out of a JSON text. *seq* is the number of the last entry of the lives before.
+    """
+
+    def __init__(
+        self, journal: Journal, run: Identity, clean: Callable[[str], str], *, life: int = 1, seq: int = 0, past: str
+    ) -> None:
+        self.journal = journal
+        self._run = run
+        self._clean = clean
+        self._life = life
+        self._seq = seq
+        self._past = past
+
+    def begin(self) -> None:
+        """The run exists, from now on."""
+        self.journal.append(self._beginning)
+
+    def _beginning(self) -> Sequence[Row]:
+        run = self._run
+        text = blake2b(run.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        body = {"started": run.started, "text": text, "inputs": run.inputs, "options": run.options}
+        values = (run.id, run.pipeline, run.batch, run.row, time.time(), self._clean(json.dumps(body)))
+        return Row("texts", (text, self._clean(json.dumps(run.text)))), Row("runs", values)
+
+    def tell(self, event: Event) -> None:
+        """Write *event*, in its order."""
+        if not isinstance(event, _PASSING):
+            self.commit(event)
+
+    def commit(self, event: Event, then: Callable[[], None] | None = None, *, fingerprint: str | None = None) -> None:
+        """Write *event*, the answer to the request with *fingerprint*; then call *then*."""
+        self._seq += 1
+        self.journal.append(partial(self._rows, self._seq, time.time(), event, fingerprint), then)
+
+    def fence(self, then: Callable[[], None]) -> None:
+        """Call *then* once all that came before is safe."""
+        self.journal.append(tuple, then)
+
+    def asked(self, node: str, body: Mapping[str, Any]) -> None:
+        """Write what *node* is about to ask."""
+        self._seq += 1
+        self.journal.append(partial(self._asked, self._seq, time.time(), node, body))
+
+    def _asked(self, seq: int, at: float, node: str, body: Mapping[str, Any]) -> Sequence[Row]:
+        return (self._row(seq, ASKED, node, at, (None,) * 8, self._clean(json.dumps(body))),)
+
+    def _rows(self, seq: int, at: float, event: Event, fingerprint: str | None) -> Sequence[Row]:
+        body = self._clean(event_json(event, exact=True))
+        facts: tuple[Any, ...] = (None,) * 8
+        if isinstance(event, NodeSettled):
+            new = not (event.cached or event.kept)
+            past = self._past if new and event.attempts else None
+            usage = event.usage if new else NO_USAGE
+            facts = (event.status.value, float(event.latency_s), event.attempts, *_paid(usage), past, fingerprint)
+        elif isinstance(event, RunFinished):
+            facts = (event.status.value, float(event.elapsed_s), None, *_paid(event.usage), None, None)
+        return (self._row(seq, event.type, getattr(event, "node", None), at, facts, body),)
+
+    def _row(self, seq: int, kind: str, node: str | None, at: float, facts: tuple[Any, ...], body: str) -> Row:
+        return Row("entries", (self._run.id, seq, self._life, kind, node, at, *facts, body))
+
+
+def _paid(usage: Usage) -> tuple[int | None, int | None, str | None]:
+    cost = None if usage.cost_usd is None else format(usage.cost_usd, "f")
+    return usage.input_tokens, usage.output_tokens, cost
