@@ -89,7 +89,10 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One model call. `node` and `attempt` (from 1) say whose it is, `hedge` which of the same calls beside it."""
+    """One model call. `node` and `attempt` (from 1) say whose it is, `hedge` which of the same calls beside it.
+
+    `provider` is the provider's name in the pipeline, whoever answers in its place.
+    """
 
     node: str
     attempt: int
@@ -101,6 +104,7 @@ class Request:
     timeout_s: float = 600.0
     rehearsal: Rehearsal = Rehearsal()
     hedge: int = 0
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)

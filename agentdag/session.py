@@ -38,6 +38,7 @@ from agentdag.plan.select import selected
 from agentdag.plan.values import FileText, resolve_inputs
 from agentdag.providers import prices, registry
 from agentdag.providers.http import SharedHttp
+from agentdag.providers.recorded import RecordingProvider, Recordings, ReplayProvider
 from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
 from agentdag.store.fold import RunRecord
@@ -57,7 +58,8 @@ class Options:
     duration in the file times *time_scale*. *seed* makes the simulator's chance repeatable. *select* names the nodes
     to run (`a`, `+a`, `a+`); what they read besides is taken from earlier runs. With *cache* every node's answer is
     looked up among those of earlier runs. *repeat* names nodes that run whatever is there of them in a run that goes
-    on, *skip* those that do not run any more.
+    on, *skip* those that do not run any more. Each exchange with a model is written to the folder *record*, or answered
+    out of the folder *replay*, *replay_pace* times as slowly as it was.
     """
 
     concurrency: int | None = None
@@ -70,11 +72,14 @@ class Options:
     select: tuple[str, ...] = ()
     repeat: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
+    record: Path | None = None
+    replay: Path | None = None
+    replay_pace: float = 0.0
 
     @property
     def real(self) -> bool:
         """Whether its latencies tell anything of later runs."""
-        return not self.simulate
+        return not self.simulate and self.replay is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -145,6 +150,7 @@ class Session:
         self._environment = os.environ if environment is None else environment
         self._inputs = resolve_inputs(self.plan, inputs or {})
         self._functions = dict(_functions(self.plan, options))
+        self._recordings = None if options.replay is None else Recordings(options.replay)
         self._runner: Runner | None = None
         self._signals: list[int] = []
 
@@ -170,6 +176,11 @@ class Session:
             self._runner.interrupt(signal)
 
     @property
+    def unused_recordings(self) -> list[str]:
+        """The files of `replay` that nothing has asked for."""
+        return [] if self._recordings is None else self._recordings.unused()
+
+    @property
     def store(self) -> Path | None:
         """Where the run is kept, if it is."""
         return None if self._keeper is None else self._keeper.folder
@@ -192,7 +203,7 @@ class Session:
             inputs=self._inputs,
             providers=providers,
             functions=self._functions,
-            simulator=SimulatedProvider(seed=self.options.seed) if self.options.simulate else None,
+            simulator=self._played(SimulatedProvider(seed=self.options.seed)) if self.options.simulate else None,
             governor=Governor(slots, Random(), RetryBudget(len(self.plan.nodes))),  # noqa: S311 - no secret in it
             emit=self.observers,
             redact=self._secrets.redact,
@@ -200,6 +211,7 @@ class Session:
             started=started if self._record is None else self._record.started,
             stream=self.options.stream,
             recall=self.recall,
+            replays=self._recordings is not None,
             codes={name: code_of(function) for name, function in self._functions.items()} if self._keeper else {},
         )
         try:
@@ -228,6 +240,7 @@ class Session:
             "cache": options.cache,
             "select": list(options.select),
             "allowed": [str(folder.resolve()) for folder in self.plan.allowed],
+            "replay": None if options.replay is None else str(options.replay.resolve()),
             "path": str(self.plan.path if str(self.plan.path) == "-" else self.plan.path.resolve()),
             "folder": str(Path.cwd()),
         }
@@ -250,12 +263,20 @@ class Session:
             cache=options.cache,
         )
 
+    def _played(self, provider: Provider) -> Provider:
+        """*provider*, recorded where the options say so."""
+        folder = self.options.record
+        return provider if folder is None else RecordingProvider(provider, folder, self._secrets.redact_json)
+
     def _make_providers(self, providers: dict[str, Provider], http: SharedHttp) -> None:
         """Fill in every provider that is asked; raises UsageError that names all that cannot be made."""
         problems: list[UsageError] = []
         for name in self._asked():
             try:
-                providers[name] = self._provider(name, http)
+                if self._recordings is not None:
+                    providers[name] = ReplayProvider(self._recordings, self.options.replay_pace)
+                else:
+                    providers[name] = self._played(self._provider(name, http))
             except UsageError as problem:
                 problems.append(problem)
         if problems:
@@ -402,6 +423,7 @@ def take_up(folder: Path, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenU
         time_scale=said["time_scale"],
         seed=said["seed"],
         cache=said["cache"],
+        replay=None if said.get("replay") is None else Path(said["replay"]),
         select=tuple(said["select"]),
     )
     inputs = {name: _as_given(compiled.plan, name, value) for name, value in record.inputs.items()}
@@ -435,8 +457,11 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
 def planned(plan: Plan, options: Options) -> Plan:
     """*plan* as *options* change it, durations scaled; raises UsageError where an option makes no sense."""
-    if options.time_scale != 1 and not options.simulate:
-        raise UsageError("--time-scale scales simulated time only", hint="add --simulate")
+    if options.time_scale != 1 and not (options.simulate or options.replay):
+        raise UsageError("--time-scale scales simulated and replayed time only", hint="add --simulate")
+    if options.replay is not None and (options.simulate or options.record is not None):
+        other = "--simulate" if options.simulate else "--record"
+        raise UsageError(f"--replay and {other} exclude each other: answers come from one place")
     if not 0 < options.time_scale < math.inf:
         raise UsageError(f"--time-scale is a number above 0, not {options.time_scale:g}")
     if options.concurrency is not None and options.concurrency < 1:

@@ -63,8 +63,13 @@ def run(  # noqa: PLR0913 - one option each
         bool, typer.Option("--simulate", help="The built-in simulator answers for every model; no key needed.")
     ] = False,
     time_scale: Annotated[
-        float, typer.Option("--time-scale", metavar="X", help="With --simulate: scale every duration in the file.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            "--time-scale",
+            metavar="X",
+            help="With --simulate: scale every duration in the file. With --replay: the recorded latencies too.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Makes the simulator's chance repeatable.")] = 0,
     select: Annotated[
         list[str] | None,
@@ -76,6 +81,14 @@ def run(  # noqa: PLR0913 - one option each
         ),
     ] = None,
     cache: Cache = False,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="DIR", help="Write each exchange with a model to a file there."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="DIR", help="Answer from the files there, at once; no call is made."),
+    ] = None,
     output_format: OutputFormat = RunFormat.auto,
     output: OutputFile = None,
     dry_run: Annotated[
@@ -97,8 +110,11 @@ def run(  # noqa: PLR0913 - one option each
         concurrency=concurrency,
         schedule=None if schedule is None else schedule.value,
         simulate=simulate,
-        time_scale=time_scale,
+        time_scale=1.0 if time_scale is None else time_scale,
         seed=seed,
+        record=record,
+        replay=replay,
+        replay_pace=0.0 if time_scale is None else time_scale,
         select=tuple(select or ()),
         cache=cache,
     )

@@ -24,7 +24,7 @@ from agentdag.session import Options, RunResult, Session, run_loop
 from agentdag.store.keeper import stores_around
 from agentdag.views.board import Board
 from agentdag.views.lines import JsonLines, Lines, writer
-from agentdag.views.words import inert_lines
+from agentdag.views.words import count, inert_lines, names
 
 _CLOSING_LINES = 64
 """Lines that the closing table may have, however small the screen: it stays in the scrollback."""
@@ -157,6 +157,8 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
         if ending.finished is not None and (not shown.quiet or result.exit_code):
             for line in summary(ending.finished, ending.settled, ending.joins):
                 console.print(line)
+            if unused := session.unused_recordings:
+                console.print(f"replay  {count(len(unused), 'recording')} not asked for: {names(unused)}")
             if (command := _resume_command(session, result)) is not None:
                 console.print(f"resume  {command}")
 

@@ -33,7 +33,6 @@ from agentdag.limits.governor import Turn
 from agentdag.limits.policy import UNBOUNDED, Allowance
 from agentdag.limits.slots import Place, Seat
 from agentdag.plan.plan import Choice, PlanNode, PromptWork
-from agentdag.providers.simulated import SimulatedProvider
 
 TOKENS_EVERY_S = 0.2
 SHORTEST_TOLD_WAIT_S = 0.05
@@ -208,10 +207,10 @@ class NodeLife(Turn):
                 stream=run.stream or policy.timeout.idle_s is not None,
                 timeout_s=policy.attempt_s,
                 rehearsal=node.rehearsal,
+                provider=asked.model.provider,
             )
             provider = simulator or run.providers[asked.model.provider]
-            billed = not isinstance(provider, SimulatedProvider)
-            return ModelAgent(provider, request, str(asked.model), run.redact, billed)
+            return ModelAgent(provider, request, str(asked.model), run.redact, not getattr(provider, "free", False))
         if simulator is not None:
             return StandInAgent(simulator, node.rehearsal)
         return FunctionAgent(run.functions[asked.function], asked.arguments)

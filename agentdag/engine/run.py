@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentdag.calls import NO_USAGE, Provider
-from agentdag.engine.asks import Asked, parts_of
+from agentdag.engine.asks import Asked, Prompted, parts_of
 from agentdag.engine.reuse import Reuse
 from agentdag.events import Event, NodeSettled, Status, usage_json
 from agentdag.language.sandbox import View
@@ -52,6 +52,8 @@ class Run:
     """Where it is written before anything follows from it, if anywhere."""
     reuse: Reuse | None = None
     """What is there already, if anything can be."""
+    replays: bool = False
+    """Whether its models' answers are recordings."""
     codes: Mapping[str, str] = field(default_factory=dict)
     """Digests of what the functions do."""
     settled: dict[str, NodeSettled] = field(default_factory=dict)
@@ -79,7 +81,9 @@ class Run:
 
     def parts_of(self, node: PlanNode, asked: Asked) -> dict[str, str]:
         """The digests by which the request of *node* is known again."""
-        played = {"output": node.rehearsal.output} if self.simulates(node) else None
+        played: Any = {"output": node.rehearsal.output} if self.simulates(node) else None
+        if self.replays and isinstance(asked, Prompted):
+            played = "recordings"
         return parts_of(asked, played)
 
     def view(self, name: str) -> View:

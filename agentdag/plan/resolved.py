@@ -6,11 +6,8 @@ What is written compiles to the same plan, wherever its file stands. Keys that w
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import yaml
 
 from agentdag.calls import Sampling
 from agentdag.language.rules import AUTO, P95
@@ -21,8 +18,7 @@ from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.policy import Timeout
 from agentdag.plan.barrier import ALL
 from agentdag.plan.plan import CallWork, Plan, PlanNode, PromptWork, function_name
-
-_LIKE_A_NUMBER = re.compile(r"[-+.0-9][-+.0-9a-fA-FxXoO_eE]*")
+from agentdag.written import written
 
 
 def resolved(plan: Plan) -> str:
@@ -39,7 +35,7 @@ def resolved(plan: Plan) -> str:
         "nodes": {node.id: _node(node) for node in plan.nodes},
         "outputs": {name: _written(value.value) for name, value in plan.outputs.items()},
     }
-    text = yaml.dump(_said(whole), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = written(_said(whole))
     return starred(text, list(written_secrets(text)))
 
 
@@ -158,24 +154,3 @@ def _said(values: Mapping[str, Any], keep: Iterable[str] = ()) -> dict[str, Any]
 
 def _duration(seconds: float | None) -> str | None:
     return None if seconds is None else duration_text(seconds)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes long texts as blocks, and in quotes whatever one version of YAML or another would take for a number."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML asks
-        return True
-
-
-def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else '"' if _LIKE_A_NUMBER.fullmatch(value) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-def _list(dumper: _Dumper, value: list[Any]) -> yaml.SequenceNode:
-    plain = all(isinstance(item, (int, float)) or (isinstance(item, str) and len(item) < 40) for item in value)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=plain)
-
-
-_Dumper.add_representer(str, _text)
-_Dumper.add_representer(list, _list)

@@ -29,6 +29,9 @@ _STATUS = {
 class SimulatedProvider:
     """Plays every model. *seed* decides jitter and failures."""
 
+    free = True
+    """Nobody charges for it."""
+
     def __init__(self, name: str = "simulated", seed: int = 0, *, stream: bool | None = None) -> None:
         self._name = name
         self._stream = stream

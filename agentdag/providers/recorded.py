@@ -1,0 +1,210 @@
+"""Answers to files and from files: one exchange a file, which people read, compare and correct.
+
+A recording is found again by what was asked (model, prompts, parameters) and, where a node asked the same several
+times, by which time it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentdag.calls import OnDelta, Provider, Reply, Request, Sampling, Usage
+from agentdag.errors import CallError, ErrorKind, Failure, FinalError, UsageError, call_error
+from agentdag.written import written
+
+_SUFFIX = ".yaml"
+_DIGITS = 12
+"""Of the digest in a file's name."""
+
+
+class RecordingProvider:
+    """Asks *inner*, and writes each exchange to *folder*; *clean* takes secrets out of a JSON text."""
+
+    def __init__(self, inner: Provider, folder: Path, clean: Callable[[str], str]) -> None:
+        self._inner = inner
+        self._folder = folder
+        self._clean = clean
+        self._times: Counter[tuple[str, str]] = Counter()
+        self.free = getattr(inner, "free", False)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--record {folder} cannot be written: {error.strerror}") from error
+
+    async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
+        """The answer of the provider itself; raises what it raises."""
+        begun = time.monotonic()
+        asked = _asked(request)
+        key = _key(asked)
+        self._times[request.node, key] += 1
+        number = self._times[request.node, key]
+        try:
+            reply = await self._inner.complete(request, on_delta)
+        except CallError as error:
+            self._write(request.node, key, number, asked, {"failure": _failure_plain(error.failure)}, begun)
+            raise
+        self._write(request.node, key, number, asked, {"reply": _reply_plain(reply)}, begun)
+        return reply
+
+    def _write(
+        self, node: str, key: str, number: int, asked: Mapping[str, Any], came: Mapping[str, Any], begun: float
+    ) -> None:
+        whole = {"node": node, "request": asked, **came, "latency_s": round(time.monotonic() - begun, 3)}
+        text = written(json.loads(self._clean(json.dumps(whole))))
+        path = self._folder / _file_name(node, key, number)
+        beside = path.with_suffix(".part")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class Recordings:
+    """The exchanges in *folder*, for all providers of a run. Raises UsageError where there is no such folder."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UsageError(f"--replay {folder}: there is no such folder", hint="make it with --record DIR")
+        self.folder = folder
+        self._files = {name for name in os.listdir(folder) if name.endswith(_SUFFIX)}  # noqa: PTH208 - names are enough
+        self._nodes: dict[str, list[str]] = {}
+        for name in sorted(self._files):
+            node, _, rest = name.removesuffix(_SUFFIX).rpartition("-")[0].rpartition(".")
+            self._nodes.setdefault(rest, []).append(node)
+        self._times: Counter[tuple[str, str]] = Counter()
+        self._asked_for: set[str] = set()
+
+    def unused(self) -> list[str]:
+        """The files that nothing has asked for."""
+        return sorted(self._files - self._asked_for)
+
+    def take(self, node: str, key: str) -> Mapping[str, Any] | None:
+        """The next exchange of *node* for *key*, or the last there is; of another node where this one has none."""
+        self._times[node, key] += 1
+        for name in (node, *self._nodes.get(key, ())):
+            for number in range(self._times[node, key], 0, -1):
+                file = _file_name(name, key, number)
+                if file in self._files:
+                    self._asked_for.add(file)
+                    return self._read(file)
+        return None
+
+    def complaint(self, node: str, asked: Mapping[str, Any]) -> str:
+        """Why *node*, which asks *asked*, gets no answer."""
+        again = f"record it anew with --record {self.folder}"
+        for file in sorted(self._files):
+            if file.startswith(f"{node}."):
+                said = self._read(file).get("request")
+                said = said if isinstance(said, dict) else {}
+                other = [part for part in {**said, **asked} if said.get(part) != asked.get(part)]
+                return f"it was recorded with another {' and '.join(other)}, in {self.folder / file}: {again}"
+        return f"no exchange of `{node}` was recorded in {self.folder}: {again}"
+
+    def _read(self, file: str) -> Mapping[str, Any]:
+        try:
+            found = yaml.load((self.folder / file).read_bytes(), Loader=_Loader)  # noqa: S506 - a safe loader
+        except (OSError, yaml.YAMLError, ValueError) as error:
+            raise FinalError(_lost(f"{self.folder / file} cannot be read: {error}")) from error
+        if not isinstance(found, dict):
+            raise FinalError(_lost(f"{self.folder / file} holds no exchange"))
+        return found
+
+
+class ReplayProvider:
+    """Answers as it was recorded; *pace* times the recorded latencies are waited."""
+
+    free = True
+
+    def __init__(self, recordings: Recordings, pace: float) -> None:
+        self._recordings = recordings
+        self._pace = pace
+
+    async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
+        """What was recorded for *request*; raises CallError where that was a failure, or where there is nothing."""
+        asked = _asked(request)
+        key = _key(asked)
+        found = self._recordings.take(request.node, key)
+        if found is None:
+            raise FinalError(_lost(self._recordings.complaint(request.node, asked)))
+        if self._pace:
+            await asyncio.sleep(found.get("latency_s", 0.0) * self._pace)
+        try:
+            if "failure" in found:
+                raise call_error(_failure_from(found["failure"]))
+            reply = _reply_from(found["reply"])
+        except (KeyError, TypeError, ValueError, InvalidOperation, AttributeError) as error:
+            file = _file_name(request.node, key, 1)
+            raise FinalError(_lost(f"{self._recordings.folder / file} holds no exchange: {error!r}")) from error
+        if request.stream:
+            on_delta(reply.text)
+        return reply
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    """What makes a request another one."""
+    sampling = {name: getattr(request.sampling, name) for name in Sampling.__slots__}
+    said = {name: value for name, value in sampling.items() if value not in (None, (), {})}
+    parameters = {"parameters": json.loads(json.dumps(said))} if said else {}
+    system = {"system": request.system} if request.system is not None else {}
+    return {"model": f"{request.provider}/{request.model}", **parameters, **system, "prompt": request.prompt}
+
+
+def _key(asked: Mapping[str, Any]) -> str:
+    text = json.dumps(asked, sort_keys=True)
+    return blake2b(text.encode("ascii"), digest_size=16).hexdigest()[:_DIGITS]
+
+
+def _file_name(node: str, key: str, number: int) -> str:
+    return f"{node}.{key}-{number}{_SUFFIX}"
+
+
+def _reply_plain(reply: Reply) -> dict[str, Any]:
+    usage = reply.usage
+    counts = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "cost_usd": None if usage.cost_usd is None else format(usage.cost_usd, "f"),
+    }
+    if usage.estimated:
+        counts["estimated"] = True
+    return {"text": reply.text, "usage": counts, "finish_reason": reply.finish_reason}
+
+
+def _reply_from(plain: Mapping[str, Any]) -> Reply:
+    said = dict(plain["usage"])
+    cost = said.pop("cost_usd", None)
+    usage = Usage(**said, cost_usd=None if cost is None else Decimal(str(cost)))
+    return Reply(str(plain["text"]), usage, plain["finish_reason"])
+
+
+def _failure_plain(failure: Failure) -> dict[str, Any]:
+    said = {name: getattr(failure, name) for name in Failure.__slots__ if name != "request_id"}
+    return {name: value for name, value in said.items() if value not in (None, False)} | {"kind": failure.kind.value}
+
+
+def _failure_from(plain: Mapping[str, Any]) -> Failure:
+    return Failure(**{**plain, "kind": ErrorKind(plain["kind"])})
+
+
+def _lost(message: str) -> Failure:
+    return Failure(ErrorKind.UPSTREAM, message, final=True)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # whichever was built
+    """Reads plain values alone."""
