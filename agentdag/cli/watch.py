@@ -157,7 +157,7 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
         if ending.finished is not None and (not shown.quiet or result.exit_code):
             for line in summary(ending.finished, ending.settled, ending.joins):
                 console.print(line)
-            if unused := session.unused_recordings:
+            if unused := session.stage.unused_recordings:
                 console.print(f"replay  {count(len(unused), 'recording')} not asked for: {names(unused)}")
             if (command := _resume_command(session, result)) is not None:
                 console.print(f"resume  {command}")
@@ -165,10 +165,11 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
 
 def _resume_command(session: Session, result: RunResult) -> str | None:
     """What to type to go on with a run that did not succeed, where it is on record."""
-    if session.store is None or result.status is RunStatus.SUCCEEDED:
+    if session.stage.keeper is None or result.status is RunStatus.SUCCEEDED:
         return None
-    found = any(store.resolve() == session.store.resolve() for store in stores_around(None, os.environ, Path()))
-    where = "" if found else f" --store {shlex.quote(str(session.store))}"
+    folder = session.stage.keeper.folder
+    found = any(store.resolve() == folder.resolve() for store in stores_around(None, os.environ, Path()))
+    where = "" if found else f" --store {shlex.quote(str(folder))}"
     return f"agentdag resume {result.run}{where}"
 
 

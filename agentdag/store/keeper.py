@@ -101,8 +101,10 @@ class Keeper:
         self.journal: Journal | None = None
         self._lease: Lease | None = None
 
-    def begin(self, run: Identity, clean: Callable[[str], str], *, simulated: bool) -> Log:
-        """Hold the lease of *run*, and write what it becomes."""
+    def begin(
+        self, run: Identity, clean: Callable[[str], str], record: RunRecord | None = None, *, simulated: bool
+    ) -> Log:
+        """Hold the lease of *run*, and write what it becomes; with *record* one that goes on."""
         name = run.batch or run.id
         past = past_of(self.pipeline, simulated=simulated)
         loop = asyncio.get_running_loop()
@@ -117,8 +119,8 @@ class Keeper:
             except OSError as error:
                 raise StoreError(f"the store {self.folder} cannot be written: {error.strerror or error}") from error
             self.journal = Journal(self.folder, name, post)
-        if self.record is not None:
-            return Log(self.journal, run, clean, life=self.record.lives + 1, seq=self.record.seq, past=past)
+        if record is not None:
+            return Log(self.journal, run, clean, life=record.lives + 1, seq=record.seq, past=past)
         log = Log(self.journal, run, clean, past=past)
         log.begin()
         return log

@@ -115,7 +115,7 @@ def one(plan: Plan, folder: Path, seed: int, p95_s: float) -> tuple[RunResult, i
         hedges += isinstance(event, NodeHedged)
 
     session = Session(plan, options=Options(), observers=(count,))
-    session.recall = lambda _: Past(100, p95_s)
+    session.stage.recall = lambda _: Past(100, p95_s)
     return run_virtually(session.run()), hedges
 
 

@@ -20,7 +20,7 @@ from agentdag.language.codes import codes
 from agentdag.language.schema import json_schema
 from agentdag.language.spec import known_keys
 
-COMMANDS = ["run", "resume", "runs", "show", "stats", "validate", "graph", "init", "schema", "explain"]
+COMMANDS = ["run", "resume", "show", "stats", "validate", "graph", "init", "schema", "explain", "runs"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,34 @@
+"""Wires runs: providers, functions, limits, store, observers and the engine."""
+
+from agentdag.session.options import Options, compile_pipeline, foreseen, lasting, load, planned
+from agentdag.session.run import (
+    RunResult,
+    Session,
+    TakenUp,
+    aresume,
+    arun,
+    keeper_of,
+    resume,
+    run,
+    run_loop,
+    take_up,
+)
+
+__all__ = [
+    "Options",
+    "RunResult",
+    "Session",
+    "TakenUp",
+    "aresume",
+    "arun",
+    "compile_pipeline",
+    "foreseen",
+    "keeper_of",
+    "lasting",
+    "load",
+    "planned",
+    "resume",
+    "run",
+    "run_loop",
+    "take_up",
+]

@@ -1,0 +1,169 @@
+"""How a run differs from what its file says, and what a plan is under these options."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from agentdag.calls import Usage
+from agentdag.errors import SpecError, UsageError
+from agentdag.language.spec import ProviderSpec
+from agentdag.limits.policy import Recall, no_past
+from agentdag.plan.compile import Compiled, compile_file
+from agentdag.plan.plan import ModelRef, Plan
+from agentdag.plan.preview import Preview, preview
+from agentdag.plan.values import resolve_inputs
+from agentdag.providers import prices, registry
+from agentdag.store.history import Pace
+from agentdag.store.keeper import Keeper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a run differs from what its file says; None leaves the file's word.
+
+    With *simulate* the built-in simulator answers for everything that would leave the machine, every
+    duration in the file times *time_scale*. *seed* makes the simulator's chance repeatable. *select* names the nodes
+    to run (`a`, `+a`, `a+`); what they read besides is taken from earlier runs. With *cache* every node's answer is
+    looked up among those of earlier runs. *repeat* names nodes that run whatever is there of them in a run that goes
+    on, *skip* those that do not run any more. Each exchange with a model is written to the folder *record*, or answered
+    out of the folder *replay*, *replay_pace* times as slowly as it was.
+    """
+
+    concurrency: int | None = None
+    schedule: str | None = None
+    simulate: bool = False
+    time_scale: float = 1.0
+    seed: int = 0
+    stream: bool = False
+    cache: bool = False
+    select: tuple[str, ...] = ()
+    repeat: frozenset[str] = frozenset()
+    skip: frozenset[str] = frozenset()
+    record: Path | None = None
+    replay: Path | None = None
+    replay_pace: float = 0.0
+
+    @property
+    def real(self) -> bool:
+        """Whether its latencies tell anything of later runs."""
+        return not self.simulate and self.replay is None
+
+    def plain(self, plan: Plan) -> dict[str, Any]:
+        """What is recorded of a run of *plan*, so that it can go on."""
+        return {
+            "concurrency": self.concurrency,
+            "schedule": self.schedule,
+            "simulate": self.simulate,
+            "time_scale": self.time_scale,
+            "seed": self.seed,
+            "cache": self.cache,
+            "select": list(self.select),
+            "allowed": [str(folder.resolve()) for folder in plan.allowed],
+            "replay": None if self.replay is None else str(self.replay.resolve()),
+            "path": str(plan.path if str(plan.path) == "-" else plan.path.resolve()),
+            "folder": str(Path.cwd()),
+        }
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Options:
+        """The options of a recorded run."""
+        return cls(
+            concurrency=said["concurrency"],
+            schedule=said["schedule"],
+            simulate=said["simulate"],
+            time_scale=said["time_scale"],
+            seed=said["seed"],
+            cache=said["cache"],
+            select=tuple(said["select"]),
+            replay=None if said["replay"] is None else Path(said["replay"]),
+        )
+
+
+def compile_pipeline(path: str | Path, *, allowed: tuple[Path, ...] = (), lint: bool = False) -> Compiled:
+    """The pipeline at *path* with everything that was found in it; with *lint* warnings too."""
+    types = registry.provider_types()
+    return compile_file(Path(path), provider_types=types, allowed=allowed, lint=prices.unknown_model if lint else None)
+
+
+def load(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Plan:
+    """The pipeline at *path*, compiled. Raises SpecError with all findings; makes no call."""
+    compiled = compile_pipeline(path, allowed=allowed)
+    if compiled.plan is None:
+        raise SpecError(compiled.findings)
+    return compiled.plan
+
+
+def planned(plan: Plan, options: Options) -> Plan:
+    """*plan* as *options* change it, durations scaled; raises UsageError where an option makes no sense."""
+    if options.time_scale != 1 and not (options.simulate or options.replay):
+        raise UsageError("--time-scale scales simulated and replayed time only", hint="add --simulate")
+    if options.replay is not None and (options.simulate or options.record is not None):
+        other = "--simulate" if options.simulate else "--record"
+        raise UsageError(f"--replay and {other} exclude each other: answers come from one place")
+    if not 0 < options.time_scale < math.inf:
+        raise UsageError(f"--time-scale is a number above 0, not {options.time_scale:g}")
+    if options.concurrency is not None and options.concurrency < 1:
+        raise UsageError(f"--concurrency is at least 1, not {options.concurrency}")
+    if options.schedule not in {None, "eager", "waves"}:
+        raise UsageError(f"--schedule is eager or waves, not {options.schedule}")
+    plan = replace(
+        plan,
+        concurrency=options.concurrency or plan.concurrency,
+        schedule=options.schedule or plan.schedule,
+    )
+    return plan.scaled(options.time_scale)
+
+
+def recalled(plan: Plan, keeper: Keeper | None, options: Options) -> tuple[Plan, Recall]:
+    """*plan* with the durations that are recorded of its nodes, and what is recorded of their past.
+
+    A simulated run goes by its file alone.
+    """
+    if keeper is None or not options.real:
+        return plan, no_past
+    paces = keeper.history.paces(keeper.pipeline)
+    pasts = {node: pace.past for node, pace in paces.items()}
+    return lasting(plan, paces), pasts.get
+
+
+def lasting(plan: Plan, paces: Mapping[str, Pace]) -> Plan:
+    """*plan* if each node takes as long as half of the times before."""
+    return plan.lasting({node: pace.p50_s for node, pace in paces.items() if pace.p50_s is not None})
+
+
+def foreseen(plan: Plan, inputs: Mapping[str, Any] | None = None, options: Options | None = None) -> Preview:
+    """What a run of *plan* would do and cost; makes no call. Raises UsageError where an input is missing."""
+    options = options or Options()
+    plan = planned(plan, options)
+    names = {"id": run_id(), "started": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    played = (node for node in plan.nodes if options.simulate and node.simulated is not False)
+    simulated = {str(choice.model) for node in played for choice in node.choices}
+
+    def cost(model: ModelRef, usage: Usage) -> Decimal | None:
+        spec = plan.providers.get(model.provider) or ProviderSpec()
+        kind = spec.type or model.provider
+        if kind == registry.SIMULATED or str(model) in simulated:
+            return Decimal(0)
+        return prices.cost_usd(kind, model.name, usage, _declared(spec))
+
+    return preview(plan, resolve_inputs(plan, inputs or {}), cost=cost, names=names)
+
+
+def _declared(spec: ProviderSpec) -> prices.Prices | None:
+    """The prices that the file itself says."""
+    said = spec.prices
+    if said is None:
+        return None
+    cached = said.input if said.cached_input is None else said.cached_input
+    return prices.Prices(*(Decimal(str(each)) for each in (said.input, said.output, cached)))
+
+
+def run_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"

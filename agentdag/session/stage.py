@@ -1,0 +1,220 @@
+"""Where runs of one plan take place: its providers, functions, limits and store.
+
+Whatever is wrong with the invocation is found here, before any call.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+from agentdag.agents.code import code_of
+from agentdag.agents.function import check_arguments, load_function
+from agentdag.calls import Provider
+from agentdag.engine.reuse import Reuse
+from agentdag.engine.run import Run
+from agentdag.errors import Failure, UsageError
+from agentdag.events import Observer, Observers
+from agentdag.language.spec import ProviderSpec
+from agentdag.limits.governor import Governor
+from agentdag.limits.policy import RetryBudget
+from agentdag.limits.slots import Slots
+from agentdag.plan.plan import CallWork, Plan, PlanNode, function_name
+from agentdag.plan.select import selected
+from agentdag.providers import registry
+from agentdag.providers.http import SharedHttp
+from agentdag.providers.recorded import RecordingProvider, Recordings, ReplayProvider
+from agentdag.providers.settings import Secrets, Settings, expand
+from agentdag.providers.simulated import SimulatedProvider
+from agentdag.session.options import Options, planned, recalled
+from agentdag.store.fold import RunRecord
+from agentdag.store.keeper import Keeper
+from agentdag.store.log import Identity
+
+_LOG = logging.getLogger("agentdag")
+
+
+class Stage:
+    """Where runs of *plan* take place. Raises UsageError where keys or functions are missing, before any call.
+
+    With a *keeper* they are written to its store, and go by what is recorded there.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        options: Options,
+        *,
+        observers: tuple[Observer, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self.options = options
+        plan, self._borrowed = selected(plan, options.select) if options.select else (plan, frozenset[str]())
+        plan, self.recall = recalled(plan, keeper, options)
+        self.plan = planned(plan, options)
+        self.observers = Observers(observers)
+        self.keeper = keeper
+        self._secrets = Secrets()
+        self._environment = os.environ if environment is None else environment
+        self._functions = dict(_functions(self.plan, options))
+        self._codes = {name: code_of(function) for name, function in self._functions.items()} if keeper else {}
+        self._recordings = None if options.replay is None else Recordings(options.replay)
+        self._providers: dict[str, Provider] = {}
+        self._simulator = self._played(SimulatedProvider(seed=options.seed)) if options.simulate else None
+        self._shut: dict[str, Failure] = {}
+
+    @property
+    def unused_recordings(self) -> list[str]:
+        """The files of `replay` that nothing has asked for."""
+        return [] if self._recordings is None else self._recordings.unused()
+
+    @asynccontextmanager
+    async def open(self, slots: Slots, *, rows: int = 1) -> AsyncIterator[None]:
+        """While it lasts, runs take place, at most *rows* at once; at its end everything is written and closed."""
+        self.slots = slots
+        self._retries = RetryBudget(len(self.plan.nodes) * rows)
+        http = SharedHttp(self.plan.concurrency)
+        try:
+            self._make_providers(self._providers, http)
+            yield
+        finally:
+            if self.keeper is not None:
+                self.keeper.end()
+            open_: list[Provider | SharedHttp] = [*self._providers.values(), http]
+            for each in open_:
+                try:
+                    await each.aclose()
+                except Exception as error:  # noqa: BLE001 - a provider's bug must not lose a finished run
+                    _LOG.warning("a provider could not be closed: %s: %s", type(error).__name__, error)
+
+    def run_of(
+        self,
+        run_id: str,
+        inputs: Mapping[str, Any],
+        *,
+        record: RunRecord | None = None,
+        batch: tuple[str, int] | None = None,
+    ) -> Run:
+        """The run *run_id* on *inputs*: a new one, or that of *record*, which goes on; or a row of a *batch*."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        run = Run(
+            id=run_id,
+            plan=self.plan,
+            inputs=inputs,
+            providers=self._providers,
+            functions=self._functions,
+            simulator=self._simulator,
+            governor=Governor(self.slots, Random(), self._retries, self._shut),  # noqa: S311 - no secret in it
+            emit=self.observers,
+            redact=self._secrets.redact,
+            now=_clock(),
+            started=now if record is None else record.started,
+            stream=self.options.stream,
+            recall=self.recall,
+            replays=self._recordings is not None,
+            codes=self._codes,
+        )
+        if self.keeper is not None:
+            self._keep(run, self.keeper, record, batch)
+        return run
+
+    def _keep(self, run: Run, keeper: Keeper, record: RunRecord | None, batch: tuple[str, int] | None) -> None:
+        """Write the run to its store, and take from there what is there already."""
+        options = self.options
+        identity = Identity(
+            id=run.id,
+            pipeline=keeper.pipeline,
+            started=run.started,
+            text=self.plan.source,
+            inputs=run.inputs,
+            options=options.plain(self.plan),
+            batch=None if batch is None else batch[0],
+            row=None if batch is None else batch[1],
+        )
+        run.log = keeper.begin(identity, self._secrets.redact_json, record, simulated=not options.real)
+        run.reuse = Reuse(
+            self.plan,
+            record,
+            keeper.history,
+            borrowed=self._borrowed,
+            repeat=options.repeat,
+            skip=options.skip,
+            cache=options.cache,
+        )
+
+    def _played(self, provider: Provider) -> Provider:
+        """*provider*, recorded where the options say so."""
+        folder = self.options.record
+        return provider if folder is None else RecordingProvider(provider, folder, self._secrets.redact_json)
+
+    def _make_providers(self, providers: dict[str, Provider], http: SharedHttp) -> None:
+        """Fill in every provider that is asked; raises UsageError that names all that cannot be made."""
+        problems: list[UsageError] = []
+        for name in self._asked():
+            try:
+                if self._recordings is not None:
+                    providers[name] = ReplayProvider(self._recordings, self.options.replay_pace)
+                else:
+                    providers[name] = self._played(self._provider(name, http))
+            except UsageError as problem:
+                problems.append(problem)
+        if problems:
+            hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+            raise UsageError("; ".join(p.message for p in problems), hint="; ".join(hints) or None)
+
+    def _asked(self) -> list[str]:
+        """Every provider that a node of this run will really ask."""
+        asked = {
+            choice.model.provider
+            for node in self.plan.nodes
+            for choice in node.choices
+            if choice.model is not None and not (self.options.simulate and node.simulated is not False)
+        }
+        return sorted(asked)
+
+    def _provider(self, name: str, http: SharedHttp) -> Provider:
+        spec = self.plan.providers.get(name) or ProviderSpec()
+        kind = spec.type or name
+        if kind == registry.SIMULATED:
+            return SimulatedProvider(name, self.options.seed, stream=spec.stream)
+        self._secrets.add(spec.api_key if spec.api_key and "${" not in spec.api_key else None)
+        fields = spec.model_dump(exclude={"type", "prices"})
+        said = expand(fields, f"providers.{name}", self._environment, self._secrets)
+        settings = Settings(
+            name=name, type=kind, http=http, secrets=self._secrets, environment=self._environment, **said
+        )
+        return registry.create(settings)
+
+
+def _functions(plan: Plan, options: Options) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every function that a node of this run may call, by its name."""
+    for node in plan.nodes:
+        for choice in node.choices:
+            if isinstance(choice.work, CallWork) and not (options.simulate and node.simulated):
+                yield function_name(choice.work), _function(node, choice.work, plan)
+
+
+def _function(node: PlanNode, work: CallWork, plan: Plan) -> Callable[..., Any]:
+    name = function_name(work)
+    try:
+        function = load_function(work.module, work.function, plan.path.parent)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
+    problem = check_arguments(function, work.arguments)
+    if problem is not None:
+        raise UsageError(f"node `{node.id}` cannot call {name}: {problem}")
+    return function
+
+
+def _clock() -> Callable[[], float]:
+    """Seconds since now, on the clock of the event loop."""
+    now = time.monotonic
+    start = now()
+    return lambda: now() - start
