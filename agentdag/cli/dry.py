@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 
 from agentdag.events import Exit, usage_json
@@ -14,7 +13,7 @@ from agentdag.plan.plan import CallWork, Plan
 from agentdag.plan.preview import LONGEST_ANSWER, Preview, Step
 from agentdag.session import Options, foreseen
 from agentdag.views.lines import writer
-from agentdag.views.words import count, inert, inert_lines
+from agentdag.views.words import count, inert, inert_lines, money
 
 MAX_LINES = 20
 """Lines of a prompt that are shown on a terminal; elsewhere all of them."""
@@ -86,17 +85,6 @@ def _quoted(title: str, text: str, *, terminal: bool) -> Iterator[str]:
     yield from (f"    {line}".rstrip() for line in shown)
     if len(lines) > len(shown):
         yield f"    ... {count(len(lines) - len(shown), 'more line')}"
-
-
-def money(cost: Decimal | None) -> str:
-    """Dollars to the cent; below one dollar, two digits that say something."""
-    if cost is None:
-        return "unknown"
-    if not cost:
-        return "$0"
-    if cost < Decimal("0.0001"):
-        return "<$0.0001"
-    return f"${cost:.2f}" if cost >= 1 else f"${cost:.2g}"
 
 
 def _json(seen: Preview) -> str:

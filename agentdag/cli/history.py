@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.calls import Usage
-from agentdag.cli.dry import money
 from agentdag.errors import Failure, UsageError
 from agentdag.events import (
     Event,
@@ -36,7 +35,7 @@ from agentdag.store.history import History, NodeStats, RunLine, mode_of
 from agentdag.store.keeper import find_run, key_of, store_of, stores_around
 from agentdag.store.log import ASKED
 from agentdag.views.lines import settled_text, writer
-from agentdag.views.words import count, failure, inert, inert_lines, seconds
+from agentdag.views.words import count, failure, inert, inert_lines, money, seconds
 
 OFTEN = 0.05
 """Who times out in a larger share of its runs does so often."""

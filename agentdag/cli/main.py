@@ -89,6 +89,16 @@ def run(  # noqa: PLR0913 - one option each
         Path | None,
         typer.Option("--replay", metavar="DIR", help="Answer from the files there, at once; no call is made."),
     ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch", metavar="FILE", help="One run for each row of a JSON lines or CSV file; -o takes results."
+        ),
+    ] = None,
+    max_failures: Annotated[
+        int | None,
+        typer.Option("--max-failures", metavar="N", min=0, help="With --batch: begin no more rows after N failed."),
+    ] = None,
     output_format: OutputFormat = RunFormat.auto,
     output: OutputFile = None,
     dry_run: Annotated[
@@ -128,6 +138,8 @@ def run(  # noqa: PLR0913 - one option each
         allowed=tuple(allow_path or ()),
         store=store,
         no_store=no_store,
+        batch=batch,
+        max_failures=max_failures,
     )
     raise typer.Exit(run_pipeline(arguments, began=STARTED))
 

@@ -16,7 +16,18 @@ from agentdag.errors import SpecError, UsageError
 from agentdag.events import Exit, RunStatus
 from agentdag.language.findings import did_you_mean
 from agentdag.plan.plan import CallWork, Plan, PlanNode
-from agentdag.session import Options, Session, TakenUp, keeper_of, take_up
+from agentdag.session import (
+    BatchSession,
+    BatchTakenUp,
+    Options,
+    Session,
+    TakenUp,
+    keeper_of,
+    take_up,
+    take_up_batch,
+    unfinished,
+)
+from agentdag.store.fold import RunRecord
 from agentdag.store.keeper import find_run, stores_around
 from agentdag.views.lines import writer
 from agentdag.views.words import count, inert, names
@@ -38,20 +49,25 @@ class ResumeArguments:
 
 
 def resume_run(arguments: ResumeArguments, *, began: float) -> int:
-    """Go on with the run and print what it gave; the exit code."""
+    """Go on with the run, or the batch, and print what it gave; the exit code."""
     history, run = find_run(stores_around(arguments.store, os.environ, Path()), arguments.run)
     folder = history.folder
     history.close()
     try:
-        taken = take_up(folder, run, allowed=arguments.allowed)
+        batch = take_up_batch(folder, run, allowed=arguments.allowed)
+        if batch is not None:
+            return _resume_batch(batch, folder, run, arguments)
+        return _resume_one(take_up(folder, run, allowed=arguments.allowed), folder, arguments, began)
     except SpecError as error:
         report(error.findings, arguments.shown.color)
         return Exit.USAGE
+
+
+def _resume_one(taken: TakenUp, folder: Path, arguments: ResumeArguments, began: float) -> int:
     plan = taken.plan
     inputs = {name: value for name, value in taken.inputs.items() if name in plan.inputs}
     inputs |= given_inputs(plan, arguments.inputs, arguments.inputs_file)
-    options = replace(taken.options, **{name: value for name, value in arguments.changes.items() if value is not None})
-    options = _decided(taken, arguments, options)
+    options = _decided(plan, [taken.record], arguments, taken.options)
     if not arguments.shown.quiet and arguments.shown.view != "json":
         writer(sys.stderr)(_told(taken))
     keeper = keeper_of(plan, folder, taken.record)
@@ -59,28 +75,50 @@ def resume_run(arguments: ResumeArguments, *, began: float) -> int:
     return watch(session, arguments.shown, began)
 
 
-def _decided(taken: TakenUp, arguments: ResumeArguments, options: Options) -> Options:
-    """*options* with what is to be repeated and what is to be skipped; asks where nothing says it."""
-    known = {node.id: node for node in taken.plan.nodes}
+def _resume_batch(taken: BatchTakenUp, folder: Path, run: str, arguments: ResumeArguments) -> int:
+    from agentdag.cli.batch import check_shown, watch_batch
+
+    plan = taken.plan
+    common = {name: value for name, value in taken.spec.common.items() if name in plan.inputs}
+    common |= given_inputs(plan, arguments.inputs, arguments.inputs_file)
+    shown = replace(arguments.shown, output=arguments.shown.output or taken.spec.output)
+    check_shown(shown)
+    options = _decided(plan, unfinished(folder, run), arguments, taken.options)
+    session = BatchSession(
+        plan,
+        replace(taken.spec, common=common, output=shown.output),
+        options=options,
+        keeper=keeper_of(plan, folder),
+        print_line=writer(sys.stdout),
+        batch_id=run,
+    )
+    return watch_batch(session, shown)
+
+
+def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArguments, options: Options) -> Options:
+    """*options* with what is changed, to be repeated, or to be skipped; asks where nothing says it."""
+    changes = {name: value for name, value in arguments.changes.items() if value is not None}
+    known = {node.id: node for node in plan.nodes}
     for option, given in (("--repeat", arguments.repeat), ("--skip", arguments.skip)):
         for name in sorted(given - set(known)):
             raise UsageError(f"{option} {name}: there is no node `{name}`", hint=did_you_mean(name, known))
     both = arguments.repeat & arguments.skip
     if both:
         raise UsageError(f"{names(sorted(both))} cannot be repeated and skipped")
+    doubtful = {name for record in records for name, each in record.nodes.items() if each.in_doubt}
     open_ = [
         node
-        for name, record in taken.record.nodes.items()
-        if record.in_doubt and name in known and name not in arguments.repeat | arguments.skip
-        for node in [known[name]]
-        if isinstance(node.work, CallWork) and not node.idempotent
+        for node in plan.nodes
+        if node.id in doubtful - arguments.repeat - arguments.skip
+        and isinstance(node.work, CallWork)
+        and not node.idempotent
     ]
     repeat, skip = set(arguments.repeat), set(arguments.skip)
     if open_ and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise _blindly(open_)
     for node in open_:
         (repeat if _asked(node) else skip).add(node.id)
-    return replace(options, repeat=frozenset(repeat), skip=frozenset(skip))
+    return replace(options, repeat=frozenset(repeat), skip=frozenset(skip), **changes)
 
 
 def _blindly(nodes: Sequence[PlanNode]) -> UsageError:

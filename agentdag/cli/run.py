@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from agentdag.language.findings import did_you_mean
 from agentdag.plan.files import MAX_FILE_BYTES
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, parse_value
-from agentdag.session import Options, Session, compile_pipeline, keeper_of
+from agentdag.session import BatchSession, BatchSpec, Options, Session, compile_pipeline, keeper_of
 from agentdag.store.keeper import Keeper, store_of
+from agentdag.views.lines import writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class RunArguments:
     allowed: tuple[Path, ...]
     store: Path | None
     no_store: bool
+    batch: Path | None
+    max_failures: int | None
 
 
 def run_pipeline(arguments: RunArguments, *, began: float) -> int:
@@ -47,15 +50,35 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
         return Exit.USAGE
     plan = compiled.plan
     given = given_inputs(plan, arguments.inputs, arguments.inputs_file, pipeline=arguments.pipeline)
+    if arguments.max_failures is not None and arguments.batch is None:
+        raise UsageError("--max-failures counts the rows of a batch", hint="add --batch FILE")
     if arguments.dry_run:
         if shown.output is not None:
             raise UsageError("a dry run has no outputs to write", hint="leave -o out; what it tells goes to stdout")
         from agentdag.cli.dry import dry_run
 
         return dry_run(plan, given, arguments.options, as_json=shown.format == "json")
+    if arguments.batch is not None:
+        return _run_batch(plan, given, arguments, arguments.batch)
     keeper = _keeper(plan, arguments)
     session = Session(plan, given, options=shown.options(arguments.options), keeper=keeper)
     return watch(session, shown, began)
+
+
+def _run_batch(plan: Plan, given: Mapping[str, Any], arguments: RunArguments, rows: Path) -> int:
+    from agentdag.cli.batch import check_shown, watch_batch
+
+    shown = arguments.shown
+    check_shown(shown)
+    spec = BatchSpec(rows=rows, output=shown.output, common=given, max_failures=arguments.max_failures)
+    session = BatchSession(
+        plan,
+        spec,
+        options=replace(arguments.options, stream=False),
+        keeper=_keeper(plan, arguments),
+        print_line=writer(sys.stdout),
+    )
+    return watch_batch(session, shown)
 
 
 def _keeper(plan: Plan, arguments: RunArguments) -> Keeper | None:

@@ -11,21 +11,22 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentdag.cli.check import wants_color
 from agentdag.cli.children import end_children
 from agentdag.errors import UsageError
 from agentdag.events import BarrierOpened, Event, NodeSettled, Observer, RunFinished, RunStatus
-from agentdag.session import Options, RunResult, Session, run_loop
+from agentdag.session import BatchSession, Options, RunResult, Session, run_loop
 from agentdag.store.keeper import stores_around
 from agentdag.views.board import Board
 from agentdag.views.lines import JsonLines, Lines, writer
 from agentdag.views.words import count, inert_lines, names
 
+T = TypeVar("T")
 _CLOSING_LINES = 64
 """Lines that the closing table may have, however small the screen: it stays in the scrollback."""
 
@@ -62,7 +63,7 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     if shown.debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
     if shown.output is not None:
-        _check_output(shown.output)
+        check_output(shown.output)
     view = shown.view
     ending = _Ending()
     board = _board(session)
@@ -74,11 +75,12 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     live = None
     if view == "table" and sys.stderr.isatty():
         from agentdag.views.live import LiveTable
+        from agentdag.views.table import render
 
-        live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, shown.color))
+        live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, shown.color), draw=render)
         observers.append(live)
     session.observers.add(*observers)
-    result = run_loop(_watched(session, live, began))
+    result = run_loop(attended(session, live, lambda: session.run(began=began)))
     if session.interrupts:
         end_children()
     for observer, error in session.observers.dropped:
@@ -100,15 +102,16 @@ def _board(session: Session) -> Board:
     return Board.of(nodes, expected_s=plan.takes_s())
 
 
-async def _watched(session: Session, live: Any, began: float) -> RunResult:
+async def attended(session: Session | BatchSession, live: Any, main: Callable[[], Awaitable[T]]) -> T:
+    """What *main* gives, with signals that interrupt *session* and prints that spoil nothing."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _interrupt, session, live, number)
     with _prints_to_stderr() if live is None else live.capturing_prints():
-        return await session.run(began=began)
+        return await main()
 
 
-def _interrupt(session: Session, live: Any, number: int) -> None:
+def _interrupt(session: Session | BatchSession, live: Any, number: int) -> None:
     session.interrupt(number)
     text = "interrupted: what is in flight has 10 s to finish; again stops at once"
     if session.interrupts == 1:
@@ -159,18 +162,18 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
                 console.print(line)
             if unused := session.stage.unused_recordings:
                 console.print(f"replay  {count(len(unused), 'recording')} not asked for: {names(unused)}")
-            if (command := _resume_command(session, result)) is not None:
+            if result.status is not RunStatus.SUCCEEDED and (command := resume_command(session)) is not None:
                 console.print(f"resume  {command}")
 
 
-def _resume_command(session: Session, result: RunResult) -> str | None:
-    """What to type to go on with a run that did not succeed, where it is on record."""
-    if session.stage.keeper is None or result.status is RunStatus.SUCCEEDED:
+def resume_command(session: Session | BatchSession) -> str | None:
+    """What to type to go on with a run, where it is on record."""
+    if session.stage.keeper is None:
         return None
     folder = session.stage.keeper.folder
     found = any(store.resolve() == folder.resolve() for store in stores_around(None, os.environ, Path()))
     where = "" if found else f" --store {shlex.quote(str(folder))}"
-    return f"agentdag resume {result.run}{where}"
+    return f"agentdag resume {session.id}{where}"
 
 
 def _output_text(result: RunResult, *, terminal: bool) -> str:
@@ -200,7 +203,7 @@ def _ended(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Refuse, before any call, an output file that could not be written after it."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder", hint="name a file in it")

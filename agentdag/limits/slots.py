@@ -31,14 +31,15 @@ class Slots:
 
     `Seat.request` only queues; slots are given by `hand_out`, so that all that became ready together is
     compared before the first one starts. *wake* is called when a slot came back while somebody waits;
-    whoever owns the loop then calls `hand_out`.
+    whoever owns the loop then calls `hand_out`. *idle* is called when one came back and nobody waits.
     """
 
-    def __init__(self, cap: int, wake: Callable[[], None]) -> None:
+    def __init__(self, cap: int, wake: Callable[[], None], idle: Callable[[], None] = lambda: None) -> None:
         self.cap = cap
         self.held = 0
         self.waiting = 0
         self._wake = wake
+        self._idle = idle
         self._heap: list[tuple[int, float, int, Seat]] = []
         self._arrivals: deque[tuple[int, int, Seat]] = deque()
         self._arrived = 0
@@ -57,6 +58,8 @@ class Slots:
         self.held -= 1
         if self.waiting:
             self._wake()
+        else:
+            self._idle()
 
     def hand_out(self) -> None:
         """Give free slots, best first."""

@@ -1,5 +1,6 @@
 """Wires runs: providers, functions, limits, store, observers and the engine."""
 
+from agentdag.session.batch import BatchResult, BatchSession, BatchSpec, BatchTakenUp, take_up_batch, unfinished
 from agentdag.session.options import Options, compile_pipeline, foreseen, lasting, load, planned
 from agentdag.session.run import (
     RunResult,
@@ -15,6 +16,10 @@ from agentdag.session.run import (
 )
 
 __all__ = [
+    "BatchResult",
+    "BatchSession",
+    "BatchSpec",
+    "BatchTakenUp",
     "Options",
     "RunResult",
     "Session",
@@ -31,4 +36,6 @@ __all__ = [
     "run",
     "run_loop",
     "take_up",
+    "take_up_batch",
+    "unfinished",
 ]

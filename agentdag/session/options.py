@@ -49,6 +49,8 @@ class Options:
     record: Path | None = None
     replay: Path | None = None
     replay_pace: float = 0.0
+    batch: Mapping[str, Any] | None = None
+    """Of a batch, what is recorded so that it can go on: where its rows and results are."""
 
     @property
     def real(self) -> bool:
@@ -69,6 +71,7 @@ class Options:
             "replay": None if self.replay is None else str(self.replay.resolve()),
             "path": str(plan.path if str(plan.path) == "-" else plan.path.resolve()),
             "folder": str(Path.cwd()),
+            "batch": self.batch,
         }
 
     @classmethod
@@ -83,6 +86,7 @@ class Options:
             cache=said["cache"],
             select=tuple(said["select"]),
             replay=None if said["replay"] is None else Path(said["replay"]),
+            batch=said["batch"],
         )
 
 

@@ -189,18 +189,23 @@ def take_up(folder: Path, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenU
         record = history.record(run)
     finally:
         history.close()
-    said = record.options
+    plan = plan_again(record.options, record.text, allowed)
+    inputs = {name: _as_given(plan, name, value) for name, value in record.inputs.items()}
+    return TakenUp(record=record, plan=plan, inputs=inputs, options=Options.of(record.options))
+
+
+def plan_again(said: Mapping[str, Any], text: str, allowed: tuple[Path, ...]) -> Plan:
+    """The pipeline of a recorded run, read anew, or from *text* where its file is gone; raises SpecError."""
     path = Path(said["path"])
     allowed = (*(Path(each) for each in said["allowed"]), *allowed)
     types = registry.provider_types()
     if path.is_file():
         compiled = compile_file(path, provider_types=types, allowed=allowed)
     else:
-        compiled = compile_text(record.text, path, provider_types=types, allowed=allowed)
+        compiled = compile_text(text, path, provider_types=types, allowed=allowed)
     if compiled.plan is None:
         raise SpecError(compiled.findings)
-    inputs = {name: _as_given(compiled.plan, name, value) for name, value in record.inputs.items()}
-    return TakenUp(record=record, plan=compiled.plan, inputs=inputs, options=Options.of(said))
+    return compiled.plan
 
 
 def _as_given(plan: Plan, name: str, value: Any) -> Any:

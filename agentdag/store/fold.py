@@ -100,7 +100,9 @@ class RunRecord:
 
     def _book_doubts(self, *, simulated: bool) -> None:
         for node in self.nodes.values():
-            if node.in_doubt and node.ended is None and node.out is not None and node.out.model and not simulated:
+            asked = node.out.model if node.out is not None else None
+            free = asked is None or simulated or asked.startswith("simulated/")
+            if node.in_doubt and node.ended is None and not free:
                 self.spent += MAYBE_BILLED
 
     def _asked(self, name: str, body: Mapping[str, Any]) -> None:

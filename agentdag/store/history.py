@@ -152,6 +152,20 @@ class History:
             rows if batch else None,
         )
 
+    def rows(self, batch: str) -> list[tuple[int, str, str | None]]:
+        """The rows of *batch* that have begun: their numbers, their runs, and how these ended, if they did."""
+        question = """SELECT r.row, r.id, (SELECT status FROM entries AS e WHERE e.run = r.id AND type = 'run.finished'
+            AND seq = (SELECT max(seq) FROM entries WHERE run = r.id)) FROM runs AS r WHERE batch = ? ORDER BY row"""
+        return [(row, run, status) for row, run, status in self._ask(question, batch)]
+
+    def given(self, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The inputs and the options of *run*, as they were recorded."""
+        for *values, told in self._ask("SELECT id, pipeline, batch, row, time, body, hash FROM runs WHERE id = ?", run):
+            if intact(values, told):
+                about = json.loads(values[5])
+                return about["inputs"], about["options"]
+        raise StoreError(f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine")
+
     def record(self, run: str) -> RunRecord:
         """How far *run* has come. Raises StoreError where it is not there, or where its beginning is damaged."""
         found = list(self._ask("SELECT id, pipeline, batch, row, time, body, hash FROM runs WHERE id = ?", run))

@@ -13,13 +13,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, Generic, Protocol, TextIO, TypeVar
 
 from rich.console import Console
+from rich.text import Text
 
 from agentdag.events import Event, RunFinished, RunStarted
-from agentdag.views.board import Board
-from agentdag.views.table import render
 from agentdag.views.words import speaks
 
 FRAME_S = 0.1
@@ -28,11 +27,28 @@ _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 _ERASE_LINE, _ERASE_BELOW, _CLEAR = "\x1b[K", "\x1b[J", "\x1b[H\x1b[2J"
 
 
-class LiveTable:
-    """An observer that keeps *board* painted on *stream*; fold events into the board before it."""
+class Watched(Protocol):
+    """What is painted: whoever watches may be told something."""
 
-    def __init__(self, board: Board, stream: TextIO, *, color: bool) -> None:
+    note: str
+
+
+B = TypeVar("B", bound=Watched)
+D_contra = TypeVar("D_contra", contravariant=True)
+
+
+class Draw(Protocol[D_contra]):
+    """From a board to lines, as `table.render`."""
+
+    def __call__(self, board: D_contra, /, *, now: float, width: int, height: int, ascii_only: bool) -> list[Text]: ...
+
+
+class LiveTable(Generic[B]):
+    """Keeps *board* painted on *stream* by *draw*; an observer of one run, where the board is told events before it."""
+
+    def __init__(self, board: B, stream: TextIO, *, color: bool, draw: Draw[B]) -> None:
         self._board = board
+        self._draw = draw
         self._stream = stream
         self._ascii = not speaks(stream, "▸↻✓✗■·…→")
         self._console = Console(file=io.StringIO(), force_terminal=True, no_color=not color, width=10_000)
@@ -44,13 +60,17 @@ class LiveTable:
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, RunStarted):
-            loop = asyncio.get_running_loop()
-            start = loop.time() - event.at
-            self._now = lambda: loop.time() - start
-            self._write(_HIDE)
-            self._tick()
+            self.start(event.at)
         elif isinstance(event, RunFinished):
             self.stop()
+
+    def start(self, at: float) -> None:
+        """Begin to paint; the clock that is told stands at *at* seconds."""
+        loop = asyncio.get_running_loop()
+        start = loop.time() - at
+        self._now = lambda: loop.time() - start
+        self._write(_HIDE)
+        self._tick()
 
     def stop(self) -> None:
         """Take the region off the screen; whoever prints next begins where it stood."""
@@ -79,7 +99,7 @@ class LiveTable:
 
     def _paint(self, above: str = "") -> None:
         size = self._terminal_size()
-        lines = render(
+        lines = self._draw(
             self._board, now=self._now(), width=size.columns - 1, height=size.lines - 1, ascii_only=self._ascii
         )
         start = self._home()
@@ -130,7 +150,7 @@ class LiveTable:
 class _Above(io.TextIOBase):
     """A stream whose lines go above the table. Called from any thread of the user's functions."""
 
-    def __init__(self, table: LiveTable) -> None:
+    def __init__(self, table: LiveTable[Any]) -> None:
         self._table = table
         self._rest = ""
         self._loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TextIO
 
 from agentdag.errors import Failure
@@ -16,6 +17,7 @@ __all__ = [
     "hedged",
     "inert",
     "inert_lines",
+    "money",
     "names",
     "opened",
     "passed",
@@ -41,6 +43,17 @@ def seconds(value: float) -> str:
 def count(value: int, noun: str) -> str:
     """1 node, 2 nodes, 1,234 tokens."""
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def money(cost: Decimal | None) -> str:
+    """Dollars to the cent; below one dollar, two digits that say something."""
+    if cost is None:
+        return "unknown"
+    if not cost:
+        return "$0"
+    if cost < Decimal("0.0001"):
+        return "<$0.0001"
+    return f"${cost:.2f}" if cost >= 1 else f"${cost:.2g}"
 
 
 def inert_lines(text: str) -> str:

@@ -1,0 +1,94 @@
+"""`run --batch`: one run a row of a file, results as they settle, a bar that tells how far it is."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from agentdag.cli.check import wants_color
+from agentdag.cli.children import end_children
+from agentdag.cli.watch import Shown, attended, check_output, resume_command
+from agentdag.errors import UsageError
+from agentdag.events import Event, RunFinished, RunStatus
+from agentdag.session import BatchResult, BatchSession, run_loop
+from agentdag.views.lines import JsonLines, writer
+from agentdag.views.progress import Progress, render
+from agentdag.views.words import count, inert, money, seconds
+
+
+def check_shown(shown: Shown) -> None:
+    """Refuse, before any call, what a batch cannot show."""
+    if shown.view == "json" and shown.output is None:
+        raise UsageError("with --format json stdout is for events alone", hint="give the results a file with -o")
+    if shown.output is not None:
+        check_output(shown.output)
+
+
+def watch_batch(session: BatchSession, shown: Shown) -> int:
+    """Run *session* to its end and say how it went; the exit code."""
+    if shown.debug:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+    board = Progress(session.plan.name, session.result.rows, session.plan.concurrency)
+    session.observers.add(board)
+    live = None
+    if shown.view == "json":
+        session.observers.add(JsonLines(sys.stdout))
+    elif shown.view == "plain":
+        session.observers.add(_RowLines(session.result.rows))
+    elif shown.view == "table" and sys.stderr.isatty():
+        from agentdag.views.live import LiveTable
+
+        live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, shown.color), draw=render)
+
+    async def main() -> BatchResult:
+        if live is not None:
+            live.start(0.0)
+        return await session.run()
+
+    result = run_loop(attended(session, live, main))
+    if session.interrupts:
+        end_children()
+    if shown.view != "json" and (not shown.quiet or result.exit_code):
+        _tell_end(session, result)
+    return result.exit_code
+
+
+class _RowLines:
+    """An observer that writes a line for each row that ended."""
+
+    def __init__(self, rows: int) -> None:
+        self._write = writer(sys.stderr)
+        self._width = len(str(rows))
+
+    def __call__(self, event: Event, /) -> None:
+        if isinstance(event, RunFinished):
+            row = event.run.rpartition(".")[2]
+            why = "" if event.status is RunStatus.SUCCEEDED or not event.reason else f": {inert(event.reason)}"
+            text = f"{event.status} in {seconds(event.elapsed_s)}{why}"
+            self._write(f"row {row:>{self._width}} | {text}\n")
+
+
+def _tell_end(session: BatchSession, result: BatchResult) -> None:
+    """The closing words, on stderr."""
+    lines = [f"row {row} failed: {inert(why)}" for row, why in result.failures]
+    if result.failed > len(result.failures):
+        lines.append(f"and {count(result.failed - len(result.failures), 'more row')} failed")
+    done = result.kept + result.succeeded
+    counts = f"{done:,} of {count(result.rows, 'row')} succeeded"
+    counts += f" ({result.kept:,} before)" if result.kept else ""
+    counts += f", {result.failed:,} failed" if result.failed else ""
+    left = result.rows - done - result.failed
+    counts += f", {left:,} not run" if left else ""
+    lines.append(counts + (f": {result.reason}" if result.reason else ""))
+    usage = result.usage
+    ended = result.succeeded + result.failed
+    rate = f"; {ended / result.elapsed_s:,.1f} rows/s" if ended and result.elapsed_s else ""
+    lines.append(f"time    {seconds(result.elapsed_s)}{rate}")
+    tokens = f"{usage.input_tokens or 0:,} in, {usage.output_tokens or 0:,} out"
+    lines.append(f"tokens  {tokens}; cost {money(usage.cost_usd)}")
+    if session.spec.output is not None:
+        lines.append(f"results {session.spec.output}")
+    command = resume_command(session)
+    if done < result.rows and command is not None:
+        lines.append(f"resume  {command}")
+    writer(sys.stderr)("\n".join(lines) + "\n")

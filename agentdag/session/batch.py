@@ -1,0 +1,239 @@
+"""A batch: one plan for every row of a file, under one set of limits, in memory that does not grow with the rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from agentdag.calls import NO_USAGE, Usage
+from agentdag.engine.batch import ROWS_PER_SLOT, Batch
+from agentdag.engine.run import Run
+from agentdag.engine.runner import Runner
+from agentdag.events import Exit, NodeSettled, RunFinished, RunStatus
+from agentdag.plan.plan import Plan
+from agentdag.plan.values import resolve_inputs
+from agentdag.session.options import Options, run_id
+from agentdag.session.rows import Result, Results, Row, check_rows, rows_of
+from agentdag.session.run import plan_again
+from agentdag.session.stage import Stage
+from agentdag.store.fold import RunRecord
+from agentdag.store.history import History
+from agentdag.store.keeper import Keeper
+
+MAX_FAILURES_KEPT = 20
+"""Failed rows that the closing words can name."""
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What a batch came to. `usage` is of the rows that ended in this life of it."""
+
+    id: str
+    rows: int
+    kept: int = 0
+    """Rows that had succeeded before."""
+    succeeded: int = 0
+    failed: int = 0
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    """The first failed rows, each with why."""
+    usage: Usage = NO_USAGE
+    elapsed_s: float = 0.0
+    exit_code: int = 0
+    reason: str | None = None
+    """Why it stopped before its last row, if it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """Which rows, with which inputs in *common*, and where their results go: to stdout, where *output* is None."""
+
+    rows: Path
+    output: Path | None = None
+    common: Mapping[str, Any] = field(default_factory=dict)
+    max_failures: int | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """What is recorded of it, so that the batch can go on."""
+        return {
+            "rows": str(self.rows.resolve()),
+            "output": None if self.output is None else str(self.output.resolve()),
+            "common": dict(self.common),
+            "max_failures": self.max_failures,
+        }
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> BatchSpec:
+        """As it was recorded."""
+        output = None if said["output"] is None else Path(said["output"])
+        return cls(rows=Path(said["rows"]), output=output, common=said["common"], max_failures=said["max_failures"])
+
+
+class BatchSession:
+    """A batch of *plan*, or with *batch_id* one that goes on. Raises UsageError for any wrong row, before any call.
+
+    *print_line* takes the results where no file does.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        spec: BatchSpec,
+        *,
+        options: Options,
+        keeper: Keeper | None,
+        print_line: Callable[[str], object],
+        batch_id: str | None = None,
+    ) -> None:
+        self._began = time.monotonic()
+        self.spec = spec
+        self.stage = Stage(plan, replace(options, batch=spec.plain()), keeper=keeper)
+        self.plan = self.stage.plan
+        self.observers = self.stage.observers
+        self.id = run_id() if batch_id is None else batch_id
+        self.result = BatchResult(self.id, check_rows(spec.rows, self.plan, spec.common))
+        self._before = self._rows_before() if batch_id is not None else {}
+        self._print_line = print_line
+        self._results: Results
+        self._batch: Batch[tuple[Row, Run]]
+        self._signals: list[int] = []
+
+    @property
+    def interrupts(self) -> int:
+        """How often the batch was asked to stop."""
+        return len(self._signals)
+
+    @property
+    def at_work(self) -> int:
+        """How many rows have begun and not ended."""
+        return self._batch.at_work
+
+    def interrupt(self, signal: int) -> None:
+        """Stop as on SIGINT: once gently, twice at once."""
+        self._signals.append(signal)
+        self.result.reason = "interrupted"
+        self._batch.interrupt(signal)
+
+    async def run(self) -> BatchResult:
+        """Run every row that has not succeeded yet."""
+        result = self.result
+        batch = self._batch = Batch(
+            self.plan.concurrency, self._runs(), lambda each: Runner(each[1], batch.slots), self._ended
+        )
+        done = {row: run for row, (run, status) in self._before.items() if status == RunStatus.SUCCEEDED}
+        self._results = Results(self.spec.output, done, self._print_line)
+        async with self.stage.open(batch.slots, rows=min(result.rows, ROWS_PER_SLOT * batch.slots.cap)):
+            try:
+                await batch.run()
+            finally:
+                self._results.close()
+        result.elapsed_s = time.monotonic() - self._began
+        result.exit_code = self._exit_code()
+        return result
+
+    def _exit_code(self) -> int:
+        keeper = self.stage.keeper
+        if keeper is not None and keeper.journal is not None and keeper.journal.broken is not None:
+            return Exit.STORE
+        if self._signals:
+            return 128 + self._signals[0]
+        whole = self.result.kept + self.result.succeeded == self.result.rows
+        return Exit.SUCCEEDED if whole else Exit.FAILED
+
+    def _rows_before(self) -> dict[int, tuple[str, str | None]]:
+        """The rows that had begun in earlier lives of the batch, with their runs and how these ended."""
+        assert self.stage.keeper is not None
+        return {row: (run, status) for row, run, status in self.stage.keeper.history.rows(self.id)}
+
+    def _runs(self) -> Iterator[tuple[Row, Run]]:
+        """The run of each row that is to be run, made when it is its turn."""
+        for row in rows_of(self.spec.rows, self.plan, self.spec.common):
+            inputs = resolve_inputs(self.plan, row.given)
+            before = self._before.pop(row.number, None)
+            keeper = self.stage.keeper
+            record = None
+            if before is not None and keeper is not None:
+                run, status = before
+                if status == RunStatus.SUCCEEDED and keeper.history.given(run)[0] == inputs:
+                    self._keep(row.number, run)
+                    continue
+                record = keeper.history.record(run)
+            name = f"{self.id}.{row.number}"
+            yield row, self.stage.run_of(name, inputs, record=record, batch=(self.id, row.number))
+            if keeper is not None and keeper.journal is not None:
+                keeper.journal.on_broken = self._store_broke
+
+    def _keep(self, row: int, run: str) -> None:
+        """A row that had succeeded: its result is in the file, or is put there."""
+        self.result.kept += 1
+        if row not in self._results.there and self.stage.keeper is not None:
+            record = self.stage.keeper.history.record(run)
+            if record.finished is not None:
+                ended = (node.ended for node in record.nodes.values() if node.ended is not None)
+                self._results.write(Result(row, record.finished, ended))
+
+    def _store_broke(self) -> None:
+        self.result.reason = "the store could not be written"
+        self._batch.store_broke()
+
+    def _ended(self, each: tuple[Row, Run], finished: RunFinished) -> None:
+        row, run = each
+        result = self.result
+        self._results.write(Result(row.number, finished, run.settled.values()))
+        result.usage += finished.usage
+        if finished.status is RunStatus.SUCCEEDED:
+            result.succeeded += 1
+            return
+        if finished.status is not RunStatus.FAILED:
+            return
+        result.failed += 1
+        if len(result.failures) < MAX_FAILURES_KEPT:
+            result.failures.append((row.number, _why(finished, run.settled.values())))
+        most = self.spec.max_failures
+        if most is not None and result.failed > most and result.reason is None:
+            result.reason = f"more than {most} rows failed" if most else "a row failed"
+            self._batch.stop()
+
+
+def unfinished(folder: Path, batch: str) -> Iterator[RunRecord]:
+    """The records of the rows of *batch* that had begun and not succeeded."""
+    history = History(folder)
+    try:
+        for _, run, status in history.rows(batch):
+            if status != RunStatus.SUCCEEDED:
+                yield history.record(run)
+    finally:
+        history.close()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTakenUp:
+    """A batch that is to go on: its pipeline as it is now, and what it was given."""
+
+    plan: Plan
+    options: Options
+    spec: BatchSpec
+
+
+def take_up_batch(folder: Path, batch: str, *, allowed: tuple[Path, ...] = ()) -> BatchTakenUp | None:
+    """The *batch* in the store *folder*; None where that is none. Raises SpecError where its pipeline is not valid."""
+    history = History(folder)
+    try:
+        rows = history.rows(batch)
+        if not rows:
+            return None
+        record = history.record(rows[0][1])
+    finally:
+        history.close()
+    plan = plan_again(record.options, record.text, allowed)
+    return BatchTakenUp(plan, Options.of(record.options), BatchSpec.of(record.options["batch"]))
+
+
+def _why(finished: RunFinished, nodes: Iterable[NodeSettled]) -> str:
+    """Why a row failed, in a line."""
+    failed = next((node for node in nodes if node.error is not None), None)
+    if failed is not None and failed.error is not None:
+        return f"{failed.node}: {failed.error.kind}: {failed.error.message}"
+    return finished.reason or finished.status.value

@@ -1,0 +1,83 @@
+"""A batch as a person watches it: how many rows are done, how fast, what it costs, and how long it still takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from agentdag.calls import NO_USAGE, Usage
+from agentdag.events import Event, RunFinished, RunStarted, RunStatus
+from agentdag.views.words import count, inert, money, seconds
+
+_BAR = 30
+_ENOUGH = 3
+"""Rows that must have ended before a rate is told."""
+
+
+@dataclass
+class Progress:
+    """The rows of a batch of *name*: a fold over the events of all of them. *kept* had succeeded before."""
+
+    name: str
+    rows: int
+    concurrency: int
+    kept: int = 0
+    at_work: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    usage: Usage = NO_USAGE
+    note: str = ""
+    latest: str = ""
+
+    def __call__(self, event: Event, /) -> None:
+        match event:
+            case RunStarted():
+                self.at_work += 1
+            case RunFinished():
+                self.at_work -= 1
+                self.usage += event.usage
+                self.succeeded += event.status is RunStatus.SUCCEEDED
+                if event.status is RunStatus.FAILED:
+                    self.failed += 1
+                    self.latest = f"row {event.run.rpartition('.')[2]} failed"
+
+    @property
+    def done(self) -> int:
+        return self.kept + self.succeeded + self.failed
+
+    def left_s(self, now: float) -> float | None:
+        """How long it still takes at the rate so far; None where there is none yet."""
+        ended = self.succeeded + self.failed
+        return None if ended < _ENOUGH else (self.rows - self.done) * now / ended
+
+
+def render(board: Progress, *, now: float, width: int, height: int, ascii_only: bool = False) -> list[Text]:
+    """The picture, at most *height* lines of at most *width* columns; *now* is in seconds since the batch began."""
+    title = Text(inert(board.name), style="bold")
+    title.append(f"  batch of {count(board.rows, 'row')}, {board.concurrency} at once", style="dim")
+    filled = _BAR * board.done // max(1, board.rows)
+    full, empty = ("#", ".") if ascii_only else ("█", "░")
+    line = Text(f"{full * filled}", style="green").append(empty * (_BAR - filled), style="dim")
+    line.append(f"  {board.done:,} of {count(board.rows, 'row')}")
+    ended, left_s = board.succeeded + board.failed, board.left_s(now)
+    if left_s is not None and now > 0:
+        line.append(f"; {_rate(ended / now)}, {seconds(left_s)} left", style="dim")
+    told = [f"{board.succeeded:,} succeeded", f"{board.failed:,} failed", f"{board.at_work:,} at work"]
+    told += [f"{board.kept:,} kept from before"] if board.kept else []
+    usage = board.usage
+    used = f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out, cost {money(usage.cost_usd)}"
+    lines = [title, line, Text(f"{seconds(now)}; {', '.join(told)}; {used}", style="dim")]
+    lines += [Text(inert(board.latest), style="yellow")] if board.latest else []
+    lines += [Text(board.note, style="bold yellow")] if board.note else []
+    for each in lines:
+        each.truncate(max(20, width), overflow="crop" if ascii_only else "ellipsis")
+    return lines[: max(1, height)]
+
+
+def _rate(per_s: float) -> str:
+    """Rows in a time that gives a figure."""
+    for unit, share in (("s", 1), ("min", 60), ("h", 3600)):
+        if per_s * share >= 1:
+            return f"{per_s * share:,.1f} rows/{unit}"
+    return f"{per_s * 86400:,.1f} rows/day"
