@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, Self, get_args
+from operator import attrgetter
+from typing import Any, ClassVar, Protocol, Self, TypeVar, get_args
 
 from agentdag.calls import Usage
 from agentdag.errors import ErrorKind, Failure, Word
 
+E = TypeVar("E", bound="Event")
 _LOG = logging.getLogger("agentdag")
 
 
@@ -357,22 +359,33 @@ def failure_json(failure: Failure) -> dict[str, Any]:
 _PLAIN: dict[type, Callable[[Any], Any]] = {Usage: usage_json, Failure: failure_json}
 
 
-def event_json(event: Event, *, exact: bool = False) -> str:
-    """*event* as one line of JSON, safe for any output: lone surrogates are escaped.
-
-    Seconds are told to the microsecond, unless *exact* is asked for.
-    """
+def event_json(event: Event) -> str:
+    """*event* as one line of JSON, safe for any output: lone surrogates are escaped. Seconds are to the microsecond."""
     plain: dict[str, Any] = {"type": event.type}
     for name in event.__slots__:
         value = getattr(event, name)
-        plain[name] = _PLAIN[type(value)](value) if type(value) in _PLAIN else value if exact else _rounded(value)
+        plain[name] = _PLAIN[type(value)](value) if type(value) in _PLAIN else _rounded(value)
     if isinstance(event, NodeSettled) and event.status is not Status.SUCCEEDED and event.output is None:
         del plain["output"]
     return json.dumps(plain)
 
 
+def exact_json(event: Event) -> str:
+    """As `event_json`, with every digit of the seconds: what `event_from` reads back."""
+    return _EXACT.encode({"type": event.type, **dict(zip(event.__slots__, _FIELDS[type(event)](event), strict=True))})
+
+
+def later(event: E, at: float) -> E:
+    """*event* as if it had happened at *at*."""
+    twin = object.__new__(type(event))
+    for name in event.__slots__:
+        object.__setattr__(twin, name, getattr(event, name))
+    object.__setattr__(twin, "at", at)
+    return twin
+
+
 def event_from(text: str) -> Event:
-    """The event that `event_json` wrote as *text*. Raises ValueError, KeyError or TypeError where it is none."""
+    """The event that `exact_json` wrote as *text*. Raises ValueError, KeyError or TypeError where it is none."""
     plain = json.loads(text)
     kind = _TYPES[plain.pop("type")]
     for name, read in _READ.items():
@@ -399,6 +412,12 @@ def _failure_from(plain: dict[str, Any]) -> Failure:
     return Failure(**{**plain, "kind": ErrorKind(plain["kind"])})
 
 
+def _plain(value: Any) -> Any:
+    return _PLAIN[type(value)](value)
+
+
+_EXACT = json.JSONEncoder(default=_plain)
+_FIELDS: dict[type, Callable[[Any], tuple[Any, ...]]] = {kind: attrgetter(*kind.__slots__) for kind in get_args(Event)}
 _TYPES: dict[str, Any] = {kind.type: kind for kind in get_args(Event)}
 _READ: dict[str, Callable[[Any], Any]] = {
     "usage": _usage_from,

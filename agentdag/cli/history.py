@@ -33,7 +33,6 @@ from agentdag.session import compile_pipeline
 from agentdag.store.fold import Entry, RunRecord
 from agentdag.store.history import History, NodeStats, RunLine, mode_of
 from agentdag.store.keeper import find_run, key_of, store_of, stores_around
-from agentdag.store.log import ASKED
 from agentdag.views.lines import settled_text, writer
 from agentdag.views.words import count, failure, inert, inert_lines, money, seconds
 
@@ -225,9 +224,8 @@ def _requests(entries: Iterable[Entry]) -> list[_Request]:
     requests: list[_Request] = []
     last: _Attempt | None = None
     for entry in entries:
-        if entry.type == ASKED:
-            requests.append(_Request(json.loads(entry.body), entry.life))
-            continue
+        if entry.asked is not None:
+            requests.append(_Request(json.loads(entry.asked), entry.life))
         event: Event = event_from(entry.body)
         if isinstance(event, NodeStarted):
             last = _Attempt(event.attempt, event.pass_number, event.model, entry.time)

@@ -42,6 +42,7 @@ class Called:
 
 
 Asked = Prompted | Called
+_SORTED = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def rendered(work: PromptWork | CallWork, names: Mapping[str, Any], codes: Mapping[str, str]) -> Asked:
@@ -58,12 +59,12 @@ def parts_of(asked: Asked, played: Any = None) -> dict[str, str]:
     plain: dict[str, Any] = asked.plain()
     if played is not None:
         plain["simulator"] = played
-    return {name: _digest(json.dumps(value, sort_keys=True, default=str)) for name, value in plain.items()}
+    return {name: _digest(_SORTED.encode(value)) for name, value in plain.items()}
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:
     """Equal for equal requests, whichever node, run or machine asks."""
-    return _digest(json.dumps(parts, sort_keys=True))
+    return _digest(_SORTED.encode(parts))
 
 
 def _digest(text: str) -> str:

@@ -55,6 +55,8 @@ class NodeLife(Turn):
     """One node on its way from its first slot to being settled; it is told of its own calls."""
 
     __slots__ = (
+        "_announced",
+        "_asked",
         "_asks",
         "_attempts",
         "_attempts_before",
@@ -89,6 +91,10 @@ class NodeLife(Turn):
         """Of what its own work asked last, where that is on record."""
         self._asks: dict[str, Any] | None = None
         """What is to be written of the present choice before its first attempt."""
+        self._asked: Asked | None = None
+        """What it asks first, where that was rendered before its slot came."""
+        self._announced: asyncio.Future[None] | None = None
+        """Done once its first attempt is on record, where that was written before its slot came."""
         self.admitting = False
         """Whether an attempt waits to be written before it is made."""
         self.begun = False
@@ -189,11 +195,10 @@ class NodeLife(Turn):
 
     def _agent(self, number: int, choice: Choice) -> Agent:
         """The agent with everything rendered; raises TemplateError."""
-        run, node, work = self._run, self.node, choice.work
-        reads = isinstance(work, PromptWork) or work.arguments
-        asked = rendered(work, run.names(node, self.previous) if reads else {}, run.codes)
-        if self.recorded:
-            self._note(number, asked)
+        run, node = self._run, self.node
+        asked, self._asked = self._asked, None
+        if asked is None:
+            asked = self._rendered(number, choice)
         simulator = run.simulator if run.simulator is not None and run.simulates(node) else None
         if isinstance(asked, Prompted):
             policy = self.policy
@@ -215,32 +220,52 @@ class NodeLife(Turn):
             return StandInAgent(simulator, node.rehearsal)
         return FunctionAgent(run.functions[asked.function], asked.arguments)
 
-    def _note(self, number: int, asked: Asked) -> None:
-        """Remember what is to be written before the first attempt."""
-        parts = self._run.parts_of(self.node, asked)
-        if not number:
-            self.fingerprint = fingerprint(parts)
-        self._asks = {"choice": number, "pass": self.passes, "parts": parts, "request": asked.plain()}
+    def _rendered(self, number: int, choice: Choice) -> Asked:
+        """What *choice* asks, and what is to be written of it before the first attempt; raises TemplateError."""
+        run, work = self._run, choice.work
+        reads = isinstance(work, PromptWork) or work.arguments
+        asked = rendered(work, run.names(self.node, self.previous) if reads else {}, run.codes)
+        if self.recorded:
+            parts = run.parts_of(self.node, asked)
+            if not number:
+                self.fingerprint = fingerprint(parts)
+            self._asks = {"choice": number, "pass": max(1, self.passes), "parts": parts, "request": asked.plain()}
+        return asked
+
+    def announce(self) -> None:
+        """Write the first attempt ahead, while the node waits for its slot; only of what may be repeated."""
+        try:
+            self._asked = self._rendered(0, self.node.choices[0])
+        except TemplateError:
+            return  # told when it is its turn
+        model = None if self.node.model is None else str(self.node.model)
+        self._announced = self._write_start(1, 1, model)
 
     async def admit(self, attempt: int, hedge_after_s: float | None = None) -> None:
         """Return once it is on record that the attempt, or a hedge of it, is about to be made."""
-        run, node = self._run, self.node
-        assert run.log is not None
-        if self._asks is not None:
-            run.log.asked(node.id, self._asks)
-            self._asks = None
-        safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        event = (
-            NodeStarted(run.id, run.now(), node.id, node.wave, attempt, self._by.model, self.passes)
-            if hedge_after_s is None
-            else NodeHedged(run.id, run.now(), node.id, attempt, hedge_after_s)
-        )
+        run = self._run
+        safe, self._announced = self._announced, None
+        if safe is None and hedge_after_s is None:
+            safe = self._write_start(attempt, self.passes, self._by.model)
+        elif safe is None:
+            safe = self._write(NodeHedged(run.id, run.now(), self.node.id, attempt, hedge_after_s or 0.0))
         self.admitting = True
         try:
-            run.log.commit(event, lambda: None if safe.done() else safe.set_result(None))
             await safe
         finally:
             self.admitting = False
+
+    def _write_start(self, attempt: int, passes: int, model: str | None) -> asyncio.Future[None]:
+        run, node = self._run, self.node
+        return self._write(NodeStarted(run.id, run.now(), node.id, node.wave, attempt, model, passes))
+
+    def _write(self, event: NodeStarted | NodeHedged) -> asyncio.Future[None]:
+        """Done once *event* is on record."""
+        assert self._run.log is not None
+        safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asks, self._asks = self._asks, None
+        self._run.log.commit(event, lambda: None if safe.done() else safe.set_result(None), asks=asks)
+        return safe
 
     def started(self, attempt: int) -> None:
         run, node = self._run, self.node

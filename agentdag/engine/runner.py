@@ -7,6 +7,7 @@ before anything that depends on it starts. Nothing is left running when `run` re
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -31,9 +32,10 @@ from agentdag.events import (
     RunStarted,
     RunStatus,
     Status,
+    later,
 )
 from agentdag.limits.deadlines import LET_GO_S
-from agentdag.limits.slots import Place, Seat, Slots
+from agentdag.limits.slots import Place, Rank, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, measured_path_s, remaining_s
 from agentdag.plan.schedule import Cut, Ended, News, Opened, Rested, Schedule, State
 
@@ -67,6 +69,10 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         """Of those that run at this moment."""
         self._queued: dict[int, Seat] = {}
+        self._ahead: list[tuple[Rank, int]] = []
+        """Those of the queued whose first attempt may be written ahead, best first: a heap."""
+        self._announced: dict[int, NodeLife] = {}
+        """Those of which it was, and that still wait."""
         self._due: list[int] = []
         """Those that are ready, and whose work is not there already."""
         self._ending: set[int] = set()
@@ -238,7 +244,7 @@ class Runner:
         run = self._run
         if why:
             run.tell(NodeResumed(run.id, run.now(), settled.node, kept=True, why=why))
-        self._record(number, replace(settled, at=run.now()))
+        self._record(number, later(settled, run.now()))
 
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
@@ -249,7 +255,19 @@ class Runner:
             seat = Seat(self._slots, self._ranks[number])
             self._queued[number] = seat
             seat.request(partial(self._launch, number, seat, self._run.now()))
+            if self._run.log is not None and self._run.plan.nodes[number].may_repeat:
+                heapq.heappush(self._ahead, (self._ranks[number], number))
         self._slots.hand_out()
+        if self._ahead:
+            self._write_ahead()
+
+    def _write_ahead(self) -> None:
+        """Put on record what will be begun next, as many as may be at once: a slot need not wait for the disk."""
+        while self._ahead and len(self._announced) < self._slots.cap:
+            _, number = heapq.heappop(self._ahead)
+            if number in self._queued and number not in self._lives:
+                life = self._announced[number] = NodeLife(self._run, self._run.plan.nodes[number], self._queued[number])
+                life.announce()
 
     def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
         """*number* holds its slot: begin, or begin the next pass."""
@@ -258,7 +276,10 @@ class Runner:
         self._schedule.start(number, now)
         life = self._lives.get(number)
         if life is None:
-            life = self._lives[number] = NodeLife(self._run, self._run.plan.nodes[number], seat)
+            life = self._announced.pop(number, None) or NodeLife(self._run, self._run.plan.nodes[number], seat)
+            self._lives[number] = life
+            if self._ahead:
+                self._write_ahead()
         else:
             life.sit(seat)
         if life.node.barrier.progressive:
@@ -318,7 +339,7 @@ class Runner:
     def _written(self, number: int, settled: NodeSettled) -> None:
         self._ending.discard(number)
         try:
-            self._settled(number, replace(settled, at=self._run.now()))
+            self._settled(number, later(settled, self._run.now()))
         except Exception as error:  # noqa: BLE001 - a bug of ours ends the run, and not in silence
             self._bug = error
             self._ended.set()
@@ -496,6 +517,7 @@ class Runner:
 
     def _leave_queue_of(self, number: int) -> None:
         seat = self._queued.pop(number, None)
+        self._announced.pop(number, None)
         if seat is not None:
             seat.leave()
 
@@ -503,6 +525,8 @@ class Runner:
         for seat in self._queued.values():
             seat.leave()
         self._queued.clear()
+        self._announced.clear()
+        self._ahead.clear()
 
     def _time_out(self, timeout_s: float) -> None:
         self._timed_out = True

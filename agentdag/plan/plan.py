@@ -103,6 +103,11 @@ class PlanNode:
         return not any(template.is_of_the_run for template in self.templates)
 
     @property
+    def may_repeat(self) -> bool:
+        """Whether a call of which nobody knows the end may simply be made again, and reads what is there already."""
+        return (self.idempotent or isinstance(self.work, PromptWork)) and not self.barrier.progressive
+
+    @property
     def work(self) -> PromptWork | CallWork:
         """What the node does while nothing fails."""
         return self.choices[0].work

@@ -60,7 +60,8 @@ class RecordingProvider:
     def _write(
         self, node: str, key: str, number: int, asked: Mapping[str, Any], came: Mapping[str, Any], begun: float
     ) -> None:
-        whole = {"node": node, "request": asked, **came, "latency_s": round(time.monotonic() - begun, 3)}
+        about = {"node": node, "latency_s": round(time.monotonic() - begun, 3)}
+        whole = {"recorded": about, "request": asked, **came}
         text = written(json.loads(self._clean(json.dumps(whole))))
         path = self._folder / _file_name(node, key, number)
         beside = path.with_suffix(".part")
@@ -139,7 +140,7 @@ class ReplayProvider:
         if found is None:
             raise FinalError(_lost(self._recordings.complaint(request.node, asked)))
         if self._pace:
-            await asyncio.sleep(found.get("latency_s", 0.0) * self._pace)
+            await asyncio.sleep(_latency_s(found) * self._pace)
         try:
             if "failure" in found:
                 raise call_error(_failure_from(found["failure"]))
@@ -171,6 +172,12 @@ def _key(asked: Mapping[str, Any]) -> str:
 
 def _file_name(node: str, key: str, number: int) -> str:
     return f"{node}.{key}-{number}{_SUFFIX}"
+
+
+def _latency_s(found: Mapping[str, Any]) -> float:
+    about = found.get("recorded")
+    latency_s = about.get("latency_s") if isinstance(about, dict) else None
+    return latency_s if isinstance(latency_s, (int, float)) else 0.0
 
 
 def _reply_plain(reply: Reply) -> dict[str, Any]:

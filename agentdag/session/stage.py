@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from random import Random
@@ -63,7 +63,7 @@ class Stage:
         self.keeper = keeper
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
-        self._functions = dict(_functions(self.plan, options))
+        self._functions = _functions(self.plan, options)
         self._codes = {name: code_of(function) for name, function in self._functions.items()} if keeper else {}
         self._recordings = None if options.replay is None else Recordings(options.replay)
         self._providers: dict[str, Provider] = {}
@@ -193,18 +193,22 @@ class Stage:
         return registry.create(settings)
 
 
-def _functions(plan: Plan, options: Options) -> Iterator[tuple[str, Callable[..., Any]]]:
+def _functions(plan: Plan, options: Options) -> dict[str, Callable[..., Any]]:
     """Every function that a node of this run may call, by its name."""
+    found: dict[str, Callable[..., Any]] = {}
     for node in plan.nodes:
         for choice in node.choices:
             if isinstance(choice.work, CallWork) and not (options.simulate and node.simulated):
-                yield function_name(choice.work), _function(node, choice.work, plan)
+                name = function_name(choice.work)
+                found[name] = _function(node, choice.work, plan, found.get(name))
+    return found
 
 
-def _function(node: PlanNode, work: CallWork, plan: Plan) -> Callable[..., Any]:
+def _function(node: PlanNode, work: CallWork, plan: Plan, known: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The function that *work* calls, with arguments that fit; *known* is what another node found it to be."""
     name = function_name(work)
     try:
-        function = load_function(work.module, work.function, plan.path.parent)
+        function = known or load_function(work.module, work.function, plan.path.parent)
     except (Exception, SystemExit) as error:
         raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
     problem = check_arguments(function, work.arguments)

@@ -21,7 +21,6 @@ from agentdag.events import (
     Status,
     event_from,
 )
-from agentdag.store.log import ASKED
 
 
 class Entry(NamedTuple):
@@ -33,6 +32,7 @@ class Entry(NamedTuple):
     node: str | None
     time: float
     fingerprint: str | None
+    asked: str | None
     body: str
 
 
@@ -88,10 +88,9 @@ class RunRecord:
                 self.finished = None
             self.lives, self.seq = max(self.lives, entry.life), max(self.seq, entry.seq)
             try:
-                if entry.type == ASKED and entry.node is not None:
-                    self._asked(entry.node, json.loads(entry.body))
-                else:
-                    self._take_in(event_from(entry.body), entry.fingerprint)
+                if entry.asked is not None and entry.node is not None:
+                    self._asked(entry.node, json.loads(entry.asked))
+                self._take_in(event_from(entry.body), entry.fingerprint)
             except (ValueError, KeyError, TypeError):
                 continue
         if self.finished is None:

@@ -25,7 +25,7 @@ from agentdag.store.schema import open_database
 
 _ENTRY = (
     "run, seq, life, type, node, time, status, latency_s, attempts, input_tokens, output_tokens, cost, past, "
-    "fingerprint, body, hash"
+    "fingerprint, asked, body, hash"
 )
 LOOKED_AT = 20_000
 """The newest results that percentiles for a run are made of."""
@@ -189,7 +189,7 @@ class History:
         for row in self._ask(f"SELECT {_ENTRY} FROM entries WHERE run = ?{chosen} ORDER BY seq", *values):  # noqa: S608
             *plain, told = row
             if intact(plain, told):
-                yield Entry(plain[1], plain[2], plain[3], plain[4], plain[5], plain[13], plain[14])
+                yield Entry(plain[1], plain[2], plain[3], plain[4], plain[5], plain[13], plain[14], plain[15])
 
     def paces(self, pipeline: str) -> dict[str, Pace]:
         """How long each node of *pipeline* takes."""
@@ -267,7 +267,7 @@ class History:
         question = f"SELECT {_ENTRY} FROM entries WHERE fingerprint = ? AND status = 'succeeded' ORDER BY number DESC"  # noqa: S608
         for *values, told in self._ask(question, fingerprint):
             if values[5] >= since and intact(values, told):
-                event = event_from(values[14])
+                event = event_from(values[15])
                 if isinstance(event, NodeSettled) and not (event.cached or event.kept):
                     return event
         return None

@@ -26,14 +26,14 @@ from agentdag.store.schema import digest, open_database
 FULL_S = 10.0
 """How long a full disk is tried again."""
 AGAIN_EVERY_S = 0.5
-GROUP = 500
-"""Rows in one statement, at the most."""
+GROUPS = (256, 32, 4, 1)
+"""Rows in one statement: few sizes, so that each is compiled once."""
 _COLUMNS = {
     "texts": ("digest", "body"),
     "runs": ("id", "pipeline", "batch", "row", "time", "body", "hash"),
     "entries": (
         *("run", "seq", "life", "type", "node", "time", "status", "latency_s", "attempts", "input_tokens"),
-        *("output_tokens", "cost", "past", "fingerprint", "body", "hash"),
+        *("output_tokens", "cost", "past", "fingerprint", "asked", "body", "hash"),
     ),
 }
 _HASHED = frozenset({"runs", "entries"})
@@ -139,8 +139,9 @@ class Journal:
         while start < len(rows):
             table = rows[start].table
             end = start
-            while end < len(rows) and end - start < GROUP and rows[end].table == table:
+            while end < len(rows) and end - start < GROUPS[0] and rows[end].table == table:
                 end += 1
+            end = start + next(size for size in GROUPS if size <= end - start)
             self._insert_group(table, [row.values for row in rows[start:end]], again=again)
             start = end
         self._connection.execute("COMMIT")

@@ -14,11 +14,11 @@ from hashlib import blake2b
 from typing import Any
 
 from agentdag.calls import NO_USAGE, Usage
-from agentdag.events import Event, NodeProgress, NodeSettled, RunFinished, RunProgress, event_json
+from agentdag.events import Event, NodeProgress, NodeSettled, RunFinished, RunProgress, exact_json
 from agentdag.store.journal import Journal, Row
 
-ASKED = "node.asked"
-"""The type of the entry that holds what a node asked, before its first attempt."""
+_ENCODER = json.JSONEncoder()
+_NO_FACTS: tuple[Any, ...] = (None,) * 8
 _PASSING = (NodeProgress, RunProgress)
 """What is of no use once it is over."""
 
@@ -69,26 +69,31 @@ class Log:
         if not isinstance(event, _PASSING):
             self.commit(event)
 
-    def commit(self, event: Event, then: Callable[[], None] | None = None, *, fingerprint: str | None = None) -> None:
-        """Write *event*, the answer to the request with *fingerprint*; then call *then*."""
+    def commit(
+        self,
+        event: Event,
+        then: Callable[[], None] | None = None,
+        *,
+        fingerprint: str | None = None,
+        asks: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write *event*, then call *then*.
+
+        *fingerprint* is of the request that a settled node has answered, *asks* what an attempt is the first to ask.
+        """
         self._seq += 1
-        self.journal.append(partial(self._rows, self._seq, time.time(), event, fingerprint), then)
+        self.journal.append(partial(self._rows, self._seq, time.time(), event, fingerprint, asks), then)
 
     def fence(self, then: Callable[[], None]) -> None:
         """Call *then* once all that came before is safe."""
         self.journal.append(tuple, then)
 
-    def asked(self, node: str, body: Mapping[str, Any]) -> None:
-        """Write what *node* is about to ask."""
-        self._seq += 1
-        self.journal.append(partial(self._asked, self._seq, time.time(), node, body))
-
-    def _asked(self, seq: int, at: float, node: str, body: Mapping[str, Any]) -> Sequence[Row]:
-        return (self._row(seq, ASKED, node, at, (None,) * 8, self._clean(json.dumps(body))),)
-
-    def _rows(self, seq: int, at: float, event: Event, fingerprint: str | None) -> Sequence[Row]:
-        body = self._clean(event_json(event, exact=True))
-        facts: tuple[Any, ...] = (None,) * 8
+    def _rows(
+        self, seq: int, at: float, event: Event, fingerprint: str | None, asks: Mapping[str, Any] | None
+    ) -> Sequence[Row]:
+        body = self._clean(exact_json(event))
+        asked = None if asks is None else self._clean(_ENCODER.encode(asks))
+        facts = _NO_FACTS
         if isinstance(event, NodeSettled):
             new = not (event.cached or event.kept)
             past = self._past if new and event.attempts else None
@@ -96,10 +101,8 @@ class Log:
             facts = (event.status.value, float(event.latency_s), event.attempts, *_paid(usage), past, fingerprint)
         elif isinstance(event, RunFinished):
             facts = (event.status.value, float(event.elapsed_s), None, *_paid(event.usage), None, None)
-        return (self._row(seq, event.type, getattr(event, "node", None), at, facts, body),)
-
-    def _row(self, seq: int, kind: str, node: str | None, at: float, facts: tuple[Any, ...], body: str) -> Row:
-        return Row("entries", (self._run.id, seq, self._life, kind, node, at, *facts, body))
+        node = getattr(event, "node", None)
+        return (Row("entries", (self._run.id, seq, self._life, event.type, node, at, *facts, asked, body)),)
 
 
 def _paid(usage: Usage) -> tuple[int | None, int | None, str | None]:

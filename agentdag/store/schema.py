@@ -52,6 +52,7 @@ MIGRATIONS: tuple[str, ...] = (
         cost TEXT,
         past TEXT,
         fingerprint TEXT,
+        asked TEXT,
         body TEXT NOT NULL,
         hash TEXT NOT NULL
     ) STRICT;

@@ -15,7 +15,7 @@ import pytest
 
 from agentdag.calls import NO_USAGE
 from agentdag.errors import StoreError
-from agentdag.events import NodeSettled, Status
+from agentdag.events import NodeSettled, NodeStarted, Status
 from agentdag.store import journal as journal_module
 from agentdag.store import schema
 from agentdag.store.fold import RunRecord
@@ -256,7 +256,7 @@ def test_a_spill_that_was_cut_off_gives_what_is_whole(make: Make, folder: Path) 
     safe(log_of(make()))
     journal = make()
     log = log_of(journal)
-    lines = [journal_module._line(row) for name in "ab" for row in log._rows(ord(name), 1.0, settled(name), name)]
+    lines = [journal_module._line(row) for name in "ab" for row in log._rows(ord(name), 1.0, settled(name), name, None)]
     spill = folder / "agentdag-r1.spill"
     spill.write_text(lines[0] + lines[1][:-20])
     make()
@@ -294,7 +294,8 @@ def test_a_lock_that_does_not_end_is_as_a_full_disk(make: Make, folder: Path, mo
 
 def test_secrets_are_taken_out_before_anything_is_written(make: Make, folder: Path) -> None:
     log = log_of(make(), lambda text: text.replace("sk-canary", "[secret]"))
-    log.asked("a", {"choice": 0, "pass": 1, "parts": {}, "request": {"prompt": "sk-canary"}})
+    asks = {"choice": 0, "pass": 1, "parts": {}, "request": {"prompt": "sk-canary"}}
+    log.commit(NodeStarted("r1", 0.0, "a", 0, 1, "m"), asks=asks)
     log.commit(settled("a", "it is sk-canary"), fingerprint="f")
     safe(log)
     assert record(folder).nodes["a"].answers["f"].output == "it is [secret]"
