@@ -1,0 +1,498 @@
+"""The store as its owner sees it: killed runs that go on, history, batches, recordings; through the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pexpect
+import pytest
+from program import AGENTDAG, FAST, agentdag, keyless
+from wire import ANSWER, WireServer
+
+HERE = {"AGENTDAG_STORE": ""}
+"""The store stands beside the pipeline."""
+KEY = "sk-canary-0123456789"
+SIMULATED = """
+inputs: {topic: {default: rivers}}
+nodes:
+  a: {prompt: "About {{ inputs.topic }}", model: simulated/m, expect: {latency: 10ms}}
+  b: {prompt: "More than {{ nodes.a.output }}", model: simulated/m, expect: {latency: 10ms}}
+outputs: {text: "{{ nodes.b.output }}"}
+"""
+
+
+def wired(wire: WireServer, nodes: str, top: str = "") -> str:
+    """A pipeline whose models answer on the wire."""
+    return f'providers: {{openai: {{base_url: "{wire.openai_url}", api_key: "${{CANARY}}"}}}}\n{top}\nnodes:\n{nodes}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "p.yaml").write_text(SIMULATED)
+    return tmp_path
+
+
+def run_id(folder: Path) -> str:
+    listed = json.loads(agentdag("runs", "--format", "json", cwd=folder, **HERE).stdout)["runs"]
+    assert isinstance(listed[0]["id"], str)
+    return str(listed[0]["id"])
+
+
+def test_a_run_is_on_record_beside_its_pipeline(folder: Path) -> None:
+    inner = folder / "deep" / "er"
+    inner.mkdir(parents=True)
+    (folder / "p.yaml").rename(inner / "p.yaml")
+    assert agentdag("run", "deep/er/p.yaml", cwd=folder, **HERE).returncode == 0
+    assert (inner / ".agentdag" / "journal.sqlite").is_file()
+    assert not (inner / ".agentdag" / "leases").exists() or not list((inner / ".agentdag" / "leases").iterdir())
+    for where in (folder, inner, inner.parent):
+        (line,) = json.loads(agentdag("runs", "--format", "json", cwd=where, **HERE).stdout)["runs"]
+        assert (line["pipeline"], line["status"], line["mode"]) == ("p.yaml", "succeeded", "real")
+
+
+def test_no_store_keeps_nothing(folder: Path) -> None:
+    assert agentdag("run", "p.yaml", "--no-store", cwd=folder, **HERE).returncode == 0
+    assert not (folder / ".agentdag").exists()
+    assert "--store DIR" in agentdag("runs", cwd=folder, **HERE).stderr
+    refused = agentdag("run", "p.yaml", "--no-store", "--cache", cwd=folder, **HERE)
+    assert refused.returncode == 2
+
+
+def test_a_killed_run_goes_on_without_a_repeated_call(wire: WireServer, tmp_path: Path) -> None:
+    nodes = (
+        "  a: {prompt: one, model: openai/a}\n"
+        "  b: {prompt: two, model: openai/b}\n"
+        '  c: {prompt: "{{ nodes.a.output }}", model: openai/slow}\n'
+        '  d: {prompt: "{{ nodes.b.output }} {{ nodes.c.output }}", model: openai/d}\n'
+    )
+    wire.script["slow"] = ["stall", "ok"]
+    (tmp_path / "p.yaml").write_text(wired(wire, nodes))
+    process = subprocess.Popen(
+        [*AGENTDAG, "run", "p.yaml", "--format", "json"],
+        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    settled = set()
+    for line in process.stdout:
+        event = json.loads(line)
+        settled |= {event["node"]} if event["type"] == "node.settled" else set()
+        if settled == {"a", "b"} and wire.count("slow"):
+            break
+        if settled == {"a", "b"}:
+            assert wire.arrived.wait(10)
+    while not wire.count("slow"):
+        time.sleep(0.01)  # the server is in another thread: its list is all there is to look at
+    process.kill()
+    process.communicate()
+    told = agentdag("runs", cwd=tmp_path, **HERE).stdout
+    assert "interrupted" in told, "nothing is ever stuck at running"
+    done = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert done.returncode == 0, done.stderr
+    assert "in doubt: c was in mid-call" in done.stderr
+    assert Counter(call.body["model"] for call in wire.calls) == {"a": 1, "b": 1, "slow": 2, "d": 1}
+    assert done.stdout.strip() == ANSWER
+    kept = b"".join(file.read_bytes() for file in (tmp_path / ".agentdag").rglob("*") if file.is_file())
+    assert KEY.encode() not in kept
+
+
+def test_sigint_prints_the_line_to_resume_which_works(wire: WireServer, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        wired(wire, "  a: {prompt: one, model: openai/a}\n  b: {prompt: two, model: openai/slow, needs: [a]}\n")
+    )
+    wire.script["slow"] = ["stall", "ok"]
+    process = subprocess.Popen(
+        [*AGENTDAG, "run", "p.yaml", "--format", "plain"],
+        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "started (openai/slow)" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=30)
+    assert process.returncode == 130
+    (command,) = re.findall(r"^resume  agentdag (.*)$", rest, re.MULTILINE)
+    done = agentdag(*command.split(), cwd=tmp_path, CANARY=KEY, **HERE)
+    assert done.returncode == 0, done.stderr
+    assert wire.count("a") == 1
+
+
+def test_a_second_resume_at_once_is_refused_and_makes_no_call(wire: WireServer, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(wired(wire, "  a: {prompt: one, model: openai/slow}\n"))
+    wire.script["slow"] = ["stall"]
+    process = subprocess.Popen(
+        [*AGENTDAG, "run", "p.yaml", "--format", "plain"],
+        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "started (openai/slow)" in line:
+            break
+    try:
+        second = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
+        assert second.returncode == 4
+        assert f"is being run by process {process.pid}" in second.stderr
+        assert "running" in agentdag("runs", cwd=tmp_path, **HERE).stdout
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(wire.calls) == 1
+
+
+FUNCTION = """
+import pathlib, time
+def post():
+    log = pathlib.Path(__file__).with_name("posted")
+    with log.open("a") as stream:
+        stream.write("posted\\n")
+    while not log.with_name("go").exists():
+        time.sleep(0.01)
+    return "done"
+"""
+POSTING = 'nodes:\n  post: {call: "poster:post"}\n  after: {call: "html:escape", with: {s: "x"}, needs: [post]}\n'
+
+
+@pytest.fixture
+def in_doubt(tmp_path: Path) -> Path:
+    """A run that was killed while a function was at work."""
+    (tmp_path / "poster.py").write_text(FUNCTION)
+    (tmp_path / "p.yaml").write_text(POSTING)
+    process = subprocess.Popen([*AGENTDAG, "run", "p.yaml"], cwd=tmp_path, env=keyless(**HERE), stderr=subprocess.PIPE)
+    while not (tmp_path / "posted").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    (tmp_path / "go").touch()
+    return tmp_path
+
+
+def posted(folder: Path) -> int:
+    return (folder / "posted").read_text().count("posted")
+
+
+def test_a_function_in_doubt_is_not_repeated_blindly(in_doubt: Path) -> None:
+    refused = agentdag("resume", "last", cwd=in_doubt, **HERE)
+    assert refused.returncode == 2
+    assert "--repeat post" in refused.stderr
+    assert posted(in_doubt) == 1
+    skipped = agentdag("resume", "last", "--skip", "post", cwd=in_doubt, **HERE)
+    assert (skipped.returncode, posted(in_doubt)) == (0, 1), skipped.stderr
+    repeated = agentdag("resume", "last", "--repeat", "post", cwd=in_doubt, **HERE)
+    assert (repeated.returncode, posted(in_doubt)) == (0, 2), repeated.stderr
+
+
+def test_idempotent_says_that_it_may_be_repeated(in_doubt: Path) -> None:
+    (in_doubt / "p.yaml").write_text(POSTING.replace('"poster:post"', '"poster:post", idempotent: true'))
+    done = agentdag("resume", "last", cwd=in_doubt, **HERE)
+    assert (done.returncode, posted(in_doubt)) == (0, 2), done.stderr
+
+
+@pytest.mark.parametrize(("answer", "code", "calls"), [("y", 0, 2), ("s", 0, 1), ("q", 2, 1)])
+def test_at_a_terminal_it_is_asked(answer: str, code: int, calls: int, in_doubt: Path) -> None:
+    child = pexpect.spawn(
+        AGENTDAG[0],
+        [*AGENTDAG[1:], "resume", "last", "--format", "plain"],
+        cwd=str(in_doubt),
+        env=keyless(**HERE),
+        timeout=30,
+    )
+    child.expect("Call it again")
+    child.sendline(answer)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert (child.exitstatus, posted(in_doubt)) == (code, calls)
+
+
+def test_show_tells_what_was_asked_and_what_came(wire: WireServer, tmp_path: Path) -> None:
+    wire.script["flaky"] = ["500", "ok"]
+    nodes = '  a: {prompt: "Say \\u001b[31mhello", system: Be brief., model: openai/flaky, max_tokens: 9, retry: {delay: 1ms}}\n'
+    (tmp_path / "p.yaml").write_text(wired(wire, nodes))
+    assert agentdag("run", "p.yaml", cwd=tmp_path, CANARY=KEY, **HERE).returncode == 0
+    told = agentdag("show", "last", "a", cwd=tmp_path, **HERE).stdout
+    for words in (
+        "asked openai/flaky",
+        '{"max_tokens": 9}',
+        "Be brief.",
+        "hello",
+        "attempt 1 at",
+        "server:",
+        "attempt 2 at",
+        "answered after",
+        ANSWER,
+    ):
+        assert words in told
+    assert "\x1b" not in told
+    plain = json.loads(agentdag("show", "last", "a", "--format", "json", cwd=tmp_path, **HERE).stdout)
+    (request,) = plain["requests"]
+    assert request["request"] == {
+        "model": "openai/flaky",
+        "system": "Be brief.",
+        "prompt": "Say \x1b[31mhello",
+        "parameters": {"max_tokens": 9},
+    }
+    assert [attempt["error"] and attempt["error"]["kind"] for attempt in request["attempts"]] == ["server", None]
+    assert plain["settled"]["output"] == ANSWER
+    assert plain["settled"]["usage"]["input_tokens"] == 40
+    whole = agentdag("show", "last", cwd=tmp_path, **HERE).stdout
+    assert re.search(r"^a +succeeded +openai/flaky +2 ", whole, re.MULTILINE)
+    unknown = agentdag("show", "last", "zz", cwd=tmp_path, **HERE)
+    assert (unknown.returncode, "it has a" in unknown.stderr) == (2, True)
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(folder: Path) -> None:
+    for _ in range(2):
+        agentdag("run", "p.yaml", cwd=folder, **HERE)
+    name = run_id(folder)
+    assert name in agentdag("show", name[:-1], cwd=folder, **HERE).stdout
+    both = agentdag("show", name[:4], cwd=folder, **HERE)
+    assert (both.returncode, "2 runs begin with" in both.stderr) == (4, True)
+    none = agentdag("resume", "nothing", cwd=folder, **HERE)
+    assert (none.returncode, "there is no run nothing" in none.stderr) == (4, True)
+
+
+def test_stats_suggest_a_timeout_once_enough_is_recorded(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text("{}\n" * 20)
+    assert agentdag("run", "p.yaml", "--batch", "rows.jsonl", "-o", "out.jsonl", cwd=folder, **HERE).returncode == 0
+    stats = json.loads(agentdag("stats", "p.yaml", "--format", "json", cwd=folder, **HERE).stdout)
+    first, second = stats["nodes"]
+    assert (first["id"], second["id"], first["runs"], first["statuses"]) == ("a", "b", 20, {"succeeded": 20})
+    assert first["suggested_timeout_s"] == pytest.approx(1.5 * first["p95_s"])
+    assert 0.01 <= first["p50_s"] <= first["p95_s"]
+    told = agentdag("stats", "p.yaml", cwd=folder, **HERE).stdout
+    assert "would suit it (1.5 x p95), which is 10m now" in told
+    drawn = json.loads(agentdag("graph", "p.yaml", "--format", "json", cwd=folder, **HERE).stdout)
+    assert drawn["nodes"][0]["duration_s"] == pytest.approx(first["p50_s"], abs=1e-6)
+    by_file = json.loads(agentdag("graph", "p.yaml", "--format", "json", "--no-store", cwd=folder, **HERE).stdout)
+    assert by_file["nodes"][0]["duration_s"] == 0.01
+
+
+def test_simulated_runs_are_experience_of_their_own(folder: Path) -> None:
+    agentdag("run", "p.yaml", *FAST, cwd=folder, **HERE)
+    assert "--simulate tells" in agentdag("stats", "p.yaml", cwd=folder, **HERE).stderr
+    assert "a " in agentdag("stats", "p.yaml", "--simulate", cwd=folder, **HERE).stdout
+    assert "simulated" in agentdag("runs", cwd=folder, **HERE).stdout
+
+
+def test_prune_removes_what_is_old(folder: Path) -> None:
+    for _ in range(2):
+        agentdag("run", "p.yaml", cwd=folder, **HERE)
+    name = run_id(folder)
+    with sqlite3.connect(folder / ".agentdag" / "journal.sqlite") as connection:
+        connection.execute("UPDATE runs SET time = time - 86400 * 40 WHERE id = ?", (name,))
+    asked = agentdag("runs", "prune", "--older-than", "30d", cwd=folder, **HERE)
+    assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
+    done = agentdag("runs", "prune", "--older-than", "30d", "--yes", cwd=folder, **HERE)
+    assert "1 run removed" in done.stderr
+    assert name not in agentdag("runs", cwd=folder, **HERE).stdout
+    with sqlite3.connect(folder / ".agentdag" / "journal.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM entries WHERE run = ?", (name,)).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("make", ["file", "foreign", "corrupt", "newer", "unwritable"])
+def test_a_store_that_cannot_be_used_ends_with_4_before_any_call(make: str, wire: WireServer, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(wired(wire, "  a: {prompt: one, model: openai/a}\n"))
+    store = tmp_path / ".agentdag"
+    if make == "file":
+        store.write_text("not a folder")
+    else:
+        store.mkdir()
+        database = store / "journal.sqlite"
+        if make == "corrupt":
+            database.write_bytes(b"SQLite format 3\x00" + b"\x00\xff" * 3000)
+        elif make in {"foreign", "newer"}:
+            with sqlite3.connect(database) as connection:
+                connection.execute("CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT)")
+                connection.execute("INSERT INTO about VALUES ('agentdag', '99.0')")
+                if make == "newer":
+                    connection.execute(f"PRAGMA application_id = {0x61676467}")
+                    connection.execute("PRAGMA user_version = 99")
+        else:
+            store.chmod(0o500)
+    root = make == "unwritable" and os.geteuid() == 0  # who may write everywhere but there
+    where = {"AGENTDAG_STORE": "/proc/agentdag"} if root else HERE
+    done = agentdag("run", "p.yaml", cwd=tmp_path, CANARY=KEY, **where)
+    assert done.returncode == 4, done.stderr
+    assert "--store DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert wire.calls == []
+    if make == "newer":
+        assert "written by agentdag 99.0" in done.stderr
+
+
+def test_a_select_of_one_node_reads_the_rest_from_the_last_run(wire: WireServer, tmp_path: Path) -> None:
+    nodes = '  a: {prompt: one, model: openai/a}\n  b: {prompt: "{{ nodes.a.output }}", model: openai/b}\n'
+    (tmp_path / "p.yaml").write_text(wired(wire, nodes))
+    early = agentdag("run", "p.yaml", "--select", "b", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert (early.returncode, "select +a to run it too" in early.stderr, wire.calls) == (2, True, [])
+    agentdag("run", "p.yaml", cwd=tmp_path, CANARY=KEY, **HERE)
+    again = agentdag("run", "p.yaml", "--select", "b", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert (again.returncode, again.stdout.strip()) == (0, ANSWER)
+    assert (wire.count("a"), wire.count("b")) == (1, 2)
+    nothing = agentdag("run", "p.yaml", "--select", "bb", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert (nothing.returncode, "did you mean" in nothing.stderr) == (2, True)
+
+
+def test_what_is_recorded_is_replayed_without_a_key_or_a_call(wire: WireServer, tmp_path: Path) -> None:
+    wire.script["flaky"] = ["429:retry-after=0", "echo_key"]
+    nodes = (
+        '  a: {prompt: "the key is ' + KEY + '", model: openai/flaky, retry: {delay: 1ms}}\n'
+        '  b: {prompt: "{{ nodes.a.output }}", model: openai/b, system: "two\\nlines"}\n'
+    )
+    (tmp_path / "p.yaml").write_text(wired(wire, nodes))
+    first = agentdag("run", "p.yaml", "--record", "tapes", "--format", "plain", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert first.returncode == 0, first.stderr
+    files = sorted(file.name for file in (tmp_path / "tapes").iterdir())
+    assert len(files) == 3, "one an exchange, the failed one too"
+    assert KEY not in "".join((tmp_path / "tapes" / name).read_text() for name in files)
+    asked = len(wire.calls)
+    again = agentdag("run", "p.yaml", "--replay", "tapes", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert (again.returncode, again.stdout, len(wire.calls)) == (0, first.stdout, asked), again.stderr
+    assert "attempt 1 failed" in again.stderr
+    assert agentdag("validate", ".", cwd=tmp_path).returncode == 0, "recordings are no pipelines"
+    (tmp_path / "p.yaml").write_text(wired(wire, nodes.replace("two", "three")))
+    other = agentdag("run", "p.yaml", "--replay", "tapes", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert other.returncode == 1
+    assert "it was recorded with another system" in other.stderr
+    assert "1 recording not asked for" in other.stderr
+    assert len(wire.calls) == asked
+
+
+def test_an_answer_in_a_recording_may_be_corrected_by_hand(folder: Path) -> None:
+    agentdag("run", "p.yaml", "--record", "tapes", cwd=folder, **HERE)
+    (tape,) = (folder / "tapes").glob("b.*")
+    text = tape.read_text()
+    tape.write_text(re.sub(r"(?s)text:.*?\n  usage", "text: by hand\n  usage", text))
+    done = agentdag("run", "p.yaml", "--replay", "tapes", cwd=folder, **HERE)
+    assert done.stdout.strip() == "by hand"
+    tape.write_text("reply: {text: [")
+    broken = agentdag("run", "p.yaml", "--replay", "tapes", cwd=folder, **HERE)
+    assert (broken.returncode, "cannot be read" in broken.stderr, "Traceback" in broken.stderr) == (1, True, False)
+    missing = agentdag("run", "p.yaml", "--replay", "nowhere", cwd=folder, **HERE)
+    assert (missing.returncode, "no such folder" in missing.stderr) == (2, True)
+
+
+def rows_in(path: Path) -> dict[int, dict[str, object]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line["row"] for line in lines}) == len(lines), "one line a row"
+    return {line["row"]: line for line in lines}
+
+
+def test_a_batch_runs_every_row_and_says_which_failed(wire: WireServer, tmp_path: Path) -> None:
+    wire.script["flaky"] = ["ok", "400", "ok"]
+    text = wired(
+        wire,
+        '  a: {prompt: "{{ inputs.n }} of {{ inputs.of }}", model: openai/flaky}\n',
+        "inputs: {n: {type: integer}, of: {}}\nlimits: {concurrency: 1}",
+    )
+    (tmp_path / "p.yaml").write_text(text)
+    (tmp_path / "rows.csv").write_text("\ufeffn,x-note\n1,one\n2,two\n3,three\n")
+    done = agentdag(
+        "run", "p.yaml", "--batch", "rows.csv", "-i", "of=3", "-o", "out.jsonl", cwd=tmp_path, CANARY=KEY, **HERE
+    )
+    assert done.returncode == 1
+    rows = rows_in(tmp_path / "out.jsonl")
+    assert [rows[number]["status"] for number in (1, 2, 3)] == ["succeeded", "failed", "succeeded"]
+    assert rows[1]["outputs"] == {"a": ANSWER}
+    assert rows[2]["errors"]["a"]["kind"] == "bad_request"
+    assert rows[1]["usage"]["input_tokens"] == 40
+    assert [call.prompt for call in wire.calls] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert "2 of 3 rows succeeded, 1 failed" in done.stderr
+    again = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert again.returncode == 0, again.stderr
+    assert [call.prompt for call in wire.calls[3:]] == ["2 of 3"]
+    rows = rows_in(tmp_path / "out.jsonl")
+    assert [rows[number]["status"] for number in (1, 2, 3)] == ["succeeded"] * 3
+    assert "3 rows" in agentdag("runs", cwd=tmp_path, **HERE).stdout
+
+
+def test_wrong_rows_are_told_before_any_call(wire: WireServer, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        wired(wire, '  a: {prompt: "{{ inputs.n }}", model: openai/a}\n', "inputs: {n: {type: integer}}")
+    )
+    for name, text, words in (
+        ("a.jsonl", '{"n": 1}\n{"n": "two"}\n{"m": 3}\n', "row 2: the input `n` is of type integer"),
+        ("b.jsonl", '{"n": 1}\n{"n": \n', "b.jsonl:2 is no JSON"),
+        ("c.csv", "n\n1\n2,3\n", "not as many cells"),
+        ("d.jsonl", "\n", "has no rows"),
+        ("e.jsonl", None, "cannot read"),
+    ):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        done = agentdag("run", "p.yaml", "--batch", name, cwd=tmp_path, CANARY=KEY, **HERE)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+    assert wire.calls == []
+
+
+def test_a_killed_batch_goes_on_and_asks_no_row_twice_that_was_answered(wire: WireServer, tmp_path: Path) -> None:
+    text = wired(
+        wire,
+        '  a: {prompt: "row {{ inputs.n }}", model: openai/a}\n',
+        "inputs: {n: {type: integer}}\nlimits: {concurrency: 3}",
+    )
+    (tmp_path / "p.yaml").write_text(text)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"n": number}) + "\n" for number in range(1, 31)))
+    wire.script["a"] = [*["ok"] * 12, "stall", "stall", "stall", "ok"]
+    process = subprocess.Popen(
+        [*AGENTDAG, "run", "p.yaml", "--batch", "rows.jsonl", "-o", "out.jsonl"],
+        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while len(wire.calls) < 15:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    with (tmp_path / "out.jsonl").open("a") as stream:
+        stream.write('{"row": 99, "sta')
+    done = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert done.returncode == 0, done.stderr
+    assert set(rows_in(tmp_path / "out.jsonl")) == set(range(1, 31))
+    asked = Counter(call.prompt for call in wire.calls)
+    assert set(asked) == {f"row {number}" for number in range(1, 31)}
+    assert sum(asked.values()) == 33, "the three that were in flight, and no other"
+
+
+def test_max_failures_begins_no_more_rows(wire: WireServer, tmp_path: Path) -> None:
+    wire.script["a"] = ["400"]
+    text = wired(
+        wire,
+        '  a: {prompt: "{{ inputs.n }}", model: openai/a}\n',
+        "inputs: {n: {type: integer}}\nlimits: {concurrency: 1}",
+    )
+    (tmp_path / "p.yaml").write_text(text)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"n": number}) + "\n" for number in range(50)))
+    done = agentdag("run", "p.yaml", "--batch", "rows.jsonl", "--max-failures", "2", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert done.returncode == 1
+    assert 3 <= len(wire.calls) <= 5
+    assert "more than 2 rows failed" in done.stderr
+    assert len(done.stdout.splitlines()) == len(wire.calls)
+
+
+def test_the_slots_of_a_batch_are_always_full(wire: WireServer, tmp_path: Path) -> None:
+    wire.latency_s = 0.05
+    nodes = '  a: {prompt: "{{ inputs.n }}", model: openai/a}\n  b: {prompt: "{{ nodes.a.output }}", model: openai/b}\n'
+    (tmp_path / "p.yaml").write_text(wired(wire, nodes, "inputs: {n: {type: integer}}\nlimits: {concurrency: 4}"))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"n": number}) + "\n" for number in range(20)))
+    done = agentdag("run", "p.yaml", "--batch", "rows.jsonl", "-o", "out.jsonl", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert done.returncode == 0, done.stderr
+    assert wire.peak == 4
+
+
+def test_a_pipeline_from_stdin_can_go_on(tmp_path: Path) -> None:
+    failing = SIMULATED.replace("nodes:", "defaults: {retry: 0}\nnodes:").replace(
+        'b: {prompt: "More', 'b: {simulate: {fail: [refused]}, prompt: "More'
+    )
+    first = agentdag("run", "-", "--simulate", "--time-scale", "0.01", cwd=tmp_path, stdin=failing, **HERE)
+    assert first.returncode == 1, first.stderr
+    again = agentdag("resume", "last", cwd=tmp_path, **HERE)
+    assert "kept: succeeded" in again.stderr
