@@ -6,27 +6,26 @@ Layout, comments and what the function does not reach do not count; what it reac
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+
+_Defined = dict[str, list[ast.stmt]]
 
 
-def code_of(function: Callable[..., Any]) -> str:
-    """The digest of *function*; where its source cannot be read, of its name and its package's version."""
-    plain = inspect.unwrap(function)
-    module = sys.modules.get(getattr(plain, "__module__", None) or "")
-    name = str(getattr(plain, "__qualname__", type(plain).__qualname__)).partition(".")[0]
+def code_of(module: ModuleType, name: str) -> str:
+    """The digest of *name* in *module*; where its source cannot be read, of its name and its package's version."""
     try:
-        told = [] if module is None else sorted(_reached(module, name))
-    except (OSError, SyntaxError, TypeError, RecursionError):
+        told = sorted(_reached(module, name.partition(".")[0]))
+    except (OSError, SyntaxError, TypeError, ValueError, RecursionError):
         told = []
     if not told:
-        package = sys.modules.get((module.__name__ if module else "").partition(".")[0])
-        told = [f"{getattr(plain, '__module__', '')}:{name} {getattr(package, '__version__', '')}"]
+        package = sys.modules.get(module.__name__.partition(".")[0])
+        told = [f"{module.__name__}:{name} {getattr(package, '__version__', '')}"]
     return blake2b("\n".join(told).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -34,59 +33,78 @@ def _reached(module: ModuleType, name: str) -> Iterator[str]:
     """*name* of *module*, and all that it reaches."""
     seen: set[tuple[str, str]] = set()
     left = [(module, name)]
-    parsed: dict[str, dict[str, list[ast.stmt]]] = {}
+    parsed: dict[str, _Defined] = {}
     while left:
         here, name = left.pop()
         if (here.__name__, name) in seen:
             continue
         seen.add((here.__name__, name))
-        if here.__name__ not in parsed:
-            parsed[here.__name__] = _defined(here)
-        for statement in parsed[here.__name__].get(name, ()):
+        for statement in _defined(here, parsed).get(name, ()):
             yield f"{here.__name__}.{name} {ast.dump(statement)}"
-            left += [(here, each.id) for each in ast.walk(statement) if isinstance(each, ast.Name)]
-            left += _imported(statement, here, parsed)
+            for part in ast.walk(statement):
+                if isinstance(part, ast.Name):
+                    left.append((here, part.id))
+                elif isinstance(part, (ast.Import, ast.ImportFrom)):
+                    left += _imported(part, here, parsed)
 
 
-def _defined(module: ModuleType) -> dict[str, list[ast.stmt]]:
+def _defined(module: ModuleType, parsed: dict[str, _Defined]) -> _Defined:
     """The statements at the top of *module*, by the names that they set."""
-    found: dict[str, list[ast.stmt]] = {}
-    for statement in ast.parse(inspect.getsource(module)).body:
-        for name in _names_set(statement):
-            found.setdefault(name, []).append(statement)
-    return found
+    if module.__name__ not in parsed:
+        found = parsed[module.__name__] = {}
+        for statement in ast.parse(inspect.getsource(module)).body:
+            for name in _names_set(statement):
+                found.setdefault(name, []).append(statement)
+    return parsed[module.__name__]
 
 
-def _names_set(statement: ast.stmt) -> Iterator[str]:
+def _names_set(statement: ast.stmt) -> set[str]:
+    """The names that *statement* sets, and those inside an `if` or a `try`."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        yield statement.name
-    elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-        yield from ((alias.asname or alias.name).partition(".")[0] for alias in statement.names)
-    else:
-        yield from {
-            each.id for each in ast.walk(statement) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
-        }
+        return {statement.name}
+    names: set[str] = set()
+    for part in ast.walk(statement):
+        if isinstance(part, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in part.names}
+        elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(part.name)
+        elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            names.add(part.id)
+    return names
 
 
 def _imported(
-    statement: ast.stmt, here: ModuleType, parsed: dict[str, dict[str, list[ast.stmt]]]
+    statement: ast.Import | ast.ImportFrom, here: ModuleType, parsed: dict[str, _Defined]
 ) -> Iterator[tuple[ModuleType, str]]:
     """What an import brings from modules that stand beside *here*: of a whole module, all."""
-    if isinstance(statement, ast.ImportFrom) and not statement.level:
-        source = sys.modules.get(statement.module or "")
-        if source is not None and _is_beside(source, here):
-            yield from ((source, alias.name) for alias in statement.names)
-    elif isinstance(statement, ast.Import):
-        for alias in statement.names:
-            source = sys.modules.get(alias.name)
-            if source is not None and _is_beside(source, here):
-                parsed.setdefault(source.__name__, _defined(source))
-                yield from ((source, name) for name in parsed[source.__name__])
+    for alias in statement.names:
+        if isinstance(statement, ast.Import):
+            whole = [alias.name]
+        else:
+            source = _absolute(statement, here)
+            found = sys.modules.get(source)
+            if found is not None and _is_beside(found, here):
+                yield found, alias.name
+            whole = [f"{source}.{alias.name}"]
+        for name in whole:
+            module = sys.modules.get(name)
+            if module is not None and _is_beside(module, here):
+                yield from ((module, each) for each in _defined(module, parsed))
+
+
+def _absolute(statement: ast.ImportFrom, here: ModuleType) -> str:
+    """The module that *statement* names, a relative one from *here*."""
+    name = statement.module or ""
+    if not statement.level:
+        return name
+    return importlib.util.resolve_name("." * statement.level + name, here.__package__ or here.__name__)
 
 
 def _is_beside(source: ModuleType, here: ModuleType) -> bool:
-    """Whether both are the user's own: files below one folder."""
+    """Whether both are the user's own: files below one folder, or in one package."""
     file, own = getattr(source, "__file__", None), getattr(here, "__file__", None)
-    if not file or not own:
+    if not file or not own or "site-packages" in file:
         return False
-    return Path(file).is_relative_to(Path(own).parent) and "site-packages" not in file
+    depth = (here.__package__ or "").count(".") + bool(here.__package__)
+    folder = Path(own).parents[min(depth, len(Path(own).parents) - 1)]
+    return Path(file).is_relative_to(folder)

@@ -131,22 +131,25 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def load_function(module: str, function: str, folder: Path) -> Callable[..., Any]:
-    """The callable `module:function`, the pipeline's folder searched first.
-
-    Raises whatever importing the module raises, AttributeError, or TypeError where it cannot be called.
-    """
+def load_module(module: str, folder: Path) -> ModuleType:
+    """The *module*, the pipeline's folder searched first. Raises whatever importing it raises."""
     place = str(folder.resolve())
     if place not in sys.path:
         sys.path.insert(0, place)
-    found: Any = importlib.import_module(module)
+    found = importlib.import_module(module)
     beside = folder.joinpath(*module.split(".")).with_suffix(".py").resolve()
     if beside.is_file() and Path(getattr(found, "__file__", None) or "").resolve() != beside:
-        found = _load_file(f"{module}@{beside}", beside)  # another pipeline's module of the same name came first
+        return _load_file(f"{module}@{beside}", beside)  # another pipeline's module of the same name came first
+    return found
+
+
+def function_in(module: ModuleType, function: str) -> Callable[..., Any]:
+    """The callable *function* of *module*; raises AttributeError, or TypeError where it cannot be called."""
+    found: Any = module
     for name in function.split("."):
         found = getattr(found, name)
     if not callable(found):
-        raise TypeError(f"`{module}:{function}` is {type(found).__name__}, which cannot be called")
+        raise TypeError(f"`{module.__name__}:{function}` is {type(found).__name__}, which cannot be called")
     return found  # type: ignore[no-any-return]  # `callable` tells mypy nothing of what it returns
 
 

@@ -65,8 +65,7 @@ def resume_run(arguments: ResumeArguments, *, began: float) -> int:
 
 def _resume_one(taken: TakenUp, folder: Path, arguments: ResumeArguments, began: float) -> int:
     plan = taken.plan
-    inputs = {name: value for name, value in taken.inputs.items() if name in plan.inputs}
-    inputs |= given_inputs(plan, arguments.inputs, arguments.inputs_file)
+    inputs = {**taken.inputs, **given_inputs(plan, arguments.inputs, arguments.inputs_file)}
     options = _decided(plan, [taken.record], arguments, taken.options)
     if not arguments.shown.quiet and arguments.shown.view != "json":
         writer(sys.stderr)(_told(taken))

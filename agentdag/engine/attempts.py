@@ -254,6 +254,8 @@ class NodeLife(Turn):
             await safe
         finally:
             self.admitting = False
+        if run.log is not None and run.log.journal.broken is not None:
+            raise asyncio.CancelledError  # it is not on record: no call is made
 
     def _write_start(self, attempt: int, passes: int, model: str | None) -> asyncio.Future[None]:
         run, node = self._run, self.node

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.asks import rendered
-from agentdag.engine.reuse import Verdict
 from agentdag.engine.run import Run
 from agentdag.events import BarrierOpened, NodeSettled, PassFinished, Reason, Status
 from agentdag.language.templates import TemplateError
@@ -71,17 +70,24 @@ def stayed(run: Run, node: PlanNode, status: Status, before: NodeRecord | None) 
     return NodeSettled(run.id, run.now(), node.id, status, 0.0, 0, model, NO_USAGE, None, None, reason, {}, kept=True)
 
 
-def look(run: Run, node: PlanNode) -> Verdict | None:
-    """What is there of a *node* that is ready to run; None where there is nothing to look for."""
+def ask(run: Run, node: PlanNode, *, frozen: bool) -> dict[str, str] | str | None:
+    """What a *node* that is ready is about to ask, part by part; or why there is nothing to look for, if it matters.
+
+    *frozen* says whether it sees what it saw in an earlier life of the run. Else what a progressive join asks is known
+    only when its pass begins.
+    """
     reuse = run.reuse
     if reuse is None or not reuse.concerns(node):
         return None
     before = reuse.recorded(node.id)
-    outputs = [each.output for each in passes_before(before) if each.error is None] if before is not None else []
-    if node.barrier.progressive and before is not None and (before.ended is None or not before.answers):
-        return Verdict(None, f"{len(outputs)} of its passes had succeeded" if outputs else "it had not ended")
+    passes = [] if before is None else passes_before(before)
+    outputs = [each.output for each in passes if each.error is None]
+    if node.barrier.progressive and not (frozen and before is not None and before.answers):
+        return f"{len(outputs)} of its passes had succeeded" if outputs else "it had not ended"
     try:
         asked = rendered(node.work, run.names(node, outputs[-1] if outputs else None), run.codes)
     except TemplateError:
-        return Verdict(None, "its templates fail on what is there")
-    return reuse.look(node, run.parts_of(node, asked))
+        return "its templates fail on what is there"
+    parts = run.parts_of(node, asked)
+    reuse.hear(node.id, parts)
+    return parts

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from agentdag.plan.plan import Plan, PlanNode
 from agentdag.store.fold import NodeRecord, RunRecord
 from agentdag.store.history import History
 
+SKIPPED = "--skip"
+"""Why a node did not run that was not to."""
 CUT_OFF = "it was cut off in mid-call, which may have been billed"
 
 
@@ -45,8 +47,15 @@ class Reuse:
     repeat: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
     cache: bool = False
-    _claimed: set[str] = field(default_factory=set)
-    """The nodes of the record whose answers went to a node of another name."""
+    _claimed: set[tuple[str, str]] = field(default_factory=set)
+    """The answers that went to a node of another name."""
+    _asks: dict[str, str] = field(default_factory=dict)
+    """What nodes are about to ask, so far as is known."""
+    _owned: dict[str, list[str]] | None = None
+    _known: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._known = frozenset(node.id for node in self.plan.nodes)
 
     @property
     def resumes(self) -> bool:
@@ -56,6 +65,12 @@ class Reuse:
     def recorded(self, node: str) -> NodeRecord | None:
         """How far *node* had come before."""
         return None if self.record is None else self.record.nodes.get(node)
+
+    def skipped(self) -> frozenset[str]:
+        """The nodes that are not to run any more, by what was said now or in an earlier life."""
+        record = self.record.nodes if self.record is not None else {}
+        before = {name for name, each in record.items() if each.ended is not None and each.ended.reason == SKIPPED}
+        return (self.skip | before) - self.repeat
 
     def concerns(self, node: PlanNode) -> bool:
         """Whether anything may be there of *node*, so that it is worth looking."""
@@ -85,24 +100,33 @@ class Reuse:
             return None
         return math.inf if node.cache_s is None and self.cache else node.cache_s
 
+    def hear(self, name: str, parts: Mapping[str, str]) -> None:
+        """The node *name* is about to ask for *parts*."""
+        self._asks[name] = fingerprint(parts)
+
     def _before(self, name: str, print_: str) -> NodeSettled | None:
+        """The answer that this run got before: the node's own, or one of a node that asks something else by now."""
         if self.record is None:
             return None
         own = self.record.nodes.get(name)
         if own is not None and print_ in own.answers:
             return own.answers[print_]
-        for other in self._left_over():
-            found = self.record.nodes[other].answers.get(print_)
-            if found is not None and not found.kept:  # what was kept is another's
-                self._claimed.add(other)
+        for other in self._owners().get(print_, ()):
+            found = self.record.nodes[other].answers[print_]
+            gone = other not in self._known or self._asks.get(other, print_) != print_
+            if gone and not found.kept and (other, print_) not in self._claimed:
+                self._claimed.add((other, print_))
                 return found
         return None
 
-    def _left_over(self) -> Iterator[str]:
-        """The nodes of the record that the pipeline has no more: it may have them under another name."""
-        assert self.record is not None
-        known = {node.id for node in self.plan.nodes}
-        return (name for name in self.record.nodes if name not in known and name not in self._claimed)
+    def _owners(self) -> Mapping[str, list[str]]:
+        """The nodes of the record by what was answered to them."""
+        if self._owned is None:
+            self._owned = {}
+            for name, record in self.record.nodes.items() if self.record is not None else ():
+                for print_ in record.answers:
+                    self._owned.setdefault(print_, []).append(name)
+        return self._owned
 
     def _borrow(self, node: PlanNode, print_: str) -> Verdict:
         found = None if self.history is None else self.history.answer(print_)

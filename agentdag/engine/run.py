@@ -113,7 +113,8 @@ class Run:
             return _unsettled_view(name, Status.LATE.value)
         if name in sight.then:
             return view_of(sight.then[name])
-        return _unsettled_view(name, "pending") if name in sight.pending else self.view(name)
+        out = name in sight.pending or name not in self.settled
+        return _unsettled_view(name, "pending") if out else self.view(name)
 
     def output_names(self) -> dict[str, Any]:
         """What the templates under `outputs` see."""

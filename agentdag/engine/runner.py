@@ -10,15 +10,15 @@ import asyncio
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.attempts import NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
-from agentdag.engine.resumption import came_of, look, passes_before, stayed
-from agentdag.engine.reuse import Reuse
+from agentdag.engine.resumption import ask, came_of, passes_before, stayed
+from agentdag.engine.reuse import SKIPPED, Reuse, Verdict
 from agentdag.engine.run import Run, Sight
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
@@ -203,23 +203,29 @@ class Runner:
             if each.passes and before is not None and self._schedule.state(number) is not State.SETTLED:
                 life = self._lives[number] = NodeLife(run, node, Seat(self._slots, self._ranks[number]))
                 life.go_on(passes_before(before), None if node.model is None else str(node.model))
-        for name in reuse.skip:
-            self._schedule.waive(self._numbers[name])
-            self._keep(self._numbers[name], self._unstarted(self._numbers[name], Status.SKIPPED, reason="--skip"), "")
+        for number in [self._numbers[name] for name in reuse.skipped() if name in self._numbers]:
+            if self._schedule.state(number) is not State.SETTLED:
+                self._schedule.waive(number)
+                self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=SKIPPED))
 
     def _keep_ready(self) -> bool:
         """Settle what became ready and is there already; whether there was any."""
         if self._run.reuse is None:
             return False
+        asked = [
+            (number, ask(self._run, self._run.plan.nodes[number], frozen=self._schedule.is_frozen(number)))
+            for number in self._schedule.take_ready()
+        ]
         kept = False
-        for number in self._schedule.take_ready():
-            kept |= self._kept(number, self._run.reuse)
+        for number, parts in asked:  # all of them have said what they ask: an answer goes to whom it belongs
+            if self._schedule.state(number) is State.READY:  # else what was kept before it has made it late
+                kept |= self._kept(number, parts, self._run.reuse)
         return kept
 
-    def _kept(self, number: int, reuse: Reuse) -> bool:
+    def _kept(self, number: int, parts: Mapping[str, str] | str | None, reuse: Reuse) -> bool:
         """Whether *number* is there already, or cannot be had; else it is due."""
         run, node = self._run, self._run.plan.nodes[number]
-        verdict = look(run, node)
+        verdict = Verdict(None, parts) if isinstance(parts, str) else reuse.look(node, parts) if parts else None
         if verdict is None or verdict.settled is None:
             if verdict is not None and reuse.resumes:
                 run.tell(NodeResumed(run.id, run.now(), node.id, kept=False, why=verdict.why))
@@ -338,9 +344,13 @@ class Runner:
 
     def _written(self, number: int, settled: NodeSettled) -> None:
         self._ending.discard(number)
+        self._safely(partial(self._settled, number, later(settled, self._run.now())))
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        """A bug of ours ends the run, and not in silence."""
         try:
-            self._settled(number, later(settled, self._run.now()))
-        except Exception as error:  # noqa: BLE001 - a bug of ours ends the run, and not in silence
+            act()
+        except Exception as error:  # noqa: BLE001 - whatever it is
             self._bug = error
             self._ended.set()
 
@@ -367,7 +377,7 @@ class Runner:
             run.tell(BarrierOpened(run.id, now, node.id, seen.reason, arrived, (), (), (), seen.number))
             return
         missing, late, pending = names(seen.missing), names(seen.late), names(seen.pending)
-        then = self._missed_before(missing) if self._schedule.is_frozen(seen.node) else {}
+        then = self._missed_before(node.id) if self._schedule.is_frozen(seen.node) else {}
         if late or pending or then:
             run.sights[node.id] = Sight(missing, frozenset(late), pending, then)
         else:
@@ -377,11 +387,11 @@ class Runner:
             self._spent_s.setdefault((need, seen.node), 0.0 if life is None else life.acting_s)
         run.tell(BarrierOpened(run.id, now, node.id, seen.reason, arrived, missing, late, pending, seen.number))
 
-    def _missed_before(self, missing: Iterable[str]) -> dict[str, NodeSettled]:
-        """How those had ended that a join went on without in an earlier life of the run."""
+    def _missed_before(self, join: str) -> Mapping[str, NodeSettled]:
+        """How those had ended that *join* went on without in an earlier life of the run."""
         reuse = self._run.reuse
-        before = {name: reuse.recorded(name) for name in missing} if reuse is not None else {}
-        return {name: each.ended for name, each in before.items() if each is not None and each.ended is not None}
+        before = None if reuse is None else reuse.recorded(join)
+        return {} if before is None else before.missed
 
     def _names(self, numbers: Iterable[int]) -> tuple[str, ...]:
         return tuple([self._run.plan.nodes[number].id for number in numbers])
@@ -513,7 +523,7 @@ class Runner:
     def _tick(self, due_s: float) -> None:
         if not self._schedule.done:
             self._schedule.tick(max(due_s, self._run.now()))
-            self._go_on()
+            self._safely(self._go_on)
 
     def _leave_queue_of(self, number: int) -> None:
         seat = self._queued.pop(number, None)
@@ -585,6 +595,9 @@ class Runner:
             safe = self._loop.create_future()
             run.log.commit(finished, lambda: None if safe.done() else safe.set_result(None))
             await safe
+            if run.log.journal.broken is not None:
+                status, reason = RunStatus.FAILED, "the store could not be written"
+                finished = replace(finished, status=status, exit_code=Exit.STORE, reason=reason)
         run.emit(finished)
         return finished
 

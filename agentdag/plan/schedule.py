@@ -213,6 +213,7 @@ class Schedule:
                 self._passes[node].restore(each.passes, each.arrived, each.missing)
         stay = self._staying({node: each.ended for node, each in came.items() if each.ended is not None})
         for node, status in stay.items():
+            self._frozen.pop(node, None)
             self._end(node, status)
         self._follow(0.0)
         return list(stay)
@@ -243,6 +244,7 @@ class Schedule:
     def waive(self, node: int) -> None:
         """*node* is not to run, and nobody is to suffer from it."""
         self._waived.add(node)
+        self._frozen.pop(node, None)
         self._end(node, Status.SKIPPED)
         self._follow(0.0)
 
@@ -379,7 +381,7 @@ class Schedule:
         """Whether what the frozen *join* saw still holds, now that *node* has settled; it opens when all are there."""
         left = self._left[join]
         if node in left and not succeeded:
-            del self._frozen[join]
+            self._thaw(join)
             return False
         left.discard(node)
         if join in self._joins and node in self._counted[join]:
@@ -387,6 +389,12 @@ class Schedule:
         if not left and not self._opened[join] and not self._abandoned:
             self._open_again(join)
         return True
+
+    def _thaw(self, join: int) -> None:
+        """What *join* saw does not hold any more: it looks anew."""
+        del self._frozen[join]
+        if join in self._passes:
+            self._passes[join].closed, self._passes[join].late = None, frozenset()
 
     def _open_again(self, join: int) -> None:
         seen = self._frozen[join]
@@ -445,7 +453,8 @@ class Schedule:
     def _open(self, node: int, reason: Reason) -> None:
         """*node* is frozen on what is there; what it goes without is late."""
         self._opened[node] = True
-        if len(self._needs(node)) > 1 or node in self._joins:
+        needs = self._needs(node)
+        if len(needs) > 1 or node in self._joins or (needs and self._status[needs[0]] is not Status.SUCCEEDED):
             seen = self._sight(node, reason)
             self._news.append(seen)
             if seen.late:

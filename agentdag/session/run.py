@@ -190,13 +190,13 @@ def take_up(folder: Path, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenU
     finally:
         history.close()
     plan = plan_again(record.options, record.text, allowed)
-    inputs = {name: _as_given(plan, name, value) for name, value in record.inputs.items()}
+    inputs = {name: _as_given(plan, name, value) for name, value in record.inputs.items() if name in plan.inputs}
     return TakenUp(record=record, plan=plan, inputs=inputs, options=Options.of(record.options))
 
 
 def plan_again(said: Mapping[str, Any], text: str, allowed: tuple[Path, ...]) -> Plan:
     """The pipeline of a recorded run, read anew, or from *text* where its file is gone; raises SpecError."""
-    path = Path(said["path"])
+    path = Path(said["path"] if said["path"] != "-" else f"{said['folder']}/-")
     allowed = (*(Path(each) for each in said["allowed"]), *allowed)
     types = registry.provider_types()
     if path.is_file():

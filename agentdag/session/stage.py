@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from agentdag.agents.code import code_of
-from agentdag.agents.function import check_arguments, load_function
+from agentdag.agents.function import check_arguments, function_in, load_module
 from agentdag.calls import Provider
 from agentdag.engine.reuse import Reuse
 from agentdag.engine.run import Run
@@ -64,7 +64,7 @@ class Stage:
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._functions = _functions(self.plan, options)
-        self._codes = {name: code_of(function) for name, function in self._functions.items()} if keeper else {}
+        self._codes = {name: _code(name, self.plan) for name in self._functions} if keeper else {}
         self._recordings = None if options.replay is None else Recordings(options.replay)
         self._providers: dict[str, Provider] = {}
         self._simulator = self._played(SimulatedProvider(seed=options.seed)) if options.simulate else None
@@ -208,13 +208,18 @@ def _function(node: PlanNode, work: CallWork, plan: Plan, known: Callable[..., A
     """The function that *work* calls, with arguments that fit; *known* is what another node found it to be."""
     name = function_name(work)
     try:
-        function = known or load_function(work.module, work.function, plan.path.parent)
+        function = known or function_in(load_module(work.module, plan.path.parent), work.function)
     except (Exception, SystemExit) as error:
         raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
     problem = check_arguments(function, work.arguments)
     if problem is not None:
         raise UsageError(f"node `{node.id}` cannot call {name}: {problem}")
     return function
+
+
+def _code(name: str, plan: Plan) -> str:
+    module, _, function = name.partition(":")
+    return code_of(load_module(module, plan.path.parent), function)
 
 
 def _clock() -> Callable[[], float]:

@@ -48,6 +48,8 @@ class NodeRecord:
     """The digests of what it asked last, part by part."""
     opened: BarrierOpened | None = None
     """What it saw when its barrier opened, or when its last pass began."""
+    missed: dict[str, NodeSettled] = field(default_factory=dict)
+    """How those had ended then that it went on without, so far as they had."""
     passes: list[PassFinished] = field(default_factory=list)
     out: NodeStarted | None = None
     """Its last attempt, where no end of it is recorded."""
@@ -86,7 +88,7 @@ class RunRecord:
             if entry.life > self.lives:
                 self._book_doubts(simulated=simulated)
                 self.finished = None
-            self.lives, self.seq = max(self.lives, entry.life), max(self.seq, entry.seq)
+            self.lives = max(self.lives, entry.life)
             try:
                 if entry.asked is not None and entry.node is not None:
                     self._asked(entry.node, json.loads(entry.asked))
@@ -116,6 +118,9 @@ class RunRecord:
                 self.finished = event
             case BarrierOpened():
                 node = self.node(event.node)
+                if node.opened is None or _sight(node.opened) != _sight(event):
+                    ended = {name: self.node(name).ended for name in event.missing}
+                    node.missed = {name: end for name, end in ended.items() if end is not None}
                 node.opened = event
                 if event.pass_number == 1:
                     node.passes = []
@@ -140,3 +145,7 @@ class RunRecord:
         node.ended = event
         if event.status is Status.SUCCEEDED and fingerprint is not None:
             node.answers[fingerprint] = event
+
+
+def _sight(event: BarrierOpened) -> tuple[tuple[str, ...], ...]:
+    return event.arrived, event.missing, event.late, event.pending

@@ -10,6 +10,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +20,7 @@ from agentdag.errors import StoreError
 from agentdag.events import NodeSettled, Status, event_from
 from agentdag.limits.policy import AUTO_SHARE, ENOUGH_RECORDED, Past
 from agentdag.store.fold import Entry, RunRecord
-from agentdag.store.journal import intact
+from agentdag.store.journal import intact, take_in_spills
 from agentdag.store.lease import is_live
 from agentdag.store.schema import open_database
 
@@ -33,7 +34,7 @@ EACH = 200
 """Of those, the newest of each node."""
 _CUT = frozenset({Status.TIMED_OUT.value, Status.LATE.value, Status.CANCELLED.value})
 """Those would have taken longer: they count as at least the time at which they were cut."""
-RUNNING, KILLED = "running", "interrupted"
+RUNNING, KILLED, DAMAGED = "running", "interrupted", "damaged"
 
 
 class RunLine(NamedTuple):
@@ -51,6 +52,16 @@ class RunLine(NamedTuple):
     """Who answered: `real`, `simulated` or `replayed`."""
     rows: int | None
     """Of a batch: how many runs it has."""
+
+
+class _About(NamedTuple):
+    """What was recorded when a run began; *text* is the digest of its pipeline's."""
+
+    pipeline: str
+    started: str
+    text: str
+    inputs: dict[str, Any]
+    options: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -95,6 +106,7 @@ class History:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._connection = open_database(folder, create=False)
+        take_in_spills(self._connection, folder)
 
     def close(self) -> None:
         self._connection.close()
@@ -123,8 +135,9 @@ class History:
         return [self._line(*row) for row in list(self._ask(question, *values, limit))]
 
     def _line(self, number: int, name: str, pipeline: str, batch: str | None, rows: int) -> RunLine:
-        ((body,),) = self._ask("SELECT body FROM runs WHERE number = ?", number)
-        about = json.loads(body)
+        about = self._about("number = ?", number)
+        if about is None:
+            return RunLine(name, pipeline, "", DAMAGED, None, None, None, None, "", None)
         members = "SELECT id FROM runs WHERE batch = ?" if batch else "SELECT ?"
         ends = list(
             self._ask(
@@ -142,13 +155,13 @@ class History:
         return RunLine(
             name,
             pipeline,
-            about["started"],
+            about.started,
             status,
             elapsed_s,
             _sum(end[2] for end in ends),
             _sum(end[3] for end in ends),
             _total(end[4] for end in ends) if whole else None,
-            mode_of(about["options"]),
+            mode_of(about.options),
             rows if batch else None,
         )
 
@@ -160,27 +173,43 @@ class History:
 
     def given(self, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The inputs and the options of *run*, as they were recorded."""
-        for *values, told in self._ask("SELECT id, pipeline, batch, row, time, body, hash FROM runs WHERE id = ?", run):
-            if intact(values, told):
-                about = json.loads(values[5])
-                return about["inputs"], about["options"]
-        raise StoreError(f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine")
+        about = self._about("id = ?", run)
+        if about is None:
+            raise _damaged(run)
+        return about.inputs, about.options
 
     def record(self, run: str) -> RunRecord:
         """How far *run* has come. Raises StoreError where it is not there, or where its beginning is damaged."""
-        found = list(self._ask("SELECT id, pipeline, batch, row, time, body, hash FROM runs WHERE id = ?", run))
-        if not found:
+        if not list(self._ask("SELECT 1 FROM runs WHERE id = ?", run)):
             raise StoreError(f"there is no run {run} in {self.folder}", hint="`agentdag runs` lists them")
-        *values, told = found[0]
-        if not intact(values, told):
-            raise StoreError(
-                f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine"
-            )
-        about = json.loads(values[5])
-        texts = list(self._ask("SELECT body FROM texts WHERE digest = ?", about["text"]))
-        text = json.loads(texts[0][0]) if texts else ""
-        record = RunRecord(run, values[1], about["started"], text, about["inputs"], about["options"])
-        return record.fold(self.entries(run))
+        about = self._about("id = ?", run)
+        if about is None:
+            raise _damaged(run)
+        record = RunRecord(run, about.pipeline, about.started, self._text(about.text), about.inputs, about.options)
+        record.fold(self.entries(run))
+        record.seq, record.lives = self.reached(run)
+        return record
+
+    def reached(self, run: str) -> tuple[int, int]:
+        """The number of the last entry of *run*, be it damaged, and that of its last life."""
+        ((seq, life),) = self._ask("SELECT max(seq), max(life) FROM entries WHERE run = ?", run)
+        return seq or 0, life or 1
+
+    def _about(self, which: str, value: Any) -> _About | None:
+        """The beginning of the run that is meant; None where it is damaged."""
+        question = f"SELECT id, pipeline, batch, row, time, body, hash FROM runs WHERE {which}"  # noqa: S608
+        for *values, told in self._ask(question, value):
+            if intact(values, told):
+                body = json.loads(values[5])
+                return _About(values[1], body["started"], body["text"], body["inputs"], body["options"])
+        return None
+
+    def _text(self, digest: str) -> str:
+        """The text of a pipeline; empty where it is damaged."""
+        for (body,) in self._ask("SELECT body FROM texts WHERE digest = ?", digest):
+            with suppress(ValueError):
+                return str(json.loads(body))
+        return ""
 
     def entries(self, run: str, node: str | None = None) -> Iterator[Entry]:
         """What was written of *run*, or of one *node* of it, in order; what is damaged is left out."""
@@ -276,6 +305,10 @@ class History:
 def past_of(pipeline: str, *, simulated: bool) -> str:
     """Under which name the results of *pipeline* are experience."""
     return f"{pipeline} (simulated)" if simulated else pipeline
+
+
+def _damaged(run: str) -> StoreError:
+    return StoreError(f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine")
 
 
 def mode_of(options: dict[str, Any]) -> str:

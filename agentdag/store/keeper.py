@@ -21,6 +21,8 @@ from agentdag.store.schema import FILE, open_database
 
 FOLDER = ".agentdag"
 VARIABLE = "AGENTDAG_STORE"
+LAST = "last"
+"""What stands for the newest run."""
 _DEPTH = 3
 """So many folders down a store is looked for."""
 
@@ -57,7 +59,8 @@ def key_of(folder: Path, pipeline: Path, name: str) -> str:
     """What the store calls a pipeline: where its file stands, seen from beside the store; standard input by name."""
     if str(pipeline) == "-":
         return f"-:{name}"
-    return os.path.relpath(pipeline.resolve(), folder.resolve().parent)
+    key = os.path.relpath(pipeline.resolve(), folder.resolve().parent)
+    return key.encode("utf-8", "backslashreplace").decode()  # a name may be no text at all
 
 
 def find_run(stores: Iterator[Path], prefix: str) -> tuple[History, str]:
@@ -66,20 +69,27 @@ def find_run(stores: Iterator[Path], prefix: str) -> tuple[History, str]:
     Raises StoreError where there is none, or more than one.
     """
     looked: list[str] = []
-    found: list[tuple[Path, str]] = []
+    found: dict[str, Path] = {}
+    problem: StoreError | None = None
     for folder in stores:
-        history = History(folder)
-        ids = history.ids(prefix)
-        if prefix in ids or (prefix == "last" and ids):
-            return history, ids[0] if prefix == "last" else prefix
-        found += [(folder, each) for each in ids]
         looked.append(str(folder))
-        history.close()
-    if len(found) == 1:
-        return History(found[0][0]), found[0][1]
-    if found:
-        named = ", ".join(name for _, name in found[:5])
+        try:
+            history = History(folder)
+            found |= dict.fromkeys(history.ids(prefix), folder)
+            history.close()
+        except StoreError as error:
+            problem = error
+    exact = {prefix: found[prefix]} if prefix in found else found
+    if prefix == LAST and found:
+        exact = {max(found): found[max(found)]}  # an id begins with the time
+    if len(exact) == 1:
+        ((name, folder),) = exact.items()
+        return History(folder), name
+    if found and prefix != LAST:
+        named = ", ".join(list(found)[:5])
         raise StoreError(f"{len(found)} runs begin with {prefix}: {named}", hint="write more of the id")
+    if problem is not None:
+        raise problem
     where = f"in {', '.join(looked)}" if looked else "here, in no store around"
     raise StoreError(
         f"there is no run {prefix} {where}", hint="`agentdag runs` lists them; --store DIR looks elsewhere"
@@ -94,7 +104,7 @@ class Keeper:
 
     def __init__(self, folder: Path, pipeline: str, record: RunRecord | None = None) -> None:
         self.folder = folder
-        self.pipeline = pipeline
+        self.pipeline = pipeline if record is None else record.pipeline
         self.record = record
         open_database(folder, create=True).close()
         self.history = History(folder)
@@ -120,6 +130,8 @@ class Keeper:
                 raise StoreError(f"the store {self.folder} cannot be written: {error.strerror or error}") from error
             self.journal = Journal(self.folder, name, post)
         if record is not None:
+            if self.history.reached(run.id) != (record.seq, record.lives):
+                raise StoreError(f"{run.id} has gone on meanwhile", hint="see `agentdag runs`, and resume it again")
             return Log(self.journal, run, clean, life=record.lives + 1, seq=record.seq, past=past)
         log = Log(self.journal, run, clean, past=past)
         log.begin()

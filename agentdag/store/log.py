@@ -15,10 +15,14 @@ from typing import Any
 
 from agentdag.calls import NO_USAGE, Usage
 from agentdag.events import Event, NodeProgress, NodeSettled, RunFinished, RunProgress, exact_json
-from agentdag.store.journal import Journal, Row
+from agentdag.store.journal import Journal
+from agentdag.store.spill import Row
 
 _ENCODER = json.JSONEncoder()
 _NO_FACTS: tuple[Any, ...] = (None,) * 8
+_NAMES = {"type", "run", "node", "model", "status", "reason", "arrived", "missing", "late", "pending"}
+_MOST = 2**63 - 1
+"""The largest whole number that the database takes."""
 _PASSING = (NodeProgress, RunProgress)
 """What is of no use once it is over."""
 
@@ -88,10 +92,18 @@ class Log:
         """Call *then* once all that came before is safe."""
         self.journal.append(tuple, then)
 
+    def _cleaned(self, body: str) -> str:
+        """*body* without secrets; names of nodes and models are the file's own words, and stay."""
+        clean = self._clean(body)
+        if clean == body:
+            return body
+        plain, cleaned = json.loads(body), json.loads(clean)
+        return json.dumps(cleaned | {name: plain[name] for name in _NAMES & plain.keys()})
+
     def _rows(
         self, seq: int, at: float, event: Event, fingerprint: str | None, asks: Mapping[str, Any] | None
     ) -> Sequence[Row]:
-        body = self._clean(exact_json(event))
+        body = self._cleaned(exact_json(event))
         asked = None if asks is None else self._clean(_ENCODER.encode(asks))
         facts = _NO_FACTS
         if isinstance(event, NodeSettled):
@@ -107,4 +119,8 @@ class Log:
 
 def _paid(usage: Usage) -> tuple[int | None, int | None, str | None]:
     cost = None if usage.cost_usd is None else format(usage.cost_usd, "f")
-    return usage.input_tokens, usage.output_tokens, cost
+    return _bounded(usage.input_tokens), _bounded(usage.output_tokens), cost
+
+
+def _bounded(tokens: int | None) -> int | None:
+    return None if tokens is None or tokens > _MOST else tokens

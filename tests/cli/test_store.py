@@ -117,6 +117,7 @@ def test_sigint_prints_the_line_to_resume_which_works(wire: WireServer, tmp_path
         if "started (openai/slow)" in line:
             break
     process.send_signal(signal.SIGINT)
+    assert "interrupted" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -473,7 +474,7 @@ def test_max_failures_begins_no_more_rows(wire: WireServer, tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"n": number}) + "\n" for number in range(50)))
     done = agentdag("run", "p.yaml", "--batch", "rows.jsonl", "--max-failures", "2", cwd=tmp_path, CANARY=KEY, **HERE)
     assert done.returncode == 1
-    assert 3 <= len(wire.calls) <= 5
+    assert 3 <= len(wire.calls) <= 7, "those that had begun may end"
     assert "more than 2 rows failed" in done.stderr
     assert len(done.stdout.splitlines()) == len(wire.calls)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
 import sys
 import textwrap
 import uuid
@@ -539,3 +541,140 @@ def test_recorded_latencies_order_what_is_ready(bench: Bench, compiled: Callable
     bench.run(text)
     order: list[str] = [event.node for event in bench.recorder.of(NodeStarted)]
     assert order == ["b", "a"]
+
+
+def test_a_join_that_failed_and_that_another_went_on_without_stays_so(bench: Bench) -> None:
+    text = """
+        nodes:
+          a: {call: "f:a"}
+          b: {call: "f:b"}
+          failed: {needs: [a, b], call: "f:c", continue_on_failure: true}
+          join: {needs: [failed, b], call: "f:a", with: {m: "{{ missing }}"}}
+          last: {call: "f:d", needs: [join]}
+    """
+    bench.write(text)
+    __import__(bench.name)
+    bench.failing("c", "d")
+    first = bench.run(text)
+    bench.failing()
+    assert first.status is RunStatus.FAILED
+    assert bench.calls == ["a", "a", "b", "c", "d"]
+    second = bench.resume(first.run)
+    assert bench.calls == ["d"]
+    assert second.nodes["join"].kept
+    assert second.nodes["failed"].status is Status.FAILED
+    assert second.ok
+
+
+def test_a_progressive_join_that_had_not_begun_begins(bench: Bench) -> None:
+    text = PASSES.replace("  a: {", "  z: {prompt: hi, model: simulated/m}\n  a: {needs: [z], ").replace(
+        "  b: {", "  b: {needs: [z], "
+    )
+    first = bench.run(text, REHEARSED)
+    assert first.ok
+    bench.forget_after(first.run, "node.settled", "z")
+    assert bench.resume(first.run).outputs.keys() == first.outputs.keys()
+    cached = text.replace("barrier: progressive", "barrier: progressive, cache: true")
+    assert bench.run(cached, REHEARSED).ok
+
+
+def test_a_skip_is_remembered(bench: Bench) -> None:
+    text = """
+        nodes:
+          a: {call: "f:a", idempotent: true}
+          b: {call: "f:b"}
+          join: {needs: [a, b], call: "f:c", with: {m: "{{ missing }}"}}
+          last: {call: "f:d", with: {x: "{{ nodes.join.output }}"}}
+    """
+    bench.write(text)
+    __import__(bench.name)
+    bench.failing("a", "d")
+    first = bench.run(text)
+    assert bench.calls == ["a", "b"]
+    bench.failing("d")
+    second = bench.resume(first.run, skip=frozenset({"a"}))
+    assert (second.status, bench.calls) == (RunStatus.FAILED, ["c", "d"])
+    bench.failing()
+    third = bench.resume(first.run)
+    assert (third.status, bench.calls) == (RunStatus.SUCCEEDED, ["d"])
+    assert third.outputs == {"last": "d of c of ['a']"}
+    assert third.nodes["a"].status is Status.SKIPPED
+    again = bench.resume(first.run, skip=frozenset({"a", "join"}))
+    assert (again.status, bench.calls) == (RunStatus.FAILED, []), "its reader has nothing to read"
+    fourth = bench.resume(first.run, repeat=frozenset({"a", "join"}))
+    assert (fourth.outputs, bench.calls) == ({"last": "d of c of []"}, ["a", "c", "d"])
+
+
+def test_to_skip_a_need_of_a_progressive_join_ends(bench: Bench) -> None:
+    first = bench.run(PASSES, REHEARSED)
+    bench.forget_after(first.run, "barrier.opened", "join")
+    second = bench.resume(first.run, skip=frozenset({"a"}))
+    assert second.nodes["a"].status is Status.SKIPPED
+    assert second.nodes["join"].status is Status.SUCCEEDED
+
+
+def test_steps_that_move_keep_their_answers(bench: Bench) -> None:
+    text = """
+        nodes:
+          a: {call: "f:a"}
+          b: {call: "f:b"}
+          c: {call: "f:c", needs: [a, b]}
+    """
+    first = bench.run(text)
+    assert len(bench.calls) == 3
+    moved = """
+        nodes:
+          a: {call: "f:d"}
+          b: {call: "f:a"}
+          c: {call: "f:b", needs: [a]}
+          e: {call: "f:c", needs: [b, c]}
+    """
+    second = bench.resume(first.run, moved)
+    assert bench.calls == ["d"]
+    assert {name: node.output for name, node in second.nodes.items()} == {"a": "d", "b": "a", "c": "b", "e": "c"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def f(): return g()\ndef g(): return 1\n", "def f(): return g()\ndef g(): return 2\n"),
+        ("f = lambda: 1\n", "f = lambda: 2\n"),
+        ("from functools import partial\ndef g(x): return x\nf = partial(g, 1)\n", "from functools import partial\ndef g(x): return x\nf = partial(g, 2)\n"),
+        ("def make(x):\n    return lambda: x\nf = make(1)\n", "def make(x):\n    return lambda: x\nf = make(2)\n"),
+        ("class C:\n    def __init__(self, x): self.x = x\n    def __call__(self): return self.x\nf = C(1)\n", "class C:\n    def __init__(self, x): self.x = x\n    def __call__(self): return self.x\nf = C(2)\n"),
+        ("try:\n    X = 1\nexcept ValueError:\n    X = 0\ndef f(): return X\n", "try:\n    X = 2\nexcept ValueError:\n    X = 0\ndef f(): return X\n"),
+    ],
+)  # fmt: skip
+def test_a_function_is_known_by_all_that_it_reaches(before: str, after: str, bench: Bench) -> None:
+    module = f"code_{uuid.uuid4().hex}_m"
+    text = f'nodes:\n  a: {{call: "{module}:f"}}\n'
+    (bench.folder / f"{module}.py").write_text(before)
+    first = bench.run(text)
+    assert first.outputs == {"a": 1}
+    (bench.folder / f"{module}.py").write_text("# of no meaning\n" + after)
+    del sys.modules[module]
+    linecache.clearcache()
+    assert bench.resume(first.run).outputs == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "from {0} import g\ndef f(): return g()\n",
+        "def f():\n    from {0} import g\n    return g()\n",
+        "import {0}\ndef f(): return {0}.g()\n",
+    ],
+)
+def test_modules_beside_it_count_too(how: str, bench: Bench) -> None:
+    module, other = f"code_{uuid.uuid4().hex}_m", f"other_{uuid.uuid4().hex}"
+    (bench.folder / f"{module}.py").write_text(how.format(other))
+    (bench.folder / f"{other}.py").write_text("def g(): return 1\n")
+    first = bench.run(f'nodes:\n  a: {{call: "{module}:f"}}\n')
+    assert first.outputs == {"a": 1}
+    (bench.folder / f"{other}.py").write_text("def g(): return 2 + 0\n")
+    for name in (module, other):
+        sys.modules.pop(name, None)
+    linecache.clearcache()
+    importlib.invalidate_caches()
+    __import__(other)
+    assert bench.resume(first.run).outputs == {"a": 2}

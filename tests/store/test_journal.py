@@ -7,13 +7,15 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agentdag.calls import NO_USAGE
+from agentdag.calls import NO_USAGE, Usage
 from agentdag.errors import StoreError
 from agentdag.events import NodeSettled, NodeStarted, Status
 from agentdag.store import journal as journal_module
@@ -24,6 +26,7 @@ from agentdag.store.journal import Journal
 from agentdag.store.lease import Lease, is_live
 from agentdag.store.log import Identity, Log
 from agentdag.store.schema import FILE, MIGRATIONS, open_database
+from agentdag.store.spill import Row, spill
 
 Make = Callable[[], Journal]
 
@@ -89,7 +92,7 @@ def test_what_waits_together_is_one_transaction(make: Make) -> None:
     journal._connection.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
     hold = threading.Event()
 
-    def held() -> list[journal_module.Row]:
+    def held() -> list[Row]:
         assert hold.wait(30)
         return []
 
@@ -223,11 +226,9 @@ def test_a_full_disk_is_tried_again_and_then_spilled_beside(
     safe(log)
     assert broke.is_set()
     assert journal.broken is not None
-    assert journal.spill is not None
-    assert journal.spill.parent == folder
-    assert stat.S_IMODE(journal.spill.stat().st_mode) == 0o600
-    assert not record(folder).nodes
-    assert make().spill is None, "the next writer takes it in"
+    assert journal.spilled is not None
+    assert journal.spilled.parent == folder
+    assert stat.S_IMODE(journal.spilled.stat().st_mode) == 0o600
     assert record(folder).nodes["a"].answers["f"].output == "x" * 100_000
     assert record(folder).nodes["b"].ended == settled("b")
     assert not list(folder.glob("*.spill"))
@@ -253,14 +254,78 @@ def test_a_full_disk_that_has_room_again_loses_nothing(
 
 
 def test_a_spill_that_was_cut_off_gives_what_is_whole(make: Make, folder: Path) -> None:
-    safe(log_of(make()))
     journal = make()
     log = log_of(journal)
-    lines = [journal_module._line(row) for name in "ab" for row in log._rows(ord(name), 1.0, settled(name), name, None)]
-    spill = folder / "agentdag-r1.spill"
-    spill.write_text(lines[0] + lines[1][:-20])
-    make()
+    safe(log)
+    rows = [row for name in "ab" for row in log._rows(ord(name), 1.0, settled(name), name, None)]
+    path = spill(folder, "r1", rows, None)
+    assert path == folder / "agentdag-r1.spill"
+    path.write_bytes(path.read_bytes()[:-20])
     assert set(record(folder).nodes) == {"a"}
+    assert not path.exists()
+
+
+def test_a_spill_of_a_run_that_goes_on_is_left_to_it(make: Make, folder: Path) -> None:
+    log = log_of(make())
+    safe(log)
+    rows = list(log._rows(9, 1.0, settled("a"), "a", None))
+    path = spill(folder, "r1", rows, None)
+    lease = Lease(folder, "r1")
+    assert not record(folder).nodes
+    lease.release()
+    assert set(record(folder).nodes) == {"a"}
+    assert path is not None
+    assert not path.exists()
+
+
+def test_where_the_folder_cannot_be_written_rows_go_among_the_temporary_files(
+    make: Make, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    log = log_of(make())
+    safe(log)
+    rows = list(log._rows(9, 1.0, settled("a"), "a", None))
+    elsewhere = spill(tmp_path / "missing", "r1", rows, None)
+    assert elsewhere == tmp_path / "temporary" / "agentdag-r1.spill"
+    assert not record(folder).nodes, "it is of another store"
+    elsewhere.write_bytes(elsewhere.read_bytes().replace(b"never", b"x"))
+    elsewhere.unlink()
+    monkeypatch.setattr("agentdag.store.spill.os.open", _fails_in(folder, os.open))
+    again = spill(folder, "r1", rows, None)
+    assert again == elsewhere
+    assert set(record(folder).nodes) == {"a"}
+
+
+def _fails_in(folder: Path, open_: Callable[..., int]) -> Callable[..., int]:
+    def open_elsewhere(path: Path, *arguments: int) -> int:
+        if Path(path).parent == folder:
+            raise OSError(28, "no space left on device")
+        return open_(path, *arguments)
+
+    return open_elsewhere
+
+
+def test_a_count_that_no_database_takes_is_kept_all_the_same(make: Make, folder: Path) -> None:
+    journal = make()
+    log = log_of(journal)
+    huge = replace(settled("a"), usage=Usage(10**25, 1, 0, None))
+    log.commit(huge, fingerprint="f")
+    safe(log)
+    assert journal.broken is None
+    assert record(folder).nodes["a"].ended == huge
+
+
+def test_whatever_goes_wrong_in_the_writer_nobody_waits_for_ever(make: Make, folder: Path) -> None:
+    journal = make()
+    log = log_of(journal)
+    safe(log)
+    journal.append(lambda: [Row("entries", ("too", "few"))])
+    log.commit(settled("a"), fingerprint="f")
+    journal.append(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    safe(log)
+    assert journal.broken is not None
+    assert record(folder).nodes["a"].answers["f"] == settled("a")
 
 
 def test_a_lock_of_another_program_is_waited_for(make: Make, folder: Path) -> None:
