@@ -40,7 +40,7 @@ def _reached(module: ModuleType, name: str) -> Iterator[str]:
             continue
         seen.add((here.__name__, name))
         for statement in _defined(here, parsed).get(name, ()):
-            yield f"{here.__name__}.{name} {ast.dump(statement)}"
+            yield f"{name} {ast.dump(statement)}"
             for part in ast.walk(statement):
                 if isinstance(part, ast.Name):
                     left.append((here, part.id))

@@ -7,7 +7,7 @@ import sys
 
 from agentdag.cli.check import wants_color
 from agentdag.cli.children import end_children
-from agentdag.cli.watch import Shown, attended, check_output, resume_command
+from agentdag.cli.watch import Shown, attended, check_output, resume_command, store_trouble
 from agentdag.errors import UsageError
 from agentdag.events import Event, RunFinished, RunStatus
 from agentdag.session import BatchResult, BatchSession, run_loop
@@ -88,6 +88,7 @@ def _tell_end(session: BatchSession, result: BatchResult) -> None:
     lines.append(f"tokens  {tokens}; cost {money(usage.cost_usd)}")
     if session.spec.output is not None:
         lines.append(f"results {session.spec.output}")
+    lines += store_trouble(session)
     command = resume_command(session)
     if done < result.rows and command is not None:
         lines.append(f"resume  {command}")

@@ -162,8 +162,20 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
                 console.print(line)
             if unused := session.stage.unused_recordings:
                 console.print(f"replay  {count(len(unused), 'recording')} not asked for: {names(unused)}")
+            for trouble in store_trouble(session):
+                console.print(trouble)
             if result.status is not RunStatus.SUCCEEDED and (command := resume_command(session)) is not None:
                 console.print(f"resume  {command}")
+
+
+def store_trouble(session: Session | BatchSession) -> list[str]:
+    """Why the store could not be written, and where what it did not take is kept."""
+    keeper = session.stage.keeper
+    journal = None if keeper is None else keeper.journal
+    if journal is None or journal.broken is None:
+        return []
+    kept = f"kept in {journal.spilled}, from where a resume takes it in" if journal.spilled else "lost"
+    return [f"store   {journal.broken}", f"        what it did not take is {kept}"]
 
 
 def resume_command(session: Session | BatchSession) -> str | None:

@@ -113,6 +113,8 @@ class Runner:
                 timer.cancel()
             await self._end_tasks()
         if self._bug is not None:
+            if isinstance(self._bug, UsageError):
+                self._give_up(self._bug.message)
             raise self._bug
         return await self._tell_end()
 
@@ -570,6 +572,17 @@ class Runner:
         waiting = {"slot": len(self._queued) + places[Place.WAITING], "retry": places[Place.AWAY]}
         run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
+
+    def _give_up(self, why: str) -> None:
+        """The run ends before anything was called: on record it has failed, and does not look as if it were cut off."""
+        run = self._run
+        if run.log is not None:
+            status, code = RunStatus.FAILED, Exit.USAGE
+            run.log.commit(
+                RunFinished(
+                    run.id, run.now(), status, run.now(), self._startup_s, 0.0, 0.0, NO_USAGE, {}, {}, {}, code, why
+                )
+            )
 
     async def _tell_end(self) -> RunFinished:
         run, plan = self._run, self._run.plan
