@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-ALL = ("traces", "pipelines", "overhead", "stragglers", "journal", "calls", "startup")
+ALL = ("traces", "pipelines", "overhead", "stragglers", "journal", "kills", "calls", "startup")
 
 
 def main(names: list[str]) -> int:
