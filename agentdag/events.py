@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from decimal import Decimal
 from enum import IntEnum
 from operator import attrgetter
@@ -371,8 +371,15 @@ def event_json(event: Event) -> str:
 
 
 def exact_json(event: Event) -> str:
-    """As `event_json`, with every digit of the seconds: what `event_from` reads back."""
-    return _EXACT.encode({"type": event.type, **dict(zip(event.__slots__, _FIELDS[type(event)](event), strict=True))})
+    """As `event_json`, with every digit of the seconds and without what is not said: what `event_from` reads back."""
+    kind = type(event)
+    said = {
+        name: value
+        for name, value in zip(kind.__slots__, _FIELDS[kind](event), strict=True)
+        if value is not None and value is not False
+    }
+    said["type"] = event.type
+    return _EXACT.encode(said)
 
 
 def later(event: E, at: float) -> E:
@@ -391,8 +398,8 @@ def event_from(text: str) -> Event:
     for name, read in _READ.items():
         if plain.get(name) is not None:
             plain[name] = read(plain[name])
+    plain = {**_UNSAID[kind], **plain}
     if kind is NodeSettled:
-        plain.setdefault("output", None)
         plain["status"] = Status(plain["status"])
     elif kind is RunFinished:
         plain["status"] = RunStatus(plain["status"])
@@ -418,6 +425,10 @@ def _plain(value: Any) -> Any:
 
 _EXACT = json.JSONEncoder(default=_plain)
 _FIELDS: dict[type, Callable[[Any], tuple[Any, ...]]] = {kind: attrgetter(*kind.__slots__) for kind in get_args(Event)}
+_UNSAID: dict[type, dict[str, Any]] = {
+    kind: {field.name: False if field.type == "bool" else None for field in fields(kind) if field.default is MISSING}
+    for kind in get_args(Event)
+}
 _TYPES: dict[str, Any] = {kind.type: kind for kind in get_args(Event)}
 _READ: dict[str, Callable[[Any], Any]] = {
     "usage": _usage_from,

@@ -73,6 +73,7 @@ class Runner:
         """Those of the queued whose first attempt may be written ahead, best first: a heap."""
         self._announced: dict[int, NodeLife] = {}
         """Those of which it was, and that still wait."""
+        self._writing_ahead = False
         self._due: list[int] = []
         """Those that are ready, and whose work is not there already."""
         self._ending: set[int] = set()
@@ -266,11 +267,17 @@ class Runner:
             if self._run.log is not None and self._run.plan.nodes[number].may_repeat:
                 heapq.heappush(self._ahead, (self._ranks[number], number))
         self._slots.hand_out()
-        if self._ahead:
-            self._write_ahead()
+        self._write_ahead_soon()
+
+    def _write_ahead_soon(self) -> None:
+        """Once whoever has a slot has begun to act."""
+        if self._ahead and not self._writing_ahead:
+            self._writing_ahead = True
+            self._loop.call_soon(self._loop.call_soon, partial(self._safely, self._write_ahead))
 
     def _write_ahead(self) -> None:
         """Put on record what will be begun next, as many as may be at once: a slot need not wait for the disk."""
+        self._writing_ahead = False
         while self._ahead and len(self._announced) < self._slots.cap:
             _, number = heapq.heappop(self._ahead)
             if number in self._queued and number not in self._lives:
@@ -286,8 +293,7 @@ class Runner:
         if life is None:
             life = self._announced.pop(number, None) or NodeLife(self._run, self._run.plan.nodes[number], seat)
             self._lives[number] = life
-            if self._ahead:
-                self._write_ahead()
+            self._write_ahead_soon()
         else:
             life.sit(seat)
         if life.node.barrier.progressive:
