@@ -47,13 +47,28 @@ class _Parcel:
     then: Callable[[], None] | None
 
 
-class Journal:
-    """The one writer of the store in *folder*. *name* tells whose rows they are; *post* calls on the loop's thread.
+@dataclass(slots=True)
+class _Load:
+    """Rows as they are to be written, and all who are told then."""
 
+    rows: list[Row]
+    waiting: list[Callable[[], None]]
+
+
+class Journal:
+    """The one writer of the store in *folder*. *name* tells whose rows they are.
+
+    *post* calls on the loop's thread from any other; *soon* calls there when what is ready has had its turn.
     `on_broken` is called once, on that thread, when the database cannot be written any more.
     """
 
-    def __init__(self, folder: Path, name: str, post: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        post: Callable[[Callable[[], None]], object],
+        soon: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
         self.folder = folder
         self.broken: StoreError | None = None
         self.on_broken: Callable[[], None] = lambda: None
@@ -61,47 +76,60 @@ class Journal:
         """Where the rows went that the database did not take."""
         self._name = name
         self._post = post
-        self._queue: SimpleQueue[_Parcel | None] = SimpleQueue()
+        self._soon = soon or post
+        self._pending: list[_Parcel] = []
+        self._queue: SimpleQueue[_Load | None] = SimpleQueue()
         self._connection = open_database(folder, create=True)
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
     def append(self, rows: Callable[[], Sequence[Row]], then: Callable[[], None] | None = None) -> None:
         """Write what *rows* gives; *then* is called once it, and all before it, is safe."""
-        self._queue.put(_Parcel(rows, then))
+        self._pending.append(_Parcel(rows, then))
+        if len(self._pending) == 1:
+            self._soon(self._hand_over)
 
     def close(self) -> None:
         """Return when everything is written."""
+        self._hand_over()
         self._queue.put(None)
         self._thread.join()
         self._connection.close()
 
-    def _write(self) -> None:
-        open_ = True
-        while open_:
-            parcels: list[_Parcel] = []
-            parcel: _Parcel | None = self._queue.get()
-            while parcel is not None:
-                parcels.append(parcel)
-                try:
-                    parcel = self._queue.get_nowait()
-                except Empty:
-                    break
-            else:
-                open_ = False
-            self._commit(self._made(parcels))
+    def _hand_over(self) -> None:
+        """Make the rows here: two threads that both want the interpreter's lock wait for each other."""
+        parcels, self._pending = self._pending, []
+        if parcels:
             waiting = [parcel.then for parcel in parcels if parcel.then is not None]
-            if waiting:
-                self._post(partial(_tell, waiting))
+            self._queue.put(_Load(self._made(parcels), waiting))
 
     def _made(self, parcels: Sequence[_Parcel]) -> list[Row]:
         rows: list[Row] = []
         for parcel in parcels:
             try:
-                rows += parcel.rows()
-            except Exception as error:  # noqa: BLE001 - this thread must not die in silence
+                rows += [_hashed(row) for row in parcel.rows()]
+            except Exception as error:  # noqa: BLE001 - nobody is to wait for ever for what cannot be written
                 self._break(error)
         return rows
+
+    def _write(self) -> None:
+        open_ = True
+        while open_:
+            rows: list[Row] = []
+            waiting: list[Callable[[], None]] = []
+            load = self._queue.get()
+            while load is not None:
+                rows += load.rows
+                waiting += load.waiting
+                try:
+                    load = self._queue.get_nowait()
+                except Empty:
+                    break
+            else:
+                open_ = False
+            self._commit(rows)
+            if waiting:
+                self._post(partial(_tell, waiting))
 
     def _commit(self, rows: Sequence[Row]) -> None:
         until = time.monotonic() + FULL_S
@@ -151,10 +179,9 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row], *, again: bool =
 def _insert_group(connection: sqlite3.Connection, table: str, group: Sequence[tuple[Any, ...]], *, again: bool) -> None:
     """One statement for all: each gives up the interpreter's lock, and may wait long to have it back."""
     columns = COLUMNS[table]
-    hashed = table in _HASHED
-    values = [value for row in group for value in ((*row, digest(row)) if hashed else row)]
+    values = [value for row in group for value in row]
     marks = f"({','.join('?' * len(columns))})"
-    how = "OR IGNORE " if again or not hashed else ""
+    how = "OR IGNORE " if again or table not in _HASHED else ""
     connection.execute(
         f"INSERT {how}INTO {table} ({','.join(columns)}) VALUES {','.join([marks] * len(group))}",  # noqa: S608
         values,
@@ -169,6 +196,10 @@ def take_in_spills(connection: sqlite3.Connection, folder: Path) -> None:
 def intact(values: Iterable[Any], told: str) -> bool:
     """Whether a row still is what was written."""
     return digest(tuple(values)) == told
+
+
+def _hashed(row: Row) -> Row:
+    return Row(row.table, (*row.values, digest(row.values))) if row.table in _HASHED else row
 
 
 def _tell(waiting: Sequence[Callable[[], None]]) -> None:

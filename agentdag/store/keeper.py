@@ -128,7 +128,7 @@ class Keeper:
                 self._lease = Lease(self.folder, name)
             except OSError as error:
                 raise StoreError(f"the store {self.folder} cannot be written: {error.strerror or error}") from error
-            self.journal = Journal(self.folder, name, post)
+            self.journal = Journal(self.folder, name, post, loop.call_soon)
         if record is not None:
             if self.history.reached(run.id) != (record.seq, record.lives):
                 raise StoreError(f"{run.id} has gone on meanwhile", hint="see `agentdag runs`, and resume it again")
