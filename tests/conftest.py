@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from agentdag.providers.registry import provider_types
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.load_profile("same")
 
+_STORE = tempfile.TemporaryDirectory(prefix="agentdag-tests-")
+os.environ["AGENTDAG_STORE"] = _STORE.name  # no test leaves runs beside the samples
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 
 

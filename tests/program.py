@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 AGENTDAG = [sys.executable, "-m", "agentdag.cli"]
-_STORE = tempfile.TemporaryDirectory(prefix="agentdag-tests-")
 FAST = ["--simulate", "--time-scale", "0.001"]
 
 
@@ -23,6 +21,6 @@ def agentdag(
 
 
 def keyless(**more: str) -> dict[str, str]:
-    """An environment without keys; runs are kept where no other test looks, unless *more* says otherwise."""
+    """An environment without keys, with *more*."""
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
-    return {**env, "AGENTDAG_STORE": _STORE.name, **more}
+    return {**env, **more}

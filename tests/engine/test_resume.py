@@ -343,8 +343,8 @@ def test_what_kept_others_from_running_is_run_though_a_join_did_without_both(ben
 PASSES = """
 nodes:
   a: {prompt: hi, model: simulated/m, expect: {latency: 1s}}
-  b: {prompt: hi, model: simulated/m, expect: {latency: 30s}}
-  c: {prompt: hi, model: simulated/m, expect: {latency: 60s}}
+  b: {prompt: hi, model: simulated/m, expect: {latency: 250s}}
+  c: {prompt: hi, model: simulated/m, expect: {latency: 500s}}
   join: {needs: [a, b, c], barrier: progressive, model: simulated/m, expect: {latency: 1s},
          prompt: "{{ needs | length }} {{ missing }} {{ pending }} {{ previous | default('', true) | length }}"}
   last: {prompt: "{{ nodes.join.output }}", model: simulated/m}
