@@ -16,11 +16,11 @@ from agentdag.language.findings import did_you_mean
 from agentdag.language.scalars import DURATION_FORMS, duration_s
 from agentdag.plan.plan import Plan
 from agentdag.session import Options, compile_pipeline, lasting, planned
-from agentdag.store.history import History
+from agentdag.store.history import History, Pace
 from agentdag.store.keeper import key_of, store_of
 from agentdag.store.schema import FILE
 from agentdag.views.lines import writer
-from agentdag.views.words import speaks
+from agentdag.views.words import count, speaks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +44,26 @@ def show_graph(arguments: GraphArguments) -> int:
     report(compiled.findings, arguments.color)
     if compiled.plan is None:
         return Exit.USAGE
-    plan = planned(compiled.plan if arguments.no_store else _with_history(compiled.plan, arguments), arguments.options)
+    recorded = {} if arguments.no_store else _recorded(compiled.plan, arguments)
+    plan = planned(lasting(compiled.plan, recorded), arguments.options)
     changes = _changes(arguments.what_if, plan)
     if (changes or arguments.sensitivity) and arguments.format not in {"text", "json"}:
         raise UsageError("--what-if and --sensitivity are for --format text and json")
     writer(sys.stdout)(_drawn(arguments, plan, changes) + "\n")
+    if arguments.format == "text" and (known := sum(node.id in recorded for node in plan.nodes)):
+        told = f"  {count(known, 'node')} as long as the median of recorded runs; --no-store goes by the file alone\n"
+        writer(sys.stdout)(told)
     return Exit.SUCCEEDED
 
 
-def _with_history(plan: Plan, arguments: GraphArguments) -> Plan:
-    """*plan* with the durations that are recorded of its nodes, if any are."""
+def _recorded(plan: Plan, arguments: GraphArguments) -> Mapping[str, Pace]:
+    """How long the nodes of *plan* took, if any run of it is on record."""
     folder = store_of(plan.path, arguments.store, os.environ)
     if not (folder / FILE).is_file():
-        return plan
+        return {}
     history = History(folder)
     try:
-        return lasting(plan, history.paces(key_of(folder, plan.path, plan.name)))
+        return history.paces(key_of(folder, plan.path, plan.name))
     finally:
         history.close()
 

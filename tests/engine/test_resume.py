@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import linecache
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -507,7 +509,7 @@ def test_the_cache_forgets_by_age_and_never_holds_a_failure(bench: Bench, monkey
     values = history._connection.execute("SELECT * FROM entries WHERE fingerprint IS NOT NULL").fetchall()
     history.close()
     assert values
-    later = __import__("time").time() + 3601
+    later = time.time() + 3601
     monkeypatch.setattr("agentdag.engine.reuse.time.time", lambda: later)
     assert not bench.run(text).nodes["a"].cached
 
@@ -678,3 +680,18 @@ def test_modules_beside_it_count_too(how: str, bench: Bench) -> None:
     importlib.invalidate_caches()
     __import__(other)
     assert bench.resume(first.run).outputs == {"a": 2}
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, jumps = time.time, itertools.cycle([3600.0, -86_400.0, 0.0])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    bench.write(DIAMOND)
+    __import__(bench.name)
+    bench.failing("d")
+    first = bench.run(DIAMOND)
+    assert first.elapsed_s < 30
+    assert all(0 <= node.latency_s < 30 for node in first.nodes.values())
+    bench.failing()
+    assert bench.calls == ["a", "b", "c", "d"]
+    assert bench.resume(first.run).ok
+    assert bench.calls == ["d"]
