@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from decimal import Decimal
 from random import Random
 
@@ -41,7 +42,8 @@ class SimulatedProvider:
         """The answer that `request.rehearsal` asks for; raises CallError where it says so."""
         play = request.rehearsal
         hedge = f":{request.hedge}" if request.hedge else ""
-        chance = Random(f"{self._seed}:{request.node}:{request.attempt}{hedge}")  # noqa: S311 - no secret depends on it
+        question = zlib.crc32(request.prompt.encode("utf-8", "surrogatepass"))  # the rows of a batch differ in it
+        chance = Random(f"{self._seed}:{request.node}:{question}:{request.attempt}{hedge}")  # noqa: S311 - no secret in it
         latency_s = play.latency_s * (1 + play.jitter * chance.uniform(-1, 1))
         failing = self._failing(request, chance)
         loop = asyncio.get_running_loop()
