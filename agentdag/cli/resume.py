@@ -157,7 +157,8 @@ def _told(taken: TakenUp) -> str:
     how = "was cut off" if record.finished is None else _ended(record.finished.status)
     far = f"{answered} of {count(len(plan.nodes), 'node')} {'has' if answered == 1 else 'have'} an answer"
     lines = [f"resuming {record.id} of {inert(plan.name)}, which {how}: {far}"]
-    lines += _doubts(taken.plan, (name for name, each in record.nodes.items() if each.in_doubt))
+    doubtful = (name for name, each in record.nodes.items() if each.in_doubt)
+    lines += _doubts(taken.plan, doubtful, real=taken.options.real)
     return "\n".join(lines) + "\n"
 
 
@@ -165,11 +166,12 @@ def _ended(status: RunStatus) -> str:
     return "was interrupted" if status is RunStatus.INTERRUPTED else status.value
 
 
-def _doubts(plan: Plan, doubtful: Iterable[str]) -> list[str]:
+def _doubts(plan: Plan, doubtful: Iterable[str], *, real: bool) -> list[str]:
     """The calls that were out when the run was cut off."""
     known = {node.id: node for node in plan.nodes}
     asked = [name for name in doubtful if name in known and not isinstance(known[name].work, CallWork)]
     if not asked:
         return []
     were, are = ("was", "is") if len(asked) == 1 else ("were", "are")
-    return [f"in doubt: {names(asked)} {were} in mid-call, maybe billed, and {are} asked again"]
+    billed = ", maybe billed," if real else ""
+    return [f"in doubt: {names(asked)} {were} in mid-call{billed} and {are} asked again"]

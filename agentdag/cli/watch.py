@@ -99,7 +99,7 @@ def _board(session: Session) -> Board:
     """The board of the run, with how long it is expected to take under its cap and schedule."""
     plan = session.plan
     nodes = ((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
-    return Board.of(nodes, expected_s=plan.takes_s())
+    return Board.of(nodes, expected_s=plan.lasting(dict.fromkeys(session.answered, 0.0)).takes_s())
 
 
 async def attended(session: Session | BatchSession, live: Any, main: Callable[[], Awaitable[T]]) -> T:

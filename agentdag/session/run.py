@@ -98,6 +98,12 @@ class Session:
             self._runner.interrupt(signal)
 
     @property
+    def answered(self) -> frozenset[str]:
+        """The nodes that have an answer from an earlier life of the run, most likely one that is kept."""
+        nodes = {} if self._record is None else self._record.nodes
+        return frozenset(node.id for node in self.plan.nodes if node.id in nodes and nodes[node.id].answers)
+
+    @property
     def interrupts(self) -> int:
         """How often the run was asked to stop."""
         return len(self._signals)
