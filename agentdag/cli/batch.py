@@ -28,7 +28,8 @@ def watch_batch(session: BatchSession, shown: Shown) -> int:
     """Run *session* to its end and say how it went; the exit code."""
     if shown.debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-    board = Progress(session.plan.name, session.result.rows, session.plan.concurrency)
+    plan, result = session.plan, session.result
+    board = Progress(plan.name, result.rows, plan.concurrency, lambda: session.result.kept)
     session.observers.add(board)
     live = None
     if shown.view == "json":
@@ -45,7 +46,7 @@ def watch_batch(session: BatchSession, shown: Shown) -> int:
             live.start(0.0)
         return await session.run()
 
-    result = run_loop(attended(session, live, main))
+    run_loop(attended(session, live, main))
     if session.interrupts:
         end_children()
     if shown.view != "json" and (not shown.quiet or result.exit_code):

@@ -47,19 +47,18 @@ class RecordingProvider:
         begun = time.monotonic()
         asked = _asked(request)
         key = _key(asked)
-        self._times[request.node, key] += 1
-        number = self._times[request.node, key]
         try:
             reply = await self._inner.complete(request, on_delta)
         except CallError as error:
-            self._write(request.node, key, number, asked, {"failure": _failure_plain(error.failure)}, begun)
+            self._write(request.node, key, asked, {"failure": _failure_plain(error.failure)}, begun)
             raise
-        self._write(request.node, key, number, asked, {"reply": _reply_plain(reply)}, begun)
+        self._write(request.node, key, asked, {"reply": _reply_plain(reply)}, begun)
         return reply
 
-    def _write(
-        self, node: str, key: str, number: int, asked: Mapping[str, Any], came: Mapping[str, Any], begun: float
-    ) -> None:
+    def _write(self, node: str, key: str, asked: Mapping[str, Any], came: Mapping[str, Any], begun: float) -> None:
+        """The exchange is numbered when it is over: one that was cut off leaves no gap."""
+        self._times[node, key] += 1
+        number = self._times[node, key]
         about = {"node": node, "latency_s": round(time.monotonic() - begun, 3)}
         whole = {"recorded": about, "request": asked, **came}
         text = written(json.loads(self._clean(json.dumps(whole))))
@@ -110,12 +109,14 @@ class Recordings:
                 said = self._read(file).get("request")
                 said = said if isinstance(said, dict) else {}
                 other = [part for part in {**said, **asked} if said.get(part) != asked.get(part)]
+                if not other:
+                    continue
                 return f"it was recorded with another {' and '.join(other)}, in {self.folder / file}: {again}"
-        return f"no exchange of `{node}` was recorded in {self.folder}: {again}"
+        return f"no such exchange of `{node}` was recorded in {self.folder}: {again}"
 
     def _read(self, file: str) -> Mapping[str, Any]:
         try:
-            found = yaml.load((self.folder / file).read_bytes(), Loader=_Loader)  # noqa: S506 - a safe loader
+            found = _loaded((self.folder / file).read_bytes())
         except (OSError, yaml.YAMLError, ValueError) as error:
             raise FinalError(_lost(f"{self.folder / file} cannot be read: {error}")) from error
         if not isinstance(found, dict):
@@ -213,5 +214,9 @@ def _lost(message: str) -> Failure:
     return Failure(ErrorKind.UPSTREAM, message, final=True)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # whichever was built
-    """Reads plain values alone."""
+def _loaded(data: bytes) -> Any:
+    """The plain value in *data*; the quick loader refuses lone surrogates, which the other one reads."""
+    try:
+        return yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
+    except yaml.YAMLError:
+        return yaml.safe_load(data)

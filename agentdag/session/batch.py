@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.calls import NO_USAGE, Usage
-from agentdag.engine.batch import ROWS_PER_SLOT, Batch
+from agentdag.engine.batch import Batch
 from agentdag.engine.run import Run
 from agentdag.engine.runner import Runner
+from agentdag.errors import UsageError
 from agentdag.events import Exit, NodeSettled, RunFinished, RunStatus
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import resolve_inputs
@@ -94,8 +95,11 @@ class BatchSession:
         self.observers = self.stage.observers
         self.id = run_id() if batch_id is None else batch_id
         self.result = BatchResult(self.id, check_rows(spec.rows, self.plan, spec.common))
+        if spec.output is not None and spec.output.exists() and spec.output.samefile(spec.rows):
+            raise UsageError(f"{spec.output} is the file of the rows", hint="give the results another one with -o")
         self._before = self._rows_before() if batch_id is not None else {}
         self._print_line = print_line
+        self._done: dict[int, str] = {}
         self._results: Results
         self._batch: Batch[tuple[Row, Run]]
         self._signals: list[int] = []
@@ -122,9 +126,9 @@ class BatchSession:
         batch = self._batch = Batch(
             self.plan.concurrency, self._runs(), lambda each: Runner(each[1], batch.slots), self._ended
         )
-        done = {row: run for row, (run, status) in self._before.items() if status == RunStatus.SUCCEEDED}
-        self._results = Results(self.spec.output, done, self._print_line)
-        async with self.stage.open(batch.slots, rows=min(result.rows, ROWS_PER_SLOT * batch.slots.cap)):
+        self._done = dict(self._rows_done())
+        self._results = Results(self.spec.output, self._done, self._print_line)
+        async with self.stage.open(batch.slots, rows=result.rows):
             try:
                 await batch.run()
             finally:
@@ -140,12 +144,21 @@ class BatchSession:
         if self._signals:
             return 128 + self._signals[0]
         whole = self.result.kept + self.result.succeeded == self.result.rows
-        return Exit.SUCCEEDED if whole else Exit.FAILED
+        return Exit.SUCCEEDED if whole and self.result.reason is None else Exit.FAILED
 
     def _rows_before(self) -> dict[int, tuple[str, str | None]]:
         """The rows that had begun in earlier lives of the batch, with their runs and how these ended."""
         assert self.stage.keeper is not None
         return {row: (run, status) for row, run, status in self.stage.keeper.history.rows(self.id)}
+
+    def _rows_done(self) -> Iterator[tuple[int, str]]:
+        """The rows that had succeeded with the inputs that they have now, and their runs."""
+        keeper = self.stage.keeper
+        for row in rows_of(self.spec.rows, self.plan, self.spec.common) if self._before else ():
+            run, status = self._before.get(row.number, ("", None))
+            given = {} if keeper is None or status != RunStatus.SUCCEEDED else keeper.history.given(run)[0]
+            if status == RunStatus.SUCCEEDED and given == resolve_inputs(self.plan, row.given):
+                yield row.number, run
 
     def _runs(self) -> Iterator[tuple[Row, Run]]:
         """The run of each row that is to be run, made when it is its turn."""
@@ -155,11 +168,10 @@ class BatchSession:
             keeper = self.stage.keeper
             record = None
             if before is not None and keeper is not None:
-                run, status = before
-                if status == RunStatus.SUCCEEDED and keeper.history.given(run)[0] == inputs:
-                    self._keep(row.number, run)
+                if row.number in self._done:
+                    self._keep(row.number, before[0])
                     continue
-                record = keeper.history.record(run)
+                record = keeper.history.record(before[0])
             name = f"{self.id}.{row.number}"
             yield row, self.stage.run_of(name, inputs, record=record, batch=(self.id, row.number))
             if keeper is not None and keeper.journal is not None:
@@ -181,7 +193,11 @@ class BatchSession:
     def _ended(self, each: tuple[Row, Run], finished: RunFinished) -> None:
         row, run = each
         result = self.result
-        self._results.write(Result(row.number, finished, run.settled.values()))
+        try:
+            self._results.write(Result(row.number, finished, run.settled.values()))
+        except OSError as error:
+            result.reason = f"the results could not be written: {error.strerror or error}"
+            self._batch.stop()
         result.usage += finished.usage
         if finished.status is RunStatus.SUCCEEDED:
             result.succeeded += 1

@@ -18,6 +18,8 @@ from agentdag.plan.values import parse_value, resolve_inputs
 
 OWN = "x-"
 """A column of that name is the user's own."""
+MAX_CELL = 2**25
+"""Characters of a cell."""
 MAX_TOLD = 5
 """Wrong rows that are told."""
 
@@ -38,6 +40,8 @@ def rows_of(path: Path, plan: Plan, common: Mapping[str, Any]) -> Iterator[Row]:
 
 def check_rows(path: Path, plan: Plan, common: Mapping[str, Any]) -> int:
     """How many rows *path* has; raises UsageError that names what is wrong with any of them, before any call."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file", hint="rows are read twice, and again when the batch goes on")
     problems: list[str] = []
     number = 0
     for number, given in rows_of(path, plan, common):
@@ -70,14 +74,29 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(path: Path, plan: Plan) -> Iterator[dict[str, Any]]:
     with _opened(path) as stream:
+        csv.field_size_limit(MAX_CELL)
         reader = csv.DictReader(stream, strict=True)
         try:
+            names = reader.fieldnames or ()
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if list(names).count(name) > 1)
+                raise UsageError(f"{path}:1 has two columns `{twice}`")
             for record in reader:
                 if None in record or None in record.values():
                     raise UsageError(f"{path}:{reader.line_num} has not as many cells as the header")
-                yield {name: parse_value(text, plan.inputs.get(name)) for name, text in record.items()}
+                yield {
+                    name: parse_value(text, plan.inputs.get(name))
+                    for name, text in record.items()
+                    if _says(text, name, plan)
+                }
         except csv.Error as error:
             raise UsageError(f"{path}:{reader.line_num} is no CSV: {error}") from None
+
+
+def _says(text: str, name: str, plan: Plan) -> bool:
+    """Whether a cell says anything: an empty one is no number, and no list."""
+    spec = plan.inputs.get(name)
+    return bool(text) or spec is None or spec.type == "string"
 
 
 @contextlib.contextmanager
@@ -129,8 +148,14 @@ class Results:
             return
         if path.is_file() and keep:
             self.there = self._clean(path, keep)
-        self._stream = path.open("a" if self.there else "w", encoding="ascii", buffering=1)
-        self._write = self._stream.write
+        self._stream = path.open("ab" if self.there else "wb", buffering=0)
+        self._write = self._append
+
+    def _append(self, line: str) -> None:
+        """Write all of *line*; raises OSError where that cannot be."""
+        left = line.encode("ascii")
+        while left:
+            left = left[self._stream.write(left) or 0 :]
 
     def write(self, result: Result) -> None:
         self._write(result.line())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.text import Text
@@ -17,12 +18,13 @@ _ENOUGH = 3
 
 @dataclass
 class Progress:
-    """The rows of a batch of *name*: a fold over the events of all of them. *kept* had succeeded before."""
+    """The rows of a batch of *name*: a fold over the events of all of them. *kept_before* says how many had succeeded
+    in an earlier life of it."""
 
     name: str
     rows: int
     concurrency: int
-    kept: int = 0
+    kept_before: Callable[[], int] = lambda: 0
     at_work: int = 0
     succeeded: int = 0
     failed: int = 0
@@ -41,6 +43,10 @@ class Progress:
                 if event.status is RunStatus.FAILED:
                     self.failed += 1
                     self.latest = f"row {event.run.rpartition('.')[2]} failed"
+
+    @property
+    def kept(self) -> int:
+        return self.kept_before()
 
     @property
     def done(self) -> int:

@@ -426,6 +426,7 @@ def test_wrong_rows_are_told_before_any_call(wire: WireServer, tmp_path: Path) -
         ("c.csv", "n\n1\n2,3\n", "not as many cells"),
         ("d.jsonl", "\n", "has no rows"),
         ("e.jsonl", None, "cannot read"),
+        ("f.csv", "n,n\n1,2\n", "two columns `n`"),
     ):
         if text is not None:
             (tmp_path / name).write_text(text)
@@ -497,3 +498,55 @@ def test_a_pipeline_from_stdin_can_go_on(tmp_path: Path) -> None:
     assert first.returncode == 1, first.stderr
     again = agentdag("resume", "last", cwd=tmp_path, **HERE)
     assert "kept: succeeded" in again.stderr
+
+
+def test_results_never_overwrite_the_rows(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text("{}\n")
+    done = agentdag("run", "p.yaml", "--batch", "rows.jsonl", "-o", "rows.jsonl", cwd=folder, **HERE)
+    assert (done.returncode, "the file of the rows" in done.stderr) == (2, True)
+    assert (folder / "rows.jsonl").read_text() == "{}\n"
+    os.mkfifo(folder / "pipe.jsonl")
+    piped = agentdag("run", "p.yaml", "--batch", "pipe.jsonl", cwd=folder, **HERE)
+    assert (piped.returncode, "no regular file" in piped.stderr) == (2, True)
+
+
+def test_results_that_cannot_be_written_are_told_and_not_lost(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text("{}\n" * 3)
+    full = agentdag("run", "p.yaml", "--batch", "rows.jsonl", "-o", "/dev/full", cwd=folder, **HERE)
+    assert full.returncode == 1
+    assert "the results could not be written: No space left" in full.stderr
+    again = agentdag("resume", "last", "-o", "out.jsonl", cwd=folder, **HERE)
+    assert again.returncode == 0, again.stderr
+    assert set(rows_in(folder / "out.jsonl")) == {1, 2, 3}
+
+
+def test_a_changed_row_has_one_line_and_a_row_that_went_has_none(folder: Path) -> None:
+    (folder / "rows.csv").write_text("topic\na\nb\nc\n")
+    agentdag("run", "p.yaml", "--batch", "rows.csv", "-o", "out.jsonl", cwd=folder, **HERE)
+    before = rows_in(folder / "out.jsonl")
+    (folder / "rows.csv").write_text("topic\na\nbb\n")
+    done = agentdag("resume", "last", cwd=folder, **HERE)
+    assert done.returncode == 0, done.stderr
+    after = rows_in(folder / "out.jsonl")
+    assert set(after) == {1, 2}
+    assert after[1] == before[1]
+    assert after[2]["outputs"] != before[2]["outputs"]
+
+
+def test_what_timed_out_and_odd_characters_are_replayed(tmp_path: Path) -> None:
+    text = """
+inputs: {t: {default: "lone \\ud83d, trailing  \\n\\ttab \\0 nul"}}
+nodes:
+  a: {prompt: "{{ inputs.t }}", model: simulated/m, timeout: 100ms, retry: {retries: 9, delay: 1ms},
+      expect: {latency: 95ms}, simulate: {jitter: 0.9}}
+"""
+    (tmp_path / "p.yaml").write_text(text.replace('"lone \\ud83d, trailing  \\n\\ttab \\0 nul"', "x"))
+    (tmp_path / "in.json").write_text('{"t": "lone \\ud83d, trailing  \\n\\ttab \\u0000 nul"}')
+    for seed in range(3):
+        tapes = f"tapes{seed}"
+        first = agentdag(
+            "run", "p.yaml", "--inputs", "in.json", "--seed", str(seed), "--record", tapes, cwd=tmp_path, **HERE
+        )
+        assert first.returncode == 0, first.stderr
+        again = agentdag("run", "p.yaml", "--inputs", "in.json", "--replay", tapes, cwd=tmp_path, **HERE)
+        assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
