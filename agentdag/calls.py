@@ -74,6 +74,11 @@ class Sampling:
     params: Mapping[str, Any] = field(default_factory=dict)
     """Passed to the provider as they are."""
 
+    def said(self) -> dict[str, Any]:
+        """What it says at all, by name."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if value not in (None, (), {})}
+
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:

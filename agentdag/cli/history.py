@@ -158,7 +158,7 @@ def _run_json(record: RunRecord) -> dict[str, Any]:
         "pipeline": record.pipeline,
         "started": record.started,
         "lives": record.lives,
-        "mode": mode_of(dict(record.options)),
+        "mode": mode_of(record.options),
         "status": "interrupted" if finished is None else finished.status.value,
         "elapsed_s": None if finished is None else finished.elapsed_s,
         "usage": usage_json(record.spent),
@@ -185,7 +185,7 @@ def _run_lines(record: RunRecord) -> Iterator[str]:
     status = "cut off, and not resumed" if finished is None else finished.status.value
     lives = f", in {record.lives} lives" if record.lives > 1 else ""
     yield f"{record.id}  {inert(record.pipeline)}: {status}{lives}"
-    mode = mode_of(dict(record.options))
+    mode = mode_of(record.options)
     yield f"began   {record.started}" + (f", {mode}" if mode != "real" else "")
     if finished is not None:
         yield f"took    {seconds(finished.elapsed_s)}" + (f" ({inert(finished.reason)})" if finished.reason else "")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from agentdag.calls import Sampling
 from agentdag.plan.plan import CallWork, ModelRef, PromptWork, function_name
+from agentdag.store.schema import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,12 @@ class Prompted:
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it; what is not said is left out."""
-        sampling = {name: getattr(self.sampling, name) for name in Sampling.__slots__}
-        parameters = {name: value for name, value in sampling.items() if value not in (None, (), {})}
-        return {"model": str(self.model), "system": self.system, "prompt": self.prompt, "parameters": parameters}
+        return {
+            "model": str(self.model),
+            "system": self.system,
+            "prompt": self.prompt,
+            "parameters": self.sampling.said(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,9 @@ def parts_of(asked: Asked, played: Any = None) -> dict[str, str]:
     plain: dict[str, Any] = asked.plain()
     if played is not None:
         plain["simulator"] = played
-    return {name: _digest(_SORTED.encode(value)) for name, value in plain.items()}
+    return {name: digest((_SORTED.encode(value),)) for name, value in plain.items()}
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:
     """Equal for equal requests, whichever node, run or machine asks."""
-    return _digest(_SORTED.encode(parts))
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return digest((_SORTED.encode(parts),))

@@ -32,11 +32,6 @@ class Batch(Generic[R]):
         self._waking = False
         self._bug: BaseException | None = None
 
-    @property
-    def at_work(self) -> int:
-        """How many rows have begun and not ended."""
-        return len(self._running)
-
     def _make_room(self) -> None:
         """A slot is free, and nobody waits for one."""
         self._room.set()

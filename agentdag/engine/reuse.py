@@ -77,10 +77,10 @@ class Reuse:
         return self.record is not None or node.id in self.borrowed or self._age_s(node) is not None
 
     def look(self, node: PlanNode, parts: Mapping[str, str]) -> Verdict:
-        """What is there of *node*, which is about to ask for *parts*."""
+        """What is there of *node*, which is about to ask for *parts*, as was heard."""
         if node.id in self.repeat:
             return Verdict(None, "it is to be repeated")
-        print_ = fingerprint(parts)
+        print_ = self._asks[node.id]
         before = self._before(node.id, print_)
         if before is not None:
             return Verdict(before, "the same request was answered before", print_)

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from agentdag.calls import OnDelta, Provider, Reply, Request, Sampling, Usage
+from agentdag.calls import OnDelta, Provider, Reply, Request, Usage
 from agentdag.errors import CallError, ErrorKind, Failure, FinalError, UsageError, call_error
 from agentdag.written import written
 
@@ -159,8 +159,7 @@ class ReplayProvider:
 
 def _asked(request: Request) -> dict[str, Any]:
     """What makes a request another one."""
-    sampling = {name: getattr(request.sampling, name) for name in Sampling.__slots__}
-    said = {name: value for name, value in sampling.items() if value not in (None, (), {})}
+    said = request.sampling.said()
     parameters = {"parameters": json.loads(json.dumps(said))} if said else {}
     system = {"system": request.system} if request.system is not None else {}
     return {"model": f"{request.provider}/{request.model}", **parameters, **system, "prompt": request.prompt}

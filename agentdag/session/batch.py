@@ -109,11 +109,6 @@ class BatchSession:
         """How often the batch was asked to stop."""
         return len(self._signals)
 
-    @property
-    def at_work(self) -> int:
-        """How many rows have begun and not ended."""
-        return self._batch.at_work
-
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""
         self._signals.append(signal)
@@ -156,7 +151,7 @@ class BatchSession:
         keeper = self.stage.keeper
         for row in rows_of(self.spec.rows, self.plan, self.spec.common) if self._before else ():
             run, status = self._before.get(row.number, ("", None))
-            given = {} if keeper is None or status != RunStatus.SUCCEEDED else keeper.history.given(run)[0]
+            given = {} if keeper is None or status != RunStatus.SUCCEEDED else keeper.history.given(run)
             if status == RunStatus.SUCCEEDED and given == resolve_inputs(self.plan, row.given):
                 yield row.number, run
 

@@ -17,7 +17,6 @@ from agentdag.events import (
     NodeStarted,
     PassFinished,
     RunFinished,
-    RunStarted,
     Status,
     event_from,
 )
@@ -71,7 +70,6 @@ class RunRecord:
     inputs: Mapping[str, Any]
     options: Mapping[str, Any]
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
-    began: RunStarted | None = None
     finished: RunFinished | None = None
     """How its last life ended, if it came to an end of its own."""
     lives: int = 1
@@ -112,8 +110,6 @@ class RunRecord:
 
     def _take_in(self, event: Event, fingerprint: str | None) -> None:
         match event:
-            case RunStarted():
-                self.began = event
             case RunFinished():
                 self.finished = event
             case BarrierOpened():

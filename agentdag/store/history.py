@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -101,11 +101,12 @@ class Pace:
 
 
 class History:
-    """The store in *folder*, read. Raises StoreError where there is none, or where it cannot be read."""
+    """The store in *folder*, read; with *create* it is made where there is none, else, or where it cannot be read,
+    that raises StoreError."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder = folder
-        self._connection = open_database(folder, create=False)
+        self._connection = open_database(folder, create=create)
         take_in_spills(self._connection, folder)
 
     def close(self) -> None:
@@ -171,12 +172,12 @@ class History:
             AND seq = (SELECT max(seq) FROM entries WHERE run = r.id)) FROM runs AS r WHERE batch = ? ORDER BY row"""
         return [(row, run, status) for row, run, status in self._ask(question, batch)]
 
-    def given(self, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The inputs and the options of *run*, as they were recorded."""
+    def given(self, run: str) -> dict[str, Any]:
+        """The inputs of *run*, as they were recorded."""
         about = self._about("id = ?", run)
         if about is None:
             raise _damaged(run)
-        return about.inputs, about.options
+        return about.inputs
 
     def record(self, run: str) -> RunRecord:
         """How far *run* has come. Raises StoreError where it is not there, or where its beginning is damaged."""
@@ -311,7 +312,7 @@ def _damaged(run: str) -> StoreError:
     return StoreError(f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine")
 
 
-def mode_of(options: dict[str, Any]) -> str:
+def mode_of(options: Mapping[str, Any]) -> str:
     """Who answered in a run with these options."""
     return "simulated" if options.get("simulate") else "replayed" if options.get("replay") else "real"
 

@@ -17,7 +17,7 @@ from agentdag.store.history import History, past_of
 from agentdag.store.journal import Journal
 from agentdag.store.lease import Lease
 from agentdag.store.log import Identity, Log
-from agentdag.store.schema import FILE, open_database
+from agentdag.store.schema import FILE
 
 FOLDER = ".agentdag"
 VARIABLE = "AGENTDAG_STORE"
@@ -106,8 +106,7 @@ class Keeper:
         self.folder = folder
         self.pipeline = pipeline if record is None else record.pipeline
         self.record = record
-        open_database(folder, create=True).close()
-        self.history = History(folder)
+        self.history = History(folder, create=True)
         self.journal: Journal | None = None
         self._lease: Lease | None = None
 

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from typing import Any
 
 from agentdag.calls import NO_USAGE, Usage
 from agentdag.events import Event, NodeProgress, NodeSettled, RunFinished, RunProgress, exact_json
 from agentdag.store.journal import Journal
+from agentdag.store.schema import digest
 from agentdag.store.spill import Row
 
 _ENCODER = json.JSONEncoder()
@@ -63,7 +63,7 @@ class Log:
 
     def _beginning(self) -> Sequence[Row]:
         run = self._run
-        text = blake2b(run.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        text = digest((run.text,))
         body = {"started": run.started, "text": text, "inputs": run.inputs, "options": run.options}
         values = (run.id, run.pipeline, run.batch, run.row, time.time(), self._clean(json.dumps(body)))
         return Row("texts", (text, self._clean(json.dumps(run.text)))), Row("runs", values)
