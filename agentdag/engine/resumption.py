@@ -10,8 +10,8 @@ from agentdag.engine.asks import rendered
 from agentdag.engine.run import Run
 from agentdag.events import BarrierOpened, NodeSettled, PassFinished, Reason, Status
 from agentdag.language.templates import TemplateError
+from agentdag.plan.news import Came, Opened
 from agentdag.plan.plan import PlanNode
-from agentdag.plan.schedule import Came, Opened
 from agentdag.store.fold import NodeRecord, RunRecord
 
 _WITHOUT = frozenset({Status.FAILED, Status.TIMED_OUT, Status.SKIPPED, Status.LATE})

@@ -37,7 +37,8 @@ from agentdag.events import (
 from agentdag.limits.deadlines import LET_GO_S
 from agentdag.limits.slots import Place, Rank, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, measured_path_s, remaining_s
-from agentdag.plan.schedule import Cut, Ended, News, Opened, Rested, Schedule, State
+from agentdag.plan.news import Cut, Ended, News, Opened, Rested
+from agentdag.plan.schedule import Schedule, State
 
 _LOG = logging.getLogger("agentdag")
 GRACE_S = 10.0

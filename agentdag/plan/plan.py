@@ -16,8 +16,8 @@ from agentdag.limits.policy import Policy
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.forecast import Forecast, forecast, makespan_s
 from agentdag.plan.graph import Graph
+from agentdag.plan.news import Terms
 from agentdag.plan.play import Rules
-from agentdag.plan.schedule import Terms
 
 DEFAULT_LATENCY_S = 1.0
 """What a node is taken to last where neither history nor `expect` says."""

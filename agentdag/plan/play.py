@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from agentdag.events import Reason, Status
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Graph
-from agentdag.plan.schedule import Cut, Ended, Opened, Rested, Schedule, State, Terms
+from agentdag.plan.news import Cut, Ended, Opened, Rested, Terms
+from agentdag.plan.schedule import Schedule, State
 
 
 @dataclass(frozen=True, slots=True)

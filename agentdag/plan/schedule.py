@@ -10,11 +10,12 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
 
 from agentdag.events import FAILURES, Reason, Status
-from agentdag.plan.barrier import ALL, Barrier, Join, Never, Open, Passes
+from agentdag.plan.barrier import ALL, Join, Never, Open, Passes
+from agentdag.plan.frozen import Frozen
 from agentdag.plan.graph import Graph
+from agentdag.plan.news import Came, Cut, Ended, News, Opened, Rested, Terms
 
 
 class State(IntEnum):
@@ -40,69 +41,6 @@ _LEGAL = {
 }
 
 
-class Terms(NamedTuple):
-    """On what terms a node takes part. *counted* are the dependencies that its barrier counts: all, where None."""
-
-    optional: bool = False
-    """Whether others go on without its result."""
-    barrier: Barrier = ALL
-    counted: tuple[int, ...] | None = None
-    wanted: bool = False
-    """Whether an output of the run reads it."""
-
-
-class Opened(NamedTuple):
-    """The barrier of *node* opened, or a pass of it begins: what it sees, in the order of its needs.
-
-    `late` are those of `missing` that are still out; `pending` those that a later pass may see.
-    """
-
-    node: int
-    reason: Reason
-    arrived: tuple[int, ...]
-    missing: tuple[int, ...]
-    late: tuple[int, ...] = ()
-    pending: tuple[int, ...] = ()
-    number: int = 1
-
-
-class Came(NamedTuple):
-    """How far a node had come in an earlier life of the run: its sight, if it had opened; how it ended without a
-    success, if it did; and how many passes had finished, the last on *arrived* and *missing* of its needs."""
-
-    seen: Opened | None = None
-    ended: Status | None = None
-    passes: int = 0
-    arrived: int = 0
-    missing: int = 0
-
-
-class Ended(NamedTuple):
-    """*node* has settled without having run, because of *cause*: skipped, late, or failed at its barrier."""
-
-    node: int
-    status: Status
-    cause: int
-    why: str = ""
-
-
-class Cut(NamedTuple):
-    """*node* runs, and the join *cause* was the last to want it: it is to be cancelled and settles as late."""
-
-    node: int
-    cause: int
-
-
-class Rested(NamedTuple):
-    """The progressive join *node* runs no more: it is to be settled. *complete* says whether it has seen everything."""
-
-    node: int
-    complete: bool
-
-
-News = Opened | Ended | Cut | Rested
-
-
 class Schedule:
     """Drives a graph: `take_ready`, `start`, `settle`, and `tick` where time opens a barrier; nodes are numbers.
 
@@ -124,10 +62,7 @@ class Schedule:
         self._joins: dict[int, Join] = {}
         self._counted: dict[int, frozenset[int]] = {}
         self._passes: dict[int, Passes] = {}
-        self._frozen: dict[int, Opened] = {}
-        """What joins saw when they opened in an earlier life of the run, which holds."""
-        self._left: dict[int, set[int]] = {}
-        """Of those joins: who is still to come again."""
+        self._frozen = Frozen()
         self._waived: set[int] = set()
         self._cause: dict[int, int] = {}
         self._late_for: dict[int, int] = {}
@@ -211,40 +146,18 @@ class Schedule:
                 self._freeze(node, each.seen._replace(node=node), each.passes)
             elif each.passes:
                 self._passes[node].restore(each.passes, each.arrived, each.missing)
-        stay = self._staying({node: each.ended for node, each in came.items() if each.ended is not None})
+        ended = {node: each.ended for node, each in came.items() if each.ended is not None}
+        stay = self._frozen.staying(self._graph, ended, lambda node: self._terms[node].wanted)
         for node, status in stay.items():
-            self._frozen.pop(node, None)
+            self._frozen.drop(node)
             self._end(node, status)
         self._follow(0.0)
         return list(stay)
 
-    def _staying(self, ended: Mapping[int, Status]) -> dict[int, Status]:
-        """Those of *ended* without which every join went on that reads them, and what was late for the sake of those.
-
-        What kept another node from running is run again with it, though a join did without both.
-        """
-        without: dict[int, Status] = {}
-        for node in (node for wave in reversed(self._graph.waves) for node in wave if node in ended):
-            dependants = self._graph.dependants[node]
-            if (
-                dependants
-                and not self._terms[node].wanted
-                and all(
-                    without.get(each) is Status.LATE or (each in self._frozen and node not in self._left[each])
-                    for each in dependants
-                )
-            ):
-                without[node] = ended[node]
-        stay: dict[int, Status] = {}
-        for node in (node for wave in self._graph.waves for node in wave if node in without):
-            if without[node] is not Status.SKIPPED or any(need in stay for need in self._graph.needs[node]):
-                stay[node] = without[node]
-        return stay
-
     def waive(self, node: int) -> None:
         """*node* is not to run, and nobody is to suffer from it."""
         self._waived.add(node)
-        self._frozen.pop(node, None)
+        self._frozen.drop(node)
         self._end(node, Status.SKIPPED)
         self._follow(0.0)
 
@@ -253,9 +166,8 @@ class Schedule:
         return not seen.pending and {*seen.arrived, *seen.missing} == set(self._needs(node))
 
     def _freeze(self, node: int, seen: Opened, passes: int) -> None:
-        self._frozen[node] = seen
         counted = set(self._needs(node))
-        self._left[node] = {*seen.arrived, *(need for need in self._graph.needs[node] if need not in counted)}
+        self._frozen.add(seen, {*seen.arrived, *(need for need in self._graph.needs[node] if need not in counted)})
         if node in self._passes:
             self._passes[node].closed, self._passes[node].late = seen.reason, frozenset(seen.late)
             self._passes[node].restore(passes, 0, 0)
@@ -379,25 +291,18 @@ class Schedule:
 
     def _arrives_again(self, join: int, node: int, *, succeeded: bool) -> bool:
         """Whether what the frozen *join* saw still holds, now that *node* has settled; it opens when all are there."""
-        left = self._left[join]
-        if node in left and not succeeded:
-            self._thaw(join)
+        if not self._frozen.arrived(join, node, succeeded=succeeded):
+            if join in self._passes:  # it looks anew
+                self._passes[join].closed, self._passes[join].late = None, frozenset()
             return False
-        left.discard(node)
         if join in self._joins and node in self._counted[join]:
             self._joins[join].settle(succeeded=succeeded)
-        if not left and not self._opened[join] and not self._abandoned:
+        if self._frozen.is_due(join) and not self._opened[join] and not self._abandoned:
             self._open_again(join)
         return True
 
-    def _thaw(self, join: int) -> None:
-        """What *join* saw does not hold any more: it looks anew."""
-        del self._frozen[join]
-        if join in self._passes:
-            self._passes[join].closed, self._passes[join].late = None, frozenset()
-
     def _open_again(self, join: int) -> None:
-        seen = self._frozen[join]
+        seen = self._frozen.seen(join)
         self._opened[join] = True
         self._news.append(seen)
         self._leave_behind(join, [need for need in seen.late if self._status[need] is None])
@@ -514,7 +419,7 @@ class Schedule:
         if dependant in self._unwanted or self._state[dependant] is State.SETTLED:
             return False
         if dependant in self._frozen and not self._opened[dependant]:
-            return node in self._left[dependant]
+            return self._frozen.awaits(dependant, node)
         if dependant in self._passes:
             return not self._is_closed(dependant)
         return not self._opened[dependant]

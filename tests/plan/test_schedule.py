@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agentdag.events import FAILURES, Reason, Status
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Graph, build_graph
-from agentdag.plan.schedule import Cut, Ended, Opened, Rested, Schedule, State, Terms
+from agentdag.plan.news import Cut, Ended, Opened, Rested, Terms
+from agentdag.plan.schedule import Schedule, State
 
 OUTCOMES = st.sampled_from([Status.SUCCEEDED, Status.SUCCEEDED, Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT])
 STEPS_S = st.sampled_from([0.0, 0.5, 1.0, 3.0, 10.0])
