@@ -7,7 +7,6 @@ before anything that depends on it starts. Nothing is left running when `run` re
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -15,15 +14,17 @@ from dataclasses import replace
 from functools import partial
 
 from agentdag.calls import NO_USAGE
+from agentdag.engine.account import Account
+from agentdag.engine.ahead import Ahead
 from agentdag.engine.attempts import NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.engine.resumption import ask, came_of, passes_before, stayed
 from agentdag.engine.reuse import SKIPPED, Reuse, Verdict
-from agentdag.engine.run import Run, Sight
+from agentdag.engine.run import Run
+from agentdag.engine.sights import sighted
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
     FAILURES,
-    BarrierOpened,
     Exit,
     NodeResumed,
     NodeSettled,
@@ -35,8 +36,8 @@ from agentdag.events import (
     later,
 )
 from agentdag.limits.deadlines import LET_GO_S
-from agentdag.limits.slots import Place, Rank, Seat, Slots
-from agentdag.plan.forecast import critical_path_s, measured_path_s, remaining_s
+from agentdag.limits.slots import Place, Seat, Slots
+from agentdag.plan.forecast import critical_path_s, remaining_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
 from agentdag.plan.schedule import Schedule, State
 
@@ -57,7 +58,6 @@ class Runner:
         plan = run.plan
         self._run = run
         self._slots = slots
-        self._startup_s = startup_s
         self._schedule = Schedule(
             plan.graph, plan.terms(), waves=plan.schedule == "waves", wave_timeout_s=plan.wave_timeout_s
         )
@@ -70,20 +70,12 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         """Of those that run at this moment."""
         self._queued: dict[int, Seat] = {}
-        self._ahead: list[tuple[Rank, int]] = []
-        """Those of the queued whose first attempt may be written ahead, best first: a heap."""
-        self._announced: dict[int, NodeLife] = {}
-        """Those of which it was, and that still wait."""
-        self._writing_ahead = False
+        self._ahead = Ahead(run, slots.cap, self._safely)
         self._due: list[int] = []
         """Those that are ready, and whose work is not there already."""
         self._ending: set[int] = set()
         """Those whose end is being written."""
-        self._spent_s: dict[tuple[int, int], float] = {}
-        """How long a need had taken when a join went on without it."""
-        self._latencies = [0.0] * len(plan.nodes)
-        self._counts: Counter[Status] = Counter()
-        self._usage = NO_USAGE
+        self._account = Account(run, startup_s)
         self._timed_out = False
         self._store_broke = False
         self._signal: int | None = None
@@ -115,8 +107,10 @@ class Runner:
                 timer.cancel()
             await self._end_tasks()
         if self._bug is not None:
-            if isinstance(self._bug, UsageError):
-                self._give_up(self._bug.message)
+            if (
+                isinstance(self._bug, UsageError) and self._run.log is not None
+            ):  # it is not to look as if it were cut off
+                self._run.log.commit(self._account.closed(RunStatus.FAILED, Exit.USAGE, self._bug.message))
             raise self._bug
         return await self._tell_end()
 
@@ -196,7 +190,7 @@ class Runner:
         """Go on where the run was: what joins saw holds, and what they went on without stays as it ended."""
         run, record = self._run, reuse.record
         assert record is not None
-        self._usage = record.spent
+        self._account.usage = record.spent
         came = came_of(record, self._numbers, reuse.repeat)
         for number in self._schedule.resume(came):
             node, ended = run.plan.nodes[number], came[number].ended
@@ -265,25 +259,10 @@ class Runner:
             seat = Seat(self._slots, self._ranks[number])
             self._queued[number] = seat
             seat.request(partial(self._launch, number, seat, self._run.now()))
-            if self._run.log is not None and self._run.plan.nodes[number].may_repeat:
-                heapq.heappush(self._ahead, (self._ranks[number], number))
+            if self._run.log is not None and number not in self._lives and self._run.plan.nodes[number].may_repeat:
+                self._ahead.add(number, self._ranks[number], seat)
         self._slots.hand_out()
-        self._write_ahead_soon()
-
-    def _write_ahead_soon(self) -> None:
-        """Once whoever has a slot has begun to act."""
-        if self._ahead and not self._writing_ahead:
-            self._writing_ahead = True
-            self._loop.call_soon(self._loop.call_soon, partial(self._safely, self._write_ahead))
-
-    def _write_ahead(self) -> None:
-        """Put on record what will be begun next, as many as may be at once: a slot need not wait for the disk."""
-        self._writing_ahead = False
-        while self._ahead and len(self._announced) < self._slots.cap:
-            _, number = heapq.heappop(self._ahead)
-            if number in self._queued and number not in self._lives:
-                life = self._announced[number] = NodeLife(self._run, self._run.plan.nodes[number], self._queued[number])
-                life.announce()
+        self._ahead.go_on_soon()
 
     def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
         """*number* holds its slot: begin, or begin the next pass."""
@@ -292,9 +271,9 @@ class Runner:
         self._schedule.start(number, now)
         life = self._lives.get(number)
         if life is None:
-            life = self._announced.pop(number, None) or NodeLife(self._run, self._run.plan.nodes[number], seat)
+            life = self._ahead.take(number) or NodeLife(self._run, self._run.plan.nodes[number], seat)
             self._lives[number] = life
-            self._write_ahead_soon()
+            self._ahead.go_on_soon()
         else:
             life.sit(seat)
         if life.node.barrier.progressive:
@@ -376,34 +355,11 @@ class Runner:
         self._settle(number, life.settled() if ends else self._cut_off(life), life.fingerprint)
 
     def _opened(self, seen: Opened) -> None:
-        """Keep what a join sees, and tell of it."""
-        run, names = self._run, self._names
-        node, now = run.plan.nodes[seen.node], run.now()
-        arrived = names(seen.arrived)
-        if not seen.missing and not seen.pending:
-            if run.sights:
-                run.sights.pop(node.id, None)
-            run.tell(BarrierOpened(run.id, now, node.id, seen.reason, arrived, (), (), (), seen.number))
-            return
-        missing, late, pending = names(seen.missing), names(seen.late), names(seen.pending)
-        then = self._missed_before(node.id) if self._schedule.is_frozen(seen.node) else {}
-        if late or pending or then:
-            run.sights[node.id] = Sight(missing, frozenset(late), pending, then)
-        else:
-            run.sights.pop(node.id, None)
+        """A join goes on, or begins a pass."""
         for need in seen.late:
             life = self._lives.get(need)
-            self._spent_s.setdefault((need, seen.node), 0.0 if life is None else life.acting_s)
-        run.tell(BarrierOpened(run.id, now, node.id, seen.reason, arrived, missing, late, pending, seen.number))
-
-    def _missed_before(self, join: str) -> Mapping[str, NodeSettled]:
-        """How those had ended that *join* went on without in an earlier life of the run."""
-        reuse = self._run.reuse
-        before = None if reuse is None else reuse.recorded(join)
-        return {} if before is None else before.missed
-
-    def _names(self, numbers: Iterable[int]) -> tuple[str, ...]:
-        return tuple([self._run.plan.nodes[number].id for number in numbers])
+            self._account.late(need, seen.node, 0.0 if life is None else life.acting_s)
+        self._run.tell(sighted(self._run, seen, frozen=self._schedule.is_frozen(seen.node)))
 
     def _ended_without_running(self, ended: Ended) -> None:
         number, plan = ended.node, self._run.plan
@@ -431,10 +387,7 @@ class Runner:
     def _record(self, number: int, settled: NodeSettled) -> None:
         """Tell the end of a node, and keep what its dependants read."""
         self._lives.pop(number, None)
-        self._latencies[number] = settled.latency_s
-        self._counts[settled.status] += 1
-        if settled.usage is not NO_USAGE and not settled.kept:
-            self._usage += settled.usage
+        self._account.add(number, settled)
         self._run.settled[settled.node] = settled
         if settled.status is not Status.SUCCEEDED:
             self._run.absent.add(settled.node)
@@ -536,15 +489,14 @@ class Runner:
 
     def _leave_queue_of(self, number: int) -> None:
         seat = self._queued.pop(number, None)
-        self._announced.pop(number, None)
         if seat is not None:
+            self._ahead.take(number)
             seat.leave()
 
     def _leave_queue(self) -> None:
         for seat in self._queued.values():
             seat.leave()
         self._queued.clear()
-        self._announced.clear()
         self._ahead.clear()
 
     def _time_out(self, timeout_s: float) -> None:
@@ -577,40 +529,13 @@ class Runner:
         idle = (life for number in self._tasks if not (life := self._lives[number]).in_flight)
         places = Counter(life.seat.place for life in idle)
         waiting = {"slot": len(self._queued) + places[Place.WAITING], "retry": places[Place.AWAY]}
-        run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._usage))
+        run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._account.usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
 
-    def _give_up(self, why: str) -> None:
-        """The run ends before anything was called: on record it has failed, and does not look as if it were cut off."""
-        run = self._run
-        if run.log is not None:
-            status, code = RunStatus.FAILED, Exit.USAGE
-            run.log.commit(
-                RunFinished(
-                    run.id, run.now(), status, run.now(), self._startup_s, 0.0, 0.0, NO_USAGE, {}, {}, {}, code, why
-                )
-            )
-
     async def _tell_end(self) -> RunFinished:
-        run, plan = self._run, self._run.plan
-        elapsed_s = run.now()
-        outputs, errors = outputs_of(self._run)
-        status, code = self._verdict(errors)
-        finished = RunFinished(
-            run=run.id,
-            at=elapsed_s,
-            status=status,
-            elapsed_s=elapsed_s,
-            startup_s=self._startup_s,
-            sequential_s=sum(self._latencies),
-            critical_path_s=measured_path_s(plan.graph, self._latencies, self._spent_s),
-            usage=self._usage,
-            outputs=outputs,
-            output_errors=errors,
-            nodes={status: self._counts[status] for status in Status if self._counts[status]},
-            exit_code=code,
-            reason=self._stop_reason,
-        )
+        run = self._run
+        outputs, errors = outputs_of(run)
+        finished = self._account.closed(*self._verdict(errors), self._stop_reason, outputs, errors)
         if run.log is not None:
             safe = self._loop.create_future()
             run.log.commit(finished, lambda: None if safe.done() else safe.set_result(None))

@@ -1,0 +1,61 @@
+"""What a run has come to: how its nodes ended, what they used, and how long that took."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from agentdag.calls import NO_USAGE
+from agentdag.engine.run import Run
+from agentdag.events import NodeSettled, RunFinished, RunStatus, Status
+from agentdag.plan.forecast import measured_path_s
+
+
+class Account:
+    """Of one run. *startup_s* is what came before it and is only told."""
+
+    def __init__(self, run: Run, startup_s: float) -> None:
+        self._run = run
+        self._startup_s = startup_s
+        self._latencies = [0.0] * len(run.plan.nodes)
+        self._spent_s: dict[tuple[int, int], float] = {}
+        self._counts: Counter[Status] = Counter()
+        self.usage = NO_USAGE
+        """Of all lives of the run."""
+
+    def add(self, number: int, settled: NodeSettled) -> None:
+        """The node *number* has ended."""
+        self._latencies[number] = settled.latency_s
+        self._counts[settled.status] += 1
+        if settled.usage is not NO_USAGE and not settled.kept:
+            self.usage += settled.usage
+
+    def late(self, need: int, join: int, spent_s: float) -> None:
+        """*join* went on without *need*, which had taken *spent_s*."""
+        self._spent_s.setdefault((need, join), spent_s)
+
+    def closed(
+        self,
+        status: RunStatus,
+        code: int,
+        reason: str | None,
+        outputs: Mapping[str, object] | None = None,
+        errors: Mapping[str, str] | None = None,
+    ) -> RunFinished:
+        """The end of the run, now."""
+        elapsed_s = self._run.now()
+        return RunFinished(
+            run=self._run.id,
+            at=elapsed_s,
+            status=status,
+            elapsed_s=elapsed_s,
+            startup_s=self._startup_s,
+            sequential_s=sum(self._latencies),
+            critical_path_s=measured_path_s(self._run.plan.graph, self._latencies, self._spent_s),
+            usage=self.usage,
+            outputs=outputs or {},
+            output_errors=errors or {},
+            nodes={status: self._counts[status] for status in Status if self._counts[status]},
+            exit_code=code,
+            reason=reason,
+        )
