@@ -41,6 +41,24 @@ class Usage:
         """The same as `cost_usd`."""
         return self.cost_usd
 
+    def plain(self) -> dict[str, Any]:
+        """As machines read it; money is a string of decimal digits."""
+        said: dict[str, Any] = {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cached_tokens": self.cached_tokens,
+            "cost_usd": None if self.cost_usd is None else format(self.cost_usd, "f"),
+        }
+        if self.estimated:
+            said["estimated"] = True
+        return said
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Usage:
+        """What `plain` gave; raises TypeError or InvalidOperation where that is not what it is."""
+        cost = plain.get("cost_usd")
+        return cls(**{**plain, "cost_usd": None if cost is None else Decimal(str(cost))})
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             _sum(self.input_tokens, other.input_tokens),

@@ -14,10 +14,10 @@ A class says what the caller should do; attributes say what happened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 Billed = Literal["no", "yes", "maybe"]
 Severity = Literal["error", "warning"]
@@ -85,6 +85,16 @@ class Failure:
     retry_after_s: float | None = None
     final: bool = False
     """Whether the same call would fail again although its kind is transient: a bad certificate, a huge body."""
+
+    def plain(self) -> dict[str, Any]:
+        """As machines read it; what is unknown is left out, but for kind and message."""
+        said = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in said.items() if value is not None}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Failure:
+        """What `plain` gave; raises ValueError or TypeError where that is not what it is."""
+        return cls(**{**plain, "kind": ErrorKind(plain["kind"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from decimal import Decimal
 from enum import IntEnum
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol, Self, TypeVar, get_args
 
 from agentdag.calls import Usage
-from agentdag.errors import ErrorKind, Failure, Word
+from agentdag.errors import Failure, Word
 
 E = TypeVar("E", bound="Event")
 _LOG = logging.getLogger("agentdag")
@@ -337,26 +336,7 @@ class Observers:
                 self._observers = [other for other in self._observers if other is not observer]
 
 
-def usage_json(usage: Usage) -> dict[str, Any]:
-    """*usage* as machines read it; money is a string of decimal digits."""
-    plain: dict[str, Any] = {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "cost_usd": None if usage.cost_usd is None else format(usage.cost_usd, "f"),
-    }
-    if usage.estimated:
-        plain["estimated"] = True
-    return plain
-
-
-def failure_json(failure: Failure) -> dict[str, Any]:
-    """*failure* as machines read it; what is unknown is left out, but for kind and message."""
-    plain = {name: getattr(failure, name) for name in Failure.__slots__}
-    return {name: value for name, value in plain.items() if value is not None}
-
-
-_PLAIN: dict[type, Callable[[Any], Any]] = {Usage: usage_json, Failure: failure_json}
+_PLAIN: dict[type, Callable[[Any], Any]] = {Usage: Usage.plain, Failure: Failure.plain}
 
 
 def event_json(event: Event) -> str:
@@ -410,15 +390,6 @@ def event_from(text: str) -> Event:
     return event
 
 
-def _usage_from(plain: dict[str, Any]) -> Usage:
-    cost = plain.get("cost_usd")
-    return Usage(**{**plain, "cost_usd": None if cost is None else Decimal(cost)})
-
-
-def _failure_from(plain: dict[str, Any]) -> Failure:
-    return Failure(**{**plain, "kind": ErrorKind(plain["kind"])})
-
-
 def _plain(value: Any) -> Any:
     return _PLAIN[type(value)](value)
 
@@ -431,9 +402,9 @@ _UNSAID: dict[type, dict[str, Any]] = {
 }
 _TYPES: dict[str, Any] = {kind.type: kind for kind in get_args(Event)}
 _READ: dict[str, Callable[[Any], Any]] = {
-    "usage": _usage_from,
-    "error": _failure_from,
-    "fallback_error": _failure_from,
+    "usage": Usage.of,
+    "error": Failure.of,
+    "fallback_error": Failure.of,
     **dict.fromkeys(("arrived", "missing", "late", "pending"), tuple),
 }
 """The fields that JSON does not hold as they are."""

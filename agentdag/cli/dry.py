@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentdag.events import Exit, usage_json
+from agentdag.events import Exit
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.plan import CallWork, Plan
 from agentdag.plan.preview import LONGEST_ANSWER, Preview, Step
@@ -93,8 +93,8 @@ def _json(seen: Preview) -> str:
         "pipeline": seen.plan.name,
         "makespan_s": round(seen.takes_s, 6),
         "concurrency": seen.plan.concurrency,
-        "low": usage_json(seen.low),
-        "high": usage_json(seen.high),
+        "low": seen.low.plain(),
+        "high": seen.high.plain(),
         "unpriced": seen.unpriced,
         "nodes": steps,
     }
@@ -115,5 +115,5 @@ def _step_json(step: Step) -> dict[str, Any]:
         "error": step.error,
     }
     if node.model is not None:
-        told |= {"low": usage_json(step.low), "high": usage_json(step.high)}
+        told |= {"low": step.low.plain(), "high": step.high.plain()}
     return told

@@ -204,7 +204,7 @@ def runs(
     store: Store = None,
 ) -> None:
     if context.invoked_subcommand is None:
-        from agentdag.cli.history import list_runs
+        from agentdag.cli.runs import list_runs
 
         raise typer.Exit(list_runs(pipeline, limit=limit, as_json=output_format is HistoryFormat.json, store=store))
 
@@ -218,7 +218,7 @@ def prune(
     store: Store = None,
 ) -> None:
     """Remove old runs from the store, and give back the space. Runs that go on at this moment stay."""
-    from agentdag.cli.history import prune_runs
+    from agentdag.cli.runs import prune_runs
 
     raise typer.Exit(prune_runs(older_than, yes=yes, store=store))
 
@@ -233,7 +233,7 @@ def show(
     store: Store = None,
 ) -> None:
     """Show what happened in a run, or what one of its nodes was asked and what it answered."""
-    from agentdag.cli.history import show_run
+    from agentdag.cli.show import show_run
 
     raise typer.Exit(show_run(run, node, as_json=output_format is HistoryFormat.json, store=store))
 
@@ -249,7 +249,7 @@ def stats(
 ) -> None:
     """Tell of each node how long it takes, how often it fails, is late or times out, what it costs, and which timeout
     would suit it."""
-    from agentdag.cli.history import show_stats
+    from agentdag.cli.stats import show_stats
 
     raise typer.Exit(show_stats(pipeline, simulated=simulate, as_json=output_format is HistoryFormat.json, store=store))
 

@@ -9,7 +9,7 @@ from typing import Any
 from agentdag.calls import NO_USAGE, Provider
 from agentdag.engine.asks import Asked, Prompted, parts_of
 from agentdag.engine.reuse import Reuse
-from agentdag.events import Event, NodeSettled, Status, usage_json
+from agentdag.events import Event, NodeSettled, Status
 from agentdag.language.sandbox import View
 from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Recall, no_past
@@ -129,7 +129,7 @@ def view_of(settled: NodeSettled) -> View:
         "status": settled.status.value,
         "error": None if error is None else {"kind": error.kind.value, "message": error.message},
         "latency": settled.latency_s,
-        "usage": usage_json(settled.usage),
+        "usage": settled.usage.plain(),
     }
     if settled.status is Status.SUCCEEDED:
         present["output"] = settled.output
@@ -141,5 +141,5 @@ def view_of(settled: NodeSettled) -> View:
 
 def _unsettled_view(name: str, status: str) -> View:
     """What a join sees of a node that was still out when it opened, or when its pass began."""
-    present = {"ok": False, "status": status, "error": None, "latency": 0.0, "usage": usage_json(NO_USAGE)}
+    present = {"ok": False, "status": status, "error": None, "latency": 0.0, "usage": NO_USAGE.plain()}
     return View(f"nodes.{name}", present, {"output": f"`{name}` has no output: it is {status}"})

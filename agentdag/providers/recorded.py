@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import InvalidOperation
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ class RecordingProvider:
         try:
             reply = await self._inner.complete(request, on_delta)
         except CallError as error:
-            self._write(request.node, key, asked, {"failure": _failure_plain(error.failure)}, begun)
+            self._write(request.node, key, asked, {"failure": _told(error.failure)}, begun)
             raise
-        self._write(request.node, key, asked, {"reply": _reply_plain(reply)}, begun)
+        self._write(request.node, key, asked, {"reply": _plain(reply)}, begun)
         return reply
 
     def _write(self, node: str, key: str, asked: Mapping[str, Any], came: Mapping[str, Any], begun: float) -> None:
@@ -144,7 +144,7 @@ class ReplayProvider:
             await asyncio.sleep(_latency_s(found) * self._pace)
         try:
             if "failure" in found:
-                raise call_error(_failure_from(found["failure"]))
+                raise call_error(Failure.of(found["failure"]))
             reply = _reply_from(found["reply"])
         except (KeyError, TypeError, ValueError, InvalidOperation, AttributeError) as error:
             file = _file_name(request.node, key, 1)
@@ -180,33 +180,16 @@ def _latency_s(found: Mapping[str, Any]) -> float:
     return latency_s if isinstance(latency_s, (int, float)) else 0.0
 
 
-def _reply_plain(reply: Reply) -> dict[str, Any]:
-    usage = reply.usage
-    counts = {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "cost_usd": None if usage.cost_usd is None else format(usage.cost_usd, "f"),
-    }
-    if usage.estimated:
-        counts["estimated"] = True
-    return {"text": reply.text, "usage": counts, "finish_reason": reply.finish_reason}
+def _plain(reply: Reply) -> dict[str, Any]:
+    return {"text": reply.text, "usage": reply.usage.plain(), "finish_reason": reply.finish_reason}
 
 
 def _reply_from(plain: Mapping[str, Any]) -> Reply:
-    said = dict(plain["usage"])
-    cost = said.pop("cost_usd", None)
-    usage = Usage(**said, cost_usd=None if cost is None else Decimal(str(cost)))
-    return Reply(str(plain["text"]), usage, plain["finish_reason"])
+    return Reply(str(plain["text"]), Usage.of(plain["usage"]), plain["finish_reason"])
 
 
-def _failure_plain(failure: Failure) -> dict[str, Any]:
-    said = {name: getattr(failure, name) for name in Failure.__slots__ if name != "request_id"}
-    return {name: value for name, value in said.items() if value not in (None, False)} | {"kind": failure.kind.value}
-
-
-def _failure_from(plain: Mapping[str, Any]) -> Failure:
-    return Failure(**{**plain, "kind": ErrorKind(plain["kind"])})
+def _told(failure: Failure) -> dict[str, Any]:
+    return {name: said for name, said in failure.plain().items() if said is not False and name != "request_id"}
 
 
 def _lost(message: str) -> Failure:

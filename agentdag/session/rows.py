@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.errors import UsageError
-from agentdag.events import NodeSettled, RunFinished, usage_json
+from agentdag.events import NodeSettled, RunFinished
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import parse_value, resolve_inputs
 
@@ -129,7 +129,7 @@ class Result:
             "outputs": finished.outputs,
             "errors": {name: {"kind": error.kind.value, "message": error.message} for name, error in failed},
             "output_errors": finished.output_errors,
-            "usage": usage_json(finished.usage),
+            "usage": finished.usage.plain(),
             "elapsed_s": round(finished.elapsed_s, 3),
             "run": finished.run,
         }

@@ -34,6 +34,8 @@ EACH = 200
 """Of those, the newest of each node."""
 _CUT = frozenset({Status.TIMED_OUT.value, Status.LATE.value, Status.CANCELLED.value})
 """Those would have taken longer: they count as at least the time at which they were cut."""
+LAST = "last"
+"""What stands for the newest run."""
 RUNNING, KILLED, DAMAGED = "running", "interrupted", "damaged"
 
 
@@ -120,7 +122,7 @@ class History:
 
     def ids(self, prefix: str = "") -> list[str]:
         """The runs and batches whose ids begin with *prefix*, the newest first."""
-        if prefix == "last":
+        if prefix == LAST:
             return [line.id for line in self.runs(limit=1)]
         question = "SELECT DISTINCT coalesce(batch, id) FROM runs WHERE substr(coalesce(batch, id), 1, ?) = ?"
         found = [name for (name,) in self._ask(f"{question} ORDER BY number DESC", len(prefix), prefix)]
@@ -161,7 +163,7 @@ class History:
             elapsed_s,
             _sum(end[2] for end in ends),
             _sum(end[3] for end in ends),
-            _total(end[4] for end in ends) if whole else None,
+            _total(Counter(end[4] for end in ends)) if whole else None,
             mode_of(about.options),
             rows if batch else None,
         )
@@ -232,8 +234,7 @@ class History:
                 continue
             if status == Status.SUCCEEDED.value:
                 good.setdefault(node, []).append(latency_s)
-                latencies.append(latency_s)
-            elif status in _CUT and latency_s > 0:
+            if _counts(status, latency_s):
                 latencies.append(latency_s)
         return {
             node: Pace(len(latencies), percentile(good.get(node, []), 0.5), percentile(latencies, 0.95) or 0.0)
@@ -258,12 +259,12 @@ class History:
             stats.input_tokens += tokens_in or 0
             stats.output_tokens += tokens_out or 0
             costs.setdefault(node, Counter())[cost] += 1
-            if status == Status.SUCCEEDED.value or (status in _CUT and latency_s > 0):
+            if _counts(status, latency_s):
                 latencies.setdefault(node, []).append(latency_s)
         for node, stats in found.items():
             stats.p50_s = percentile(latencies.get(node, []), 0.5)
             stats.p95_s = percentile(latencies.get(node, []), 0.95)
-            stats.cost = _total(cost for cost, times in costs[node].items() for _ in range(times))
+            stats.cost = _total(costs[node])
         return list(found.values())
 
     def older_than(self, moment: float) -> list[str]:
@@ -317,6 +318,11 @@ def mode_of(options: Mapping[str, Any]) -> str:
     return "simulated" if options.get("simulate") else "replayed" if options.get("replay") else "real"
 
 
+def _counts(status: str, latency_s: float) -> bool:
+    """Whether the latency of a result tells how long its node takes."""
+    return status == Status.SUCCEEDED.value or (status in _CUT and latency_s > 0)
+
+
 def percentile(values: Sequence[float], share: float) -> float | None:
     """The smallest of *values* that is not below *share* of them (nearest rank); None of nothing."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
@@ -327,10 +333,8 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return None if None in known else sum(value for value in known if value is not None)
 
 
-def _total(costs: Iterable[str | None]) -> Decimal | None:
-    total = Decimal(0)
-    for cost in costs:
-        if cost is None:
-            return None
-        total += Decimal(cost)
-    return total
+def _total(costs: Mapping[str | None, int]) -> Decimal | None:
+    """The sum of *costs*, each as often as it says; None where any is unknown."""
+    if None in costs:
+        return None
+    return sum((Decimal(cost) * times for cost, times in costs.items() if cost is not None), start=Decimal(0))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agentdag.errors import StoreError
 from agentdag.store.fold import RunRecord
-from agentdag.store.history import History, past_of
+from agentdag.store.history import LAST, History, past_of
 from agentdag.store.journal import Journal
 from agentdag.store.lease import Lease
 from agentdag.store.log import Identity, Log
@@ -21,8 +21,6 @@ from agentdag.store.schema import FILE
 
 FOLDER = ".agentdag"
 VARIABLE = "AGENTDAG_STORE"
-LAST = "last"
-"""What stands for the newest run."""
 _DEPTH = 3
 """So many folders down a store is looked for."""
 
