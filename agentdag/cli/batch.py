@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
-from agentdag.cli.check import wants_color
 from agentdag.cli.children import end_children
 from agentdag.cli.watch import Shown, attended, check_output, resume_command, store_trouble
 from agentdag.errors import UsageError
@@ -26,8 +24,7 @@ def check_shown(shown: Shown) -> None:
 
 def watch_batch(session: BatchSession, shown: Shown) -> int:
     """Run *session* to its end and say how it went; the exit code."""
-    if shown.debug:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+    shown.begin()
     plan, result = session.plan, session.result
     board = Progress(plan.name, result.rows, plan.concurrency, lambda: session.result.kept)
     session.observers.add(board)
@@ -36,10 +33,8 @@ def watch_batch(session: BatchSession, shown: Shown) -> int:
         session.observers.add(JsonLines(sys.stdout))
     elif shown.view == "plain":
         session.observers.add(_RowLines(session.result.rows))
-    elif shown.view == "table" and sys.stderr.isatty():
-        from agentdag.views.live import LiveTable
-
-        live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, shown.color), draw=render)
+    elif shown.paints:
+        live = shown.live(board, render)
 
     async def main() -> BatchResult:
         if live is not None:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentdag.cli.check import wants_color
 from agentdag.cli.children import end_children
@@ -26,7 +26,11 @@ from agentdag.views.board import Board
 from agentdag.views.lines import JsonLines, Lines, writer
 from agentdag.views.words import count, inert_lines, names
 
+if TYPE_CHECKING:
+    from agentdag.views.live import Draw, LiveTable, Watched
+
 T = TypeVar("T")
+B = TypeVar("B", bound="Watched")
 _CLOSING_LINES = 64
 """Lines that the closing table may have, however small the screen: it stays in the scrollback."""
 
@@ -53,6 +57,22 @@ class Shown:
         dumb = os.environ.get("TERM", "dumb") == "dumb"
         return "table" if sys.stderr.isatty() and not dumb else "plain"
 
+    def begin(self) -> None:
+        """With --debug, tell what the SDKs log."""
+        if self.debug:
+            logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+
+    @property
+    def paints(self) -> bool:
+        """Whether a terminal is to show it live."""
+        return self.view == "table" and sys.stderr.isatty()
+
+    def live(self, board: B, draw: Draw[B]) -> LiveTable[B]:
+        """The live table of *board*."""
+        from agentdag.views.live import LiveTable
+
+        return LiveTable(board, sys.stderr, color=wants_color(sys.stderr, self.color), draw=draw)
+
     def options(self, options: Options) -> Options:
         """*options*, with streaming where somebody looks."""
         return replace(options, stream=self.view in {"table", "json"})
@@ -60,8 +80,7 @@ class Shown:
 
 def watch(session: Session, shown: Shown, began: float) -> int:
     """Run *session* to its end and print what it gave; the exit code. *began* is when the program started."""
-    if shown.debug:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+    shown.begin()
     if shown.output is not None:
         check_output(shown.output)
     view = shown.view
@@ -73,11 +92,10 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     elif view == "plain":
         observers.append(Lines(sys.stderr, max(len(node.id) for node in session.plan.nodes)))
     live = None
-    if view == "table" and sys.stderr.isatty():
-        from agentdag.views.live import LiveTable
+    if shown.paints:
         from agentdag.views.table import render
 
-        live = LiveTable(board, sys.stderr, color=wants_color(sys.stderr, shown.color), draw=render)
+        live = shown.live(board, render)
         observers.append(live)
     session.observers.add(*observers)
     result = run_loop(attended(session, live, lambda: session.run(began=began)))
