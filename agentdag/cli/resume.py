@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from agentdag.session import (
     Options,
     Session,
     TakenUp,
-    keeper_of,
     take_up,
     take_up_batch,
     unfinished,
 )
 from agentdag.store.fold import RunRecord
-from agentdag.store.keeper import find_run, stores_around
+from agentdag.store.history import History
+from agentdag.store.keeper import Keeper, find_run, key_of, stores_around
 from agentdag.views.lines import writer
 from agentdag.views.words import count, inert, names
 
@@ -51,30 +52,29 @@ class ResumeArguments:
 def resume_run(arguments: ResumeArguments, *, began: float) -> int:
     """Go on with the run, or the batch, and print what it gave; the exit code."""
     history, run = find_run(stores_around(arguments.store, os.environ, Path()), arguments.run)
-    folder = history.folder
-    history.close()
-    try:
-        batch = take_up_batch(folder, run, allowed=arguments.allowed)
-        if batch is not None:
-            return _resume_batch(batch, folder, run, arguments)
-        return _resume_one(take_up(folder, run, allowed=arguments.allowed), folder, arguments, began)
-    except SpecError as error:
-        report(error.findings, arguments.shown.color)
-        return Exit.USAGE
+    with closing(history):
+        try:
+            batch = take_up_batch(history, run, allowed=arguments.allowed)
+            if batch is not None:
+                return _resume_batch(batch, history, run, arguments)
+            return _resume_one(take_up(history, run, allowed=arguments.allowed), history, arguments, began)
+        except SpecError as error:
+            report(error.findings, arguments.shown.color)
+            return Exit.USAGE
 
 
-def _resume_one(taken: TakenUp, folder: Path, arguments: ResumeArguments, began: float) -> int:
+def _resume_one(taken: TakenUp, history: History, arguments: ResumeArguments, began: float) -> int:
     plan = taken.plan
     inputs = {**taken.inputs, **given_inputs(plan, arguments.inputs, arguments.inputs_file)}
     options = _decided(plan, [taken.record], arguments, taken.options)
     if not arguments.shown.quiet and arguments.shown.view != "json":
         writer(sys.stderr)(_told(taken))
-    keeper = keeper_of(plan, folder, taken.record)
+    keeper = Keeper(history, taken.record.pipeline, taken.record)
     session = Session(plan, inputs, options=arguments.shown.options(options), keeper=keeper)
     return watch(session, arguments.shown, began)
 
 
-def _resume_batch(taken: BatchTakenUp, folder: Path, run: str, arguments: ResumeArguments) -> int:
+def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: ResumeArguments) -> int:
     from agentdag.cli.batch import check_shown, watch_batch
 
     plan = taken.plan
@@ -82,12 +82,12 @@ def _resume_batch(taken: BatchTakenUp, folder: Path, run: str, arguments: Resume
     common |= given_inputs(plan, arguments.inputs, arguments.inputs_file)
     shown = replace(arguments.shown, output=arguments.shown.output or taken.spec.output)
     check_shown(shown)
-    options = _decided(plan, unfinished(folder, run), arguments, taken.options)
+    options = _decided(plan, unfinished(history, run), arguments, taken.options)
     session = BatchSession(
         plan,
         replace(taken.spec, common=common, output=shown.output),
         options=options,
-        keeper=keeper_of(plan, folder),
+        keeper=Keeper(history, key_of(history.folder, plan.path, plan.name)),
         print_line=writer(sys.stdout),
         batch_id=run,
     )

@@ -208,15 +208,11 @@ class BatchSession:
             self._batch.stop()
 
 
-def unfinished(folder: Path, batch: str) -> Iterator[RunRecord]:
+def unfinished(history: History, batch: str) -> Iterator[RunRecord]:
     """The records of the rows of *batch* that had begun and not succeeded."""
-    history = History(folder)
-    try:
-        for _, run, status in history.rows(batch):
-            if status != RunStatus.SUCCEEDED:
-                yield history.record(run)
-    finally:
-        history.close()
+    for _, run, status in history.rows(batch):
+        if status != RunStatus.SUCCEEDED:
+            yield history.record(run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +224,12 @@ class BatchTakenUp:
     spec: BatchSpec
 
 
-def take_up_batch(folder: Path, batch: str, *, allowed: tuple[Path, ...] = ()) -> BatchTakenUp | None:
-    """The *batch* in the store *folder*; None where that is none. Raises SpecError where its pipeline is not valid."""
-    history = History(folder)
-    try:
-        rows = history.rows(batch)
-        if not rows:
-            return None
-        record = history.record(rows[0][1])
-    finally:
-        history.close()
+def take_up_batch(history: History, batch: str, *, allowed: tuple[Path, ...] = ()) -> BatchTakenUp | None:
+    """The *batch*; None where that is none. Raises SpecError where its pipeline is not valid."""
+    rows = history.rows(batch)
+    if not rows:
+        return None
+    record = history.record(rows[0][1])
     plan = plan_again(record.options, record.text, allowed)
     return BatchTakenUp(plan, Options.of(record.options), BatchSpec.of(record.options["batch"]))
 

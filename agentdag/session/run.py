@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,10 +150,16 @@ async def aresume(
 
     Its pipeline is read anew; *options* are the run's own where None. Raises StoreError where there is no such run.
     """
-    taken = take_up(Path(store), run)
-    options = options or taken.options
-    keeper = keeper_of(taken.plan, Path(store), taken.record)
-    return await Session(taken.plan, taken.inputs, options=options, observers=observers, keeper=keeper).run()
+    with closing(History(Path(store))) as history:
+        taken = take_up(history, run)
+        session = Session(
+            taken.plan,
+            taken.inputs,
+            options=options or taken.options,
+            observers=observers,
+            keeper=Keeper(history, taken.record.pipeline, taken.record),
+        )
+        return await session.run()
 
 
 def resume(
@@ -170,9 +177,9 @@ def _outside_a_loop(name: str, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     raise UsageError(f"agentdag.{name}() cannot be called from async code", hint=f"write `await agentdag.a{name}(...)`")
 
 
-def keeper_of(plan: Plan, folder: Path, record: RunRecord | None = None) -> Keeper:
-    """The store in *folder*, for a run of *plan*, or to go on with *record*; StoreError where it cannot be written."""
-    return Keeper(folder, key_of(folder, plan.path, plan.name), record)
+def keeper_of(plan: Plan, folder: Path) -> Keeper:
+    """The store in *folder*, for a run of *plan*; raises StoreError where it cannot be written."""
+    return Keeper(History(folder, create=True), key_of(folder, plan.path, plan.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,16 +192,12 @@ class TakenUp:
     options: Options
 
 
-def take_up(folder: Path, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenUp:
-    """The *run* in the store *folder*, with its pipeline read anew, or as it was where the file is gone.
+def take_up(history: History, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenUp:
+    """The *run* in the store, with its pipeline read anew, or as it was where the file is gone.
 
     Raises StoreError where there is no such run, SpecError where the pipeline is not valid any more.
     """
-    history = History(folder)
-    try:
-        record = history.record(run)
-    finally:
-        history.close()
+    record = history.record(run)
     plan = plan_again(record.options, record.text, allowed)
     inputs = {name: _as_given(plan, name, value) for name, value in record.inputs.items() if name in plan.inputs}
     return TakenUp(record=record, plan=plan, inputs=inputs, options=Options.of(record.options))

@@ -61,6 +61,7 @@ class Stage:
         self.plan = planned(plan, options)
         self.observers = Observers(observers)
         self.keeper = keeper
+        self._said = options.plain(self.plan)
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._functions = _functions(self.plan, options)
@@ -134,7 +135,7 @@ class Stage:
             started=run.started,
             text=self.plan.source,
             inputs=run.inputs,
-            options=options.plain(self.plan),
+            options=self._said,
             batch=None if batch is None else batch[0],
             row=None if batch is None else batch[1],
         )

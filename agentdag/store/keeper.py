@@ -6,6 +6,7 @@ A store stands in `.agentdag/` beside the pipeline; whoever looks for a run find
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -17,7 +18,8 @@ from agentdag.store.history import LAST, History, past_of
 from agentdag.store.journal import Journal
 from agentdag.store.lease import Lease
 from agentdag.store.log import Identity, Log
-from agentdag.store.schema import FILE
+from agentdag.store.schema import FILE, digest
+from agentdag.store.spill import Row
 
 FOLDER = ".agentdag"
 VARIABLE = "AGENTDAG_STORE"
@@ -67,25 +69,30 @@ def find_run(stores: Iterator[Path], prefix: str) -> tuple[History, str]:
     Raises StoreError where there is none, or more than one.
     """
     looked: list[str] = []
-    found: dict[str, Path] = {}
+    opened: list[History] = []
+    found: dict[str, History] = {}
+    chosen: History | None = None
     problem: StoreError | None = None
-    for folder in stores:
-        looked.append(str(folder))
-        try:
-            history = History(folder)
-            found |= dict.fromkeys(history.ids(prefix), folder)
-            history.close()
-        except StoreError as error:
-            problem = error
-    exact = {prefix: found[prefix]} if prefix in found else found
-    if prefix == LAST and found:
-        exact = {max(found): found[max(found)]}  # an id begins with the time
-    if len(exact) == 1:
-        ((name, folder),) = exact.items()
-        return History(folder), name
-    if found and prefix != LAST:
-        named = ", ".join(list(found)[:5])
-        raise StoreError(f"{len(found)} runs begin with {prefix}: {named}", hint="write more of the id")
+    try:
+        for folder in stores:
+            looked.append(str(folder))
+            try:
+                opened.append(History(folder))
+                found |= dict.fromkeys(opened[-1].ids(prefix), opened[-1])
+            except StoreError as error:
+                problem = error
+        exact = [prefix] if prefix in found else list(found)
+        if prefix == LAST and found:
+            exact = [max(found)]  # an id begins with the time
+        if len(exact) == 1:
+            chosen = found[exact[0]]
+            return chosen, exact[0]
+    finally:
+        for history in opened:
+            if history is not chosen:
+                history.close()
+    if found:
+        raise StoreError(f"{len(found)} runs begin with {prefix}: {', '.join(exact[:5])}", hint="write more of the id")
     if problem is not None:
         raise problem
     where = f"in {', '.join(looked)}" if looked else "here, in no store around"
@@ -95,17 +102,16 @@ def find_run(stores: Iterator[Path], prefix: str) -> tuple[History, str]:
 
 
 class Keeper:
-    """The store in *folder*, for a run of *pipeline*: a new one, or that of *record*, which goes on.
+    """The store that *history* reads, for a run of *pipeline*: a new one, or that of *record*, which goes on."""
 
-    Raises StoreError where it cannot be had.
-    """
-
-    def __init__(self, folder: Path, pipeline: str, record: RunRecord | None = None) -> None:
-        self.folder = folder
-        self.pipeline = pipeline if record is None else record.pipeline
+    def __init__(self, history: History, pipeline: str, record: RunRecord | None = None) -> None:
+        self.history = history
+        self.folder = history.folder
+        self.pipeline = pipeline
         self.record = record
-        self.history = History(folder, create=True)
         self.journal: Journal | None = None
+        self._texts: dict[str, str] = {}
+        """Pipelines that are on record, by their text."""
         self._lease: Lease | None = None
 
     def begin(
@@ -131,8 +137,16 @@ class Keeper:
                 raise StoreError(f"{run.id} has gone on meanwhile", hint="see `agentdag runs`, and resume it again")
             return Log(self.journal, run, clean, life=record.lives + 1, seq=record.seq, past=past)
         log = Log(self.journal, run, clean, past=past)
-        log.begin()
+        log.begin(self._kept(run.text, clean))
         return log
+
+    def _kept(self, text: str, clean: Callable[[str], str]) -> str:
+        """The digest of *text*, which is written once, however many runs have it."""
+        if text not in self._texts:
+            assert self.journal is not None
+            name = self._texts[text] = digest((text,))
+            self.journal.append(lambda: (Row("texts", (name, clean(json.dumps(text)))),))
+        return self._texts[text]
 
     def end(self) -> None:
         """Everything is written, and nobody runs it any more."""

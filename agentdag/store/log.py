@@ -15,7 +15,6 @@ from typing import Any
 from agentdag.calls import NO_USAGE, Usage
 from agentdag.events import Event, NodeProgress, NodeSettled, RunFinished, RunProgress, exact_json
 from agentdag.store.journal import Journal
-from agentdag.store.schema import digest
 from agentdag.store.spill import Row
 
 _ENCODER = json.JSONEncoder()
@@ -57,16 +56,14 @@ class Log:
         self._seq = seq
         self._past = past
 
-    def begin(self) -> None:
-        """The run exists, from now on."""
-        self.journal.append(self._beginning)
+    def begin(self, text: str) -> None:
+        """The run exists, from now on; *text* is the digest of its pipeline's."""
+        self.journal.append(partial(self._beginning, text, time.time()))
 
-    def _beginning(self) -> Sequence[Row]:
+    def _beginning(self, text: str, at: float) -> Sequence[Row]:
         run = self._run
-        text = digest((run.text,))
         body = {"started": run.started, "text": text, "inputs": run.inputs, "options": run.options}
-        values = (run.id, run.pipeline, run.batch, run.row, time.time(), self._clean(json.dumps(body)))
-        return Row("texts", (text, self._clean(json.dumps(run.text)))), Row("runs", values)
+        return (Row("runs", (run.id, run.pipeline, run.batch, run.row, at, self._clean(_ENCODER.encode(body)))),)
 
     def tell(self, event: Event) -> None:
         """Write *event*, in its order."""

@@ -10,6 +10,7 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from agentdag import NodeSettled, Options, RunResult, RunStatus, Status, StoreEr
 from agentdag.events import BarrierOpened, NodeResumed, NodeStarted
 from agentdag.session import Session, aresume, keeper_of, run_loop, take_up
 from agentdag.store.history import History
+from agentdag.store.keeper import Keeper
 
 FUNCTIONS = """
 calls = []
@@ -87,7 +89,8 @@ class Bench:
         if text is not None:
             self.write(text)
         self.recorder = Recorder()
-        taken = take_up(self.store, run).options
+        with closing(History(self.store)) as history:
+            taken = take_up(history, run).options
         changed = Options(simulate=taken.simulate, time_scale=taken.time_scale, **options)  # type: ignore[arg-type]
         result = agentdag.resume(run, store=self.store, options=changed, observers=(self.recorder,))
         self.recorder.check(len(result.nodes))
@@ -431,7 +434,8 @@ def test_a_second_process_is_refused_before_any_call(bench: Bench) -> None:
     first = bench.run(DIAMOND)
     bench.calls  # noqa: B018
     plan = agentdag.load(bench.folder / "p.yaml")
-    keeper = keeper_of(plan, bench.store, take_up(bench.store, first.run).record)
+    history = History(bench.store)
+    keeper = Keeper(history, "p.yaml", take_up(history, first.run).record)
 
     async def twice() -> None:
         session = Session(plan, keeper=keeper)

@@ -56,7 +56,7 @@ def settled(node: str, output: object = "done") -> NodeSettled:
 def log_of(journal: Journal, clean: Callable[[str], str] = str) -> Log:
     run = Identity(id="r1", pipeline="p.yaml", started="2026-01-01", text="nodes: {}", inputs={}, options={})
     log = Log(journal, run, clean, past="p.yaml")
-    log.begin()
+    log.begin(schema.digest((run.text,)))
     return log
 
 
