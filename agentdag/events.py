@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
-from operator import attrgetter
-from typing import Any, ClassVar, Protocol, Self, TypeVar, get_args
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from agentdag.calls import Usage
 from agentdag.errors import Failure, Word
@@ -350,64 +349,10 @@ def event_json(event: Event) -> str:
     return json.dumps(plain)
 
 
-def exact_json(event: Event) -> str:
-    """As `event_json`, with every digit of the seconds and without what is not said: what `event_from` reads back."""
-    kind = type(event)
-    said = {
-        name: value
-        for name, value in zip(kind.__slots__, _FIELDS[kind](event), strict=True)
-        if value is not None and value is not False
-    }
-    said["type"] = event.type
-    return _EXACT.encode(said)
-
-
 def later(event: E, at: float) -> E:
-    """*event* as if it had happened at *at*."""
-    twin = object.__new__(type(event))
-    for name in event.__slots__:
-        object.__setattr__(twin, name, getattr(event, name))
-    object.__setattr__(twin, "at", at)
-    return twin
-
-
-def event_from(text: str) -> Event:
-    """The event that `exact_json` wrote as *text*. Raises ValueError, KeyError or TypeError where it is none."""
-    plain = json.loads(text)
-    kind = _TYPES[plain.pop("type")]
-    for name, read in _READ.items():
-        if plain.get(name) is not None:
-            plain[name] = read(plain[name])
-    plain = {**_UNSAID[kind], **plain}
-    if kind is NodeSettled:
-        plain["status"] = Status(plain["status"])
-    elif kind is RunFinished:
-        plain["status"] = RunStatus(plain["status"])
-        plain["nodes"] = {Status(name): number for name, number in plain["nodes"].items()}
-    elif kind is BarrierOpened:
-        plain["reason"] = Reason(plain["reason"])
-    event: Event = kind(**plain)
+    """*event*, which nobody was told yet, as it happens at *at*."""
+    object.__setattr__(event, "at", at)
     return event
-
-
-def _plain(value: Any) -> Any:
-    return _PLAIN[type(value)](value)
-
-
-_EXACT = json.JSONEncoder(default=_plain)
-_FIELDS: dict[type, Callable[[Any], tuple[Any, ...]]] = {kind: attrgetter(*kind.__slots__) for kind in get_args(Event)}
-_UNSAID: dict[type, dict[str, Any]] = {
-    kind: {field.name: False if field.type == "bool" else None for field in fields(kind) if field.default is MISSING}
-    for kind in get_args(Event)
-}
-_TYPES: dict[str, Any] = {kind.type: kind for kind in get_args(Event)}
-_READ: dict[str, Callable[[Any], Any]] = {
-    "usage": Usage.of,
-    "error": Failure.of,
-    "fallback_error": Failure.of,
-    **dict.fromkeys(("arrived", "missing", "late", "pending"), tuple),
-}
-"""The fields that JSON does not hold as they are."""
 
 
 def _rounded(value: Any) -> Any:

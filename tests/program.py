@@ -20,6 +20,14 @@ def agentdag(
     )  # fmt: skip
 
 
+def started(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    """The program at work: its standard error is to be read, or taken by `communicate`."""
+    return subprocess.Popen(
+        [*AGENTDAG, *arguments],
+        cwd=cwd, env=keyless(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 def keyless(**more: str) -> dict[str, str]:
     """An environment without keys, with *more*."""
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}

@@ -49,7 +49,8 @@ class WireServer:
     in_flight: int = 0
     peak: int = 0
     url: str = ""
-    arrived: threading.Event = field(default_factory=threading.Event)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
+    """Told of each call that came."""
 
     def __post_init__(self) -> None:
         self._turns: Counter[str] = Counter()
@@ -65,6 +66,12 @@ class WireServer:
     def count(self, model: str) -> int:
         """How many calls asked for *model*."""
         return sum(call.body.get("model") == model for call in self.calls)
+
+    def await_calls(self, number: int, model: str | None = None) -> None:
+        """Return once *number* calls came, for *model* where it is given."""
+        with self.arrived:
+            came = self.arrived.wait_for(lambda: (self.count(model) if model else len(self.calls)) >= number, 30)
+        assert came, f"{len(self.calls)} calls came"
 
     def start(self) -> WireServer:
         self._thread.start()
@@ -112,8 +119,9 @@ class WireServer:
         body = {**request.match_info, **json.loads(await request.read())}
         if request.match_info.get("verb") == "invoke-with-response-stream":
             body["stream"] = True
-        self.calls.append(Call(request.path, body, request.headers.copy()))
-        self.arrived.set()
+        with self.arrived:
+            self.calls.append(Call(request.path, body, request.headers.copy()))
+            self.arrived.notify_all()
         model = body["model"]
         script = self.script.get(model, ["ok"])
         turn = min(self._turns[model], len(script) - 1)

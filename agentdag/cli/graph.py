@@ -63,7 +63,7 @@ def _recorded(plan: Plan, arguments: GraphArguments) -> Mapping[str, Pace]:
         return {}
     history = History(folder)
     try:
-        return history.paces(key_of(folder, plan.path, plan.name))
+        return history.paces(key_of(folder, plan.path, plan.name), len(plan.nodes))
     finally:
         history.close()
 

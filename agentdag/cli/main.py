@@ -28,15 +28,23 @@ from agentdag.cli.options import (
     HistoryOutput,
     Inputs,
     InputsFile,
+    MaxFailures,
     NoStore,
     OutputFile,
     OutputFormat,
     Pipeline,
     Quiet,
+    Record,
+    Replay,
     Run,
     RunFormat,
     ScheduleOption,
+    Seed,
+    Select,
+    Simulate,
     Store,
+    TimeScale,
+    changes,
 )
 
 STARTED = time.monotonic()
@@ -59,46 +67,20 @@ def run(  # noqa: PLR0913 - one option each
     inputs_file: InputsFile = None,
     concurrency: Concurrency = None,
     schedule: ScheduleOption = None,
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="The built-in simulator answers for every model; no key needed.")
-    ] = False,
-    time_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--time-scale",
-            metavar="X",
-            help="With --simulate: scale every duration in the file. With --replay: the recorded latencies too.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Makes the simulator's chance repeatable.")] = 0,
-    select: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--select",
-            metavar="NODE",
-            help="Run only this node; +NODE with all it needs, NODE+ with all that needs it. "
-            "What it reads besides is taken from the last run that asked the same.",
-        ),
-    ] = None,
+    simulate: Simulate = False,
+    time_scale: TimeScale = None,
+    seed: Seed = None,
+    select: Select = None,
     cache: Cache = False,
-    record: Annotated[
-        Path | None,
-        typer.Option("--record", metavar="DIR", help="Write each exchange with a model to a file there."),
-    ] = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option("--replay", metavar="DIR", help="Answer from the files there, at once; no call is made."),
-    ] = None,
+    record: Record = None,
+    replay: Replay = None,
     batch: Annotated[
         Path | None,
         typer.Option(
             "--batch", metavar="FILE", help="One run for each row of a JSON lines or CSV file; -o takes results."
         ),
     ] = None,
-    max_failures: Annotated[
-        int | None,
-        typer.Option("--max-failures", metavar="N", min=0, help="With --batch: begin no more rows after N failed."),
-    ] = None,
+    max_failures: MaxFailures = None,
     output_format: OutputFormat = RunFormat.auto,
     output: OutputFile = None,
     dry_run: Annotated[
@@ -117,16 +99,17 @@ def run(  # noqa: PLR0913 - one option each
     from agentdag.session import Options
 
     options = Options(
-        concurrency=concurrency,
-        schedule=None if schedule is None else schedule.value,
-        simulate=simulate,
-        time_scale=1.0 if time_scale is None else time_scale,
-        seed=seed,
-        record=record,
-        replay=replay,
-        replay_pace=0.0 if time_scale is None else time_scale,
-        select=tuple(select or ()),
-        cache=cache,
+        **changes(
+            concurrency=concurrency,
+            schedule=schedule,
+            simulate=simulate,
+            time_scale=time_scale,
+            seed=seed,
+            select=select,
+            cache=cache,
+            record=record,
+            replay=replay,
+        )
     )
     arguments = RunArguments(
         pipeline=pipeline,
@@ -158,7 +141,12 @@ def resume(  # noqa: PLR0913 - one option each
         list[str] | None,
         typer.Option("--skip", metavar="NODE", help="Do not run this node any more; others go on without it."),
     ] = None,
+    time_scale: TimeScale = None,
+    seed: Seed = None,
+    select: Select = None,
     cache: Cache = False,
+    record: Record = None,
+    max_failures: MaxFailures = None,
     output_format: OutputFormat = RunFormat.auto,
     output: OutputFile = None,
     quiet: Quiet = False,
@@ -175,11 +163,16 @@ def resume(  # noqa: PLR0913 - one option each
         run=run,
         inputs=inputs or [],
         inputs_file=inputs_file,
-        changes={
-            "concurrency": concurrency,
-            "schedule": None if schedule is None else schedule.value,
-            "cache": cache or None,
-        },
+        changes=changes(
+            concurrency=concurrency,
+            schedule=schedule,
+            time_scale=time_scale,
+            seed=seed,
+            select=select,
+            cache=cache,
+            record=record,
+        ),
+        max_failures=max_failures,
         repeat=frozenset(repeat or ()),
         skip=frozenset(skip or ()),
         shown=Shown(format=output_format.value, output=output, quiet=quiet, debug=debug, color=color.value),

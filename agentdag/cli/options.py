@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,6 +62,40 @@ ScheduleOption = Annotated[
     ScheduleName | None, typer.Option("--schedule", help="Start nodes as soon as they can, or in lock-step waves.")
 ]
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour the output; auto obeys the terminal and NO_COLOR.")]
+Simulate = Annotated[
+    bool, typer.Option("--simulate", help="The built-in simulator answers for every model; no key needed.")
+]
+TimeScale = Annotated[
+    float | None,
+    typer.Option(
+        "--time-scale",
+        metavar="X",
+        help="With --simulate: scale every duration in the file. With --replay: the recorded latencies too.",
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Makes the simulator's chance repeatable; 0 unless told.")
+]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--select",
+        metavar="NODE",
+        help="Run only this node; +NODE with all it needs, NODE+ with all that needs it. "
+        "What it reads besides is taken from the last run that asked the same.",
+    ),
+]
+Record = Annotated[
+    Path | None, typer.Option("--record", metavar="DIR", help="Write each exchange with a model to a file there.")
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option("--replay", metavar="DIR", help="Answer from the files there, at once; no call is made."),
+]
+MaxFailures = Annotated[
+    int | None,
+    typer.Option("--max-failures", metavar="N", min=0, help="Of a batch: begin no more rows after N failed."),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -97,3 +131,31 @@ Run = Annotated[
     str, typer.Argument(metavar="RUN", help="The run's id, its beginning, or `last`.", autocompletion=run_ids)
 ]
 HistoryOutput = Annotated[HistoryFormat, typer.Option("--format", help="For people, or for other programs.")]
+
+
+def changes(  # noqa: PLR0913 - one option each
+    *,
+    concurrency: int | None,
+    schedule: ScheduleName | None,
+    simulate: bool = False,
+    time_scale: float | None,
+    seed: int | None,
+    select: list[str] | None,
+    cache: bool,
+    record: Path | None,
+    replay: Path | None = None,
+) -> dict[str, Any]:
+    """The fields of `session.Options` that were typed."""
+    typed = {
+        "concurrency": concurrency,
+        "schedule": None if schedule is None else schedule.value,
+        "simulate": simulate or None,
+        "time_scale": time_scale,
+        "seed": seed,
+        "select": tuple(select) if select else None,
+        "cache": cache or None,
+        "record": record,
+        "replay": replay,
+        "replay_pace": time_scale,
+    }
+    return {name: value for name, value in typed.items() if value is not None}

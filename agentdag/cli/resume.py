@@ -36,12 +36,13 @@ from agentdag.views.words import count, inert, names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeArguments:
-    """What was typed. *changes* are the options that differ from those of the run, where they are not None."""
+    """What was typed. *changes* are the options that differ from those of the run."""
 
     run: str
     inputs: Sequence[str]
     inputs_file: str | None
     changes: Mapping[str, Any]
+    max_failures: int | None
     repeat: frozenset[str]
     skip: frozenset[str]
     shown: Shown
@@ -65,6 +66,8 @@ def resume_run(arguments: ResumeArguments, *, began: float) -> int:
 
 def _resume_one(taken: TakenUp, history: History, arguments: ResumeArguments, began: float) -> int:
     plan = taken.plan
+    if arguments.max_failures is not None:
+        raise UsageError("--max-failures counts the rows of a batch", hint=f"{taken.record.id} is a single run")
     inputs = {**taken.inputs, **given_inputs(plan, arguments.inputs, arguments.inputs_file)}
     options = _decided(plan, [taken.record], arguments, taken.options)
     if not arguments.shown.quiet and arguments.shown.view != "json":
@@ -83,9 +86,10 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
     shown = replace(arguments.shown, output=arguments.shown.output or taken.spec.output)
     check_shown(shown)
     options = _decided(plan, unfinished(history, run), arguments, taken.options)
+    most = taken.spec.max_failures if arguments.max_failures is None else arguments.max_failures
     session = BatchSession(
         plan,
-        replace(taken.spec, common=common, output=shown.output),
+        replace(taken.spec, common=common, output=shown.output, max_failures=most),
         options=options,
         keeper=Keeper(history, key_of(history.folder, plan.path, plan.name)),
         print_line=writer(sys.stdout),
@@ -96,7 +100,6 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
 
 def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArguments, options: Options) -> Options:
     """*options* with what is changed, to be repeated, or to be skipped; asks where nothing says it."""
-    changes = {name: value for name, value in arguments.changes.items() if value is not None}
     known = {node.id: node for node in plan.nodes}
     for option, given in (("--repeat", arguments.repeat), ("--skip", arguments.skip)):
         for name in sorted(given - set(known)):
@@ -117,7 +120,7 @@ def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArgument
         raise _blindly(open_)
     for node in open_:
         (repeat if _asked(node) else skip).add(node.id)
-    return replace(options, repeat=frozenset(repeat), skip=frozenset(skip), **changes)
+    return replace(options, repeat=frozenset(repeat), skip=frozenset(skip), **arguments.changes)
 
 
 def _blindly(nodes: Sequence[PlanNode]) -> UsageError:

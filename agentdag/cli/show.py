@@ -23,8 +23,8 @@ from agentdag.events import (
     NodeStarted,
     PassFinished,
     Status,
-    event_from,
 )
+from agentdag.store.codec import decoded
 from agentdag.store.fold import Entry, RunRecord
 from agentdag.store.history import mode_of
 from agentdag.store.keeper import find_run, stores_around
@@ -88,7 +88,7 @@ def show_run(run: str, node: str | None, *, as_json: bool, store: Path | None) -
         if node not in record.nodes:
             known = ", ".join(list(record.nodes)[:10])
             raise UsageError(f"run {run} has no record of a node `{node}`", hint=f"it has {known}" if known else None)
-        requests = _requests(history.entries(run, node))
+        requests = _requests(history.entries(run, node=node))
         settled = record.nodes[node].ended
         if as_json:
             print_json(_node_json(requests, settled))
@@ -173,7 +173,7 @@ def _requests(entries: Iterable[Entry]) -> list[_Request]:
     for entry in entries:
         if entry.asked is not None:
             requests.append(_Request(json.loads(entry.asked), entry.life))
-        event: Event = event_from(entry.body)
+        event: Event = decoded(entry.body)
         if isinstance(event, NodeStarted):
             last = _Attempt(event.attempt, event.pass_number, event.model, entry.time)
             if requests:

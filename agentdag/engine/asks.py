@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.calls import Sampling
 from agentdag.plan.plan import CallWork, ModelRef, PromptWork, function_name
@@ -57,14 +57,17 @@ def rendered(work: PromptWork | CallWork, names: Mapping[str, Any], codes: Mappi
     return Called(function_name(work), arguments, codes.get(function_name(work), ""))
 
 
-def parts_of(asked: Asked, played: Any = None) -> dict[str, str]:
-    """The digest of each part of *asked*; *played* is what a simulator is told to answer."""
+class Question(NamedTuple):
+    """What a node asks as canonical JSON, and its fingerprint: equal for equal requests, whoever asks them where."""
+
+    text: str
+    fingerprint: str
+
+
+def question_of(asked: Asked, played: Any = None) -> Question:
+    """*asked* as it is known again; *played* is what a simulator is told to answer."""
     plain: dict[str, Any] = asked.plain()
     if played is not None:
         plain["simulator"] = played
-    return {name: digest((_SORTED.encode(value),)) for name, value in plain.items()}
-
-
-def fingerprint(parts: Mapping[str, str]) -> str:
-    """Equal for equal requests, whichever node, run or machine asks."""
-    return digest((_SORTED.encode(parts),))
+    text = _SORTED.encode(plain)
+    return Question(text, digest((text,)))

@@ -14,7 +14,7 @@ from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.function import FunctionAgent, StandInAgent
 from agentdag.agents.llm import ModelAgent
 from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Request
-from agentdag.engine.asks import Asked, Prompted, fingerprint, rendered
+from agentdag.engine.asks import Asked, Prompted, rendered
 from agentdag.engine.run import Run
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
@@ -33,6 +33,7 @@ from agentdag.limits.governor import Turn
 from agentdag.limits.policy import UNBOUNDED, Allowance
 from agentdag.limits.slots import Place, Seat
 from agentdag.plan.plan import Choice, PlanNode, PromptWork
+from agentdag.store.log import asks_json
 
 TOKENS_EVERY_S = 0.2
 SHORTEST_TOLD_WAIT_S = 0.05
@@ -89,7 +90,7 @@ class NodeLife(Turn):
         self.node = node
         self.fingerprint: str | None = None
         """Of what its own work asked last, where that is on record."""
-        self._asks: dict[str, Any] | None = None
+        self._asks: str | None = None
         """What is to be written of the present choice before its first attempt."""
         self._asked: Asked | None = None
         """What it asks first, where that was rendered before its slot came."""
@@ -226,10 +227,10 @@ class NodeLife(Turn):
         reads = isinstance(work, PromptWork) or work.arguments
         asked = rendered(work, run.names(self.node, self.previous) if reads else {}, run.codes)
         if self.recorded:
-            parts = run.parts_of(self.node, asked)
+            question = run.question_of(self.node, asked)
             if not number:
-                self.fingerprint = fingerprint(parts)
-            self._asks = {"choice": number, "pass": max(1, self.passes), "parts": parts, "request": asked.plain()}
+                self.fingerprint = question.fingerprint
+            self._asks = asks_json(number, max(1, self.passes), question.text)
         return asked
 
     def announce(self) -> None:

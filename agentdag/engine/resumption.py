@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from agentdag.calls import NO_USAGE
-from agentdag.engine.asks import rendered
+from agentdag.engine.asks import Question, rendered
 from agentdag.engine.run import Run
 from agentdag.events import BarrierOpened, NodeSettled, PassFinished, Reason, Status
 from agentdag.language.templates import TemplateError
@@ -70,8 +70,8 @@ def stayed(run: Run, node: PlanNode, status: Status, before: NodeRecord | None) 
     return NodeSettled(run.id, run.now(), node.id, status, 0.0, 0, model, NO_USAGE, None, None, reason, {}, kept=True)
 
 
-def ask(run: Run, node: PlanNode, *, frozen: bool) -> dict[str, str] | str | None:
-    """What a *node* that is ready is about to ask, part by part; or why there is nothing to look for, if it matters.
+def ask(run: Run, node: PlanNode, *, frozen: bool) -> Question | str | None:
+    """What a *node* that is ready is about to ask; or why there is nothing to look for, if it matters.
 
     *frozen* says whether it sees what it saw in an earlier life of the run. Else what a progressive join asks is known
     only when its pass begins.
@@ -88,6 +88,6 @@ def ask(run: Run, node: PlanNode, *, frozen: bool) -> dict[str, str] | str | Non
         asked = rendered(node.work, run.names(node, outputs[-1] if outputs else None), run.codes)
     except TemplateError:
         return "its templates fail on what is there"
-    parts = run.parts_of(node, asked)
-    reuse.hear(node.id, parts)
-    return parts
+    question = run.question_of(node, asked)
+    reuse.hear(node.id, question)
+    return question

@@ -5,14 +5,15 @@ A request is known again by its fingerprint, wherever the node stands; only comp
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from agentdag.calls import NO_USAGE
-from agentdag.engine.asks import fingerprint
+from agentdag.engine.asks import Question
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import NodeSettled, Status
 from agentdag.plan.plan import Plan, PlanNode
@@ -47,6 +48,8 @@ class Reuse:
     repeat: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
     cache: bool = False
+    clean: Callable[[str], str] = str
+    """Takes out of a JSON text what is not on record: secrets."""
     _claimed: set[tuple[str, str]] = field(default_factory=set)
     """The answers that went to a node of another name."""
     _asks: dict[str, str] = field(default_factory=dict)
@@ -76,11 +79,11 @@ class Reuse:
         """Whether anything may be there of *node*, so that it is worth looking."""
         return self.record is not None or node.id in self.borrowed or self._age_s(node) is not None
 
-    def look(self, node: PlanNode, parts: Mapping[str, str]) -> Verdict:
-        """What is there of *node*, which is about to ask for *parts*, as was heard."""
+    def look(self, node: PlanNode, question: Question) -> Verdict:
+        """What is there of *node*, which is about to put *question*, as was heard."""
         if node.id in self.repeat:
             return Verdict(None, "it is to be repeated")
-        print_ = self._asks[node.id]
+        print_ = question.fingerprint
         before = self._before(node.id, print_)
         if before is not None:
             return Verdict(before, "the same request was answered before", print_)
@@ -92,17 +95,16 @@ class Reuse:
             if found is not None:
                 hit = replace(found, cached=True, kept=False)
                 return Verdict(_free(hit), f"the same request was answered in run {found.run}", print_)
-        return Verdict(None, self._why_again(node.id, parts))
+        return Verdict(None, self._why_again(node.id, question))
 
     def _age_s(self, node: PlanNode) -> float | None:
         """How old an answer out of the cache may be; None where the node takes none."""
-        if self.history is None or not node.cacheable:
-            return None
-        return math.inf if node.cache_s is None and self.cache else node.cache_s
+        age_s = math.inf if node.cache_s is None and self.cache else node.cache_s
+        return age_s if age_s is not None and self.history is not None and node.cacheable else None
 
-    def hear(self, name: str, parts: Mapping[str, str]) -> None:
-        """The node *name* is about to ask for *parts*."""
-        self._asks[name] = fingerprint(parts)
+    def hear(self, name: str, question: Question) -> None:
+        """The node *name* is about to put *question*."""
+        self._asks[name] = question.fingerprint
 
     def _before(self, name: str, print_: str) -> NodeSettled | None:
         """The answer that this run got before: the node's own, or one of a node that asks something else by now."""
@@ -137,13 +139,13 @@ class Reuse:
         lost = NodeSettled("", 0.0, node.id, Status.FAILED, 0.0, 0, None, NO_USAGE, None, failure, None, {})
         return Verdict(lost, message)
 
-    def _why_again(self, name: str, parts: Mapping[str, str]) -> str:
+    def _why_again(self, name: str, question: Question) -> str:
         record = self.recorded(name)
         if record is None:
             return "it had not begun"
         if record.answers:
-            known = {*parts, *record.parts}
-            other = [part for part in known if parts.get(part) != record.parts.get(part)]
+            now, before = json.loads(self.clean(question.text)), record.asked
+            other = [part for part in {*now, *before} if now.get(part) != before.get(part)]
             return f"it asks something else: another {' and '.join(sorted(other))}" if other else "its answer is lost"
         if record.in_doubt:
             return CUT_OFF

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentdag.calls import NO_USAGE, Provider
-from agentdag.engine.asks import Asked, Prompted, parts_of
+from agentdag.engine.asks import Asked, Prompted, Question, question_of
 from agentdag.engine.reuse import Reuse
 from agentdag.events import Event, NodeSettled, Status
 from agentdag.language.sandbox import View
@@ -79,12 +79,12 @@ class Run:
             return self.simulator is not None and bool(node.simulated)
         return self.simulator is not None and node.simulated is not False
 
-    def parts_of(self, node: PlanNode, asked: Asked) -> dict[str, str]:
-        """The digests by which the request of *node* is known again."""
+    def question_of(self, node: PlanNode, asked: Asked) -> Question:
+        """By what the request of *node* is known again."""
         played: Any = {"output": node.rehearsal.output} if self.simulates(node) else None
         if self.replays and isinstance(asked, Prompted):
             played = "recordings"
-        return parts_of(asked, played)
+        return question_of(asked, played)
 
     def view(self, name: str) -> View:
         """What templates see of the settled node *name*."""

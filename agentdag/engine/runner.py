@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.account import Account
 from agentdag.engine.ahead import Ahead
+from agentdag.engine.asks import Question
 from agentdag.engine.attempts import NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.engine.resumption import ask, came_of, passes_before, stayed
@@ -84,6 +85,7 @@ class Runner:
         self._alarm_s: float | None = None
         self._waking = False
         self._going_on = False
+        self._going_on_soon = False
         self._ended = asyncio.Event()
         self._bug: Exception | None = None
 
@@ -172,10 +174,12 @@ class Runner:
                 self._opened(news)
             case Ended():
                 self._ended_without_running(news)
-            case Cut(node, cause) if node not in self._ending:
+            case Cut(node) | Rested(node) if node in self._ending or node not in self._lives:
+                pass  # it has come to its end meanwhile
+            case Cut(node, cause):
                 self._lives[node].unwanted = self._late_reason(cause)
                 self._cancel([node])
-            case Rested(node, complete) if node not in self._ending:
+            case Rested(node, complete):
                 self._rested(node, complete=complete)
 
     def _fails_fast(self) -> bool:
@@ -215,15 +219,15 @@ class Runner:
             for number in self._schedule.take_ready()
         ]
         kept = False
-        for number, parts in asked:  # all of them have said what they ask: an answer goes to whom it belongs
+        for number, asks in asked:  # all of them have said what they ask: an answer goes to whom it belongs
             if self._schedule.state(number) is State.READY:  # else what was kept before it has made it late
-                kept |= self._kept(number, parts, self._run.reuse)
+                kept |= self._kept(number, asks, self._run.reuse)
         return kept
 
-    def _kept(self, number: int, parts: Mapping[str, str] | str | None, reuse: Reuse) -> bool:
+    def _kept(self, number: int, asks: Question | str | None, reuse: Reuse) -> bool:
         """Whether *number* is there already, or cannot be had; else it is due."""
         run, node = self._run, self._run.plan.nodes[number]
-        verdict = Verdict(None, parts) if isinstance(parts, str) else reuse.look(node, parts) if parts else None
+        verdict = Verdict(None, asks) if isinstance(asks, str) else None if asks is None else reuse.look(node, asks)
         if verdict is None or verdict.settled is None:
             if verdict is not None and reuse.resumes:
                 run.tell(NodeResumed(run.id, run.now(), node.id, kept=False, why=verdict.why))
@@ -326,13 +330,23 @@ class Runner:
         """The end of a node: written first, then told, then its dependants are released."""
         if self._run.log is None:
             self._settled(number, settled)
+            self._go_on()
         else:
             self._ending.add(number)
-            self._run.log.commit(settled, partial(self._written, number, settled), fingerprint=fingerprint)
+            written = partial(self._safely, partial(self._written, number, settled))
+            self._run.log.commit(settled, written, fingerprint=fingerprint)
 
     def _written(self, number: int, settled: NodeSettled) -> None:
+        """What is safe at the same time is followed by one look at what comes next."""
         self._ending.discard(number)
-        self._safely(partial(self._settled, number, later(settled, self._run.now())))
+        self._settled(number, later(settled, self._run.now()))
+        if not self._going_on_soon:
+            self._going_on_soon = True
+            self._loop.call_soon(self._go_on_now)
+
+    def _go_on_now(self) -> None:
+        self._going_on_soon = False
+        self._safely(self._go_on)
 
     def _safely(self, act: Callable[[], None]) -> None:
         """A bug of ours ends the run, and not in silence."""
@@ -345,7 +359,6 @@ class Runner:
     def _settled(self, number: int, settled: NodeSettled) -> None:
         self._record(number, settled)
         self._schedule.settle(number, settled.status, self._run.now())
-        self._go_on()
 
     def _rested(self, number: int, *, complete: bool) -> None:
         """A progressive join runs no more."""

@@ -151,7 +151,7 @@ class BatchSession:
         keeper = self.stage.keeper
         for row in rows_of(self.spec.rows, self.plan, self.spec.common) if self._before else ():
             run, status = self._before.get(row.number, ("", None))
-            given = {} if keeper is None or status != RunStatus.SUCCEEDED else keeper.history.given(run)
+            given = {} if keeper is None or status != RunStatus.SUCCEEDED else keeper.history.given(run)["inputs"]
             if status == RunStatus.SUCCEEDED and given == resolve_inputs(self.plan, row.given):
                 yield row.number, run
 
@@ -226,10 +226,10 @@ class BatchTakenUp:
 
 def take_up_batch(history: History, batch: str, *, allowed: tuple[Path, ...] = ()) -> BatchTakenUp | None:
     """The *batch*; None where that is none. Raises SpecError where its pipeline is not valid."""
-    rows = history.rows(batch)
-    if not rows:
+    last = history.last_begun(batch)
+    if last is None:
         return None
-    record = history.record(rows[0][1])
+    record = history.record(last)
     plan = plan_again(record.options, record.text, allowed)
     return BatchTakenUp(plan, Options.of(record.options), BatchSpec.of(record.options["batch"]))
 

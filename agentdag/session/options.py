@@ -69,6 +69,7 @@ class Options:
             "select": list(self.select),
             "allowed": [str(folder.resolve()) for folder in plan.allowed],
             "replay": None if self.replay is None else str(self.replay.resolve()),
+            "replay_pace": self.replay_pace,
             "path": str(plan.path if str(plan.path) == "-" else plan.path.resolve()),
             "folder": str(Path.cwd()),
             "batch": self.batch,
@@ -86,6 +87,7 @@ class Options:
             cache=said["cache"],
             select=tuple(said["select"]),
             replay=None if said["replay"] is None else Path(said["replay"]),
+            replay_pace=said["replay_pace"],
             batch=said["batch"],
         )
 
@@ -132,7 +134,7 @@ def recalled(plan: Plan, keeper: Keeper | None, options: Options) -> tuple[Plan,
     """
     if keeper is None or not options.real:
         return plan, no_past
-    paces = keeper.history.paces(keeper.pipeline)
+    paces = keeper.history.paces(keeper.pipeline, len(plan.nodes))
     pasts = {node: pace.past for node, pace in paces.items()}
     return lasting(plan, paces), pasts.get
 

@@ -62,6 +62,8 @@ class Stage:
         self.observers = Observers(observers)
         self.keeper = keeper
         self._said = options.plain(self.plan)
+        self._borrows = bool(self._borrowed) or options.cache or any(node.cache_s is not None for node in plan.nodes)
+        """Whether answers of other runs may be taken."""
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._functions = _functions(self.plan, options)
@@ -140,15 +142,17 @@ class Stage:
             row=None if batch is None else batch[1],
         )
         run.log = keeper.begin(identity, self._secrets.redact_json, record, simulated=not options.real)
-        run.reuse = Reuse(
-            self.plan,
-            record,
-            keeper.history,
-            borrowed=self._borrowed,
-            repeat=options.repeat,
-            skip=options.skip,
-            cache=options.cache,
-        )
+        if record is not None or self._borrows:
+            run.reuse = Reuse(
+                self.plan,
+                record,
+                keeper.history,
+                borrowed=self._borrowed,
+                repeat=options.repeat,
+                skip=options.skip,
+                cache=options.cache,
+                clean=self._secrets.redact_json,
+            )
 
     def _played(self, provider: Provider) -> Provider:
         """*provider*, recorded where the options say so."""

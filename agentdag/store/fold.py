@@ -18,8 +18,8 @@ from agentdag.events import (
     PassFinished,
     RunFinished,
     Status,
-    event_from,
 )
+from agentdag.store.codec import decoded
 
 
 class Entry(NamedTuple):
@@ -43,8 +43,8 @@ class NodeRecord:
     """Its last end, if nothing of it was begun after that."""
     answers: dict[str, NodeSettled] = field(default_factory=dict)
     """Its complete successes, by the fingerprint of what was asked."""
-    parts: Mapping[str, str] = field(default_factory=dict)
-    """The digests of what it asked last, part by part."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What it asked last, by the parts of its request."""
     opened: BarrierOpened | None = None
     """What it saw when its barrier opened, or when its last pass began."""
     missed: dict[str, NodeSettled] = field(default_factory=dict)
@@ -67,14 +67,24 @@ class RunRecord:
     pipeline: str
     started: str
     text: str
-    inputs: Mapping[str, Any]
-    options: Mapping[str, Any]
+    given: Mapping[str, Any]
+    """What was written of its inputs and options when its last life began, and the digest of its pipeline's text."""
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     finished: RunFinished | None = None
     """How its last life ended, if it came to an end of its own."""
     lives: int = 1
     seq: int = 0
     spent: Usage = NO_USAGE
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        inputs: Mapping[str, Any] = self.given["inputs"]
+        return inputs
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        options: Mapping[str, Any] = self.given["options"]
+        return options
 
     def node(self, name: str) -> NodeRecord:
         return self.nodes.setdefault(name, NodeRecord())
@@ -90,7 +100,7 @@ class RunRecord:
             try:
                 if entry.asked is not None and entry.node is not None:
                     self._asked(entry.node, json.loads(entry.asked))
-                self._take_in(event_from(entry.body), entry.fingerprint)
+                self._take_in(decoded(entry.body), entry.fingerprint)
             except (ValueError, KeyError, TypeError):
                 continue
         if self.finished is None:
@@ -106,7 +116,7 @@ class RunRecord:
 
     def _asked(self, name: str, body: Mapping[str, Any]) -> None:
         if body["choice"] == 0:
-            self.node(name).parts = body["parts"]
+            self.node(name).asked = body["request"]
 
     def _take_in(self, event: Event, fingerprint: str | None) -> None:
         match event:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.errors import StoreError
-from agentdag.events import NodeSettled, Status, event_from
+from agentdag.events import NodeSettled, Status
 from agentdag.limits.policy import AUTO_SHARE, ENOUGH_RECORDED, Past
+from agentdag.store.codec import decoded
 from agentdag.store.fold import Entry, RunRecord
 from agentdag.store.journal import intact, take_in_spills
 from agentdag.store.lease import is_live
@@ -54,16 +55,6 @@ class RunLine(NamedTuple):
     """Who answered: `real`, `simulated` or `replayed`."""
     rows: int | None
     """Of a batch: how many runs it has."""
-
-
-class _About(NamedTuple):
-    """What was recorded when a run began; *text* is the digest of its pipeline's."""
-
-    pipeline: str
-    started: str
-    text: str
-    inputs: dict[str, Any]
-    options: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -158,13 +149,13 @@ class History:
         return RunLine(
             name,
             pipeline,
-            about.started,
+            about["started"],
             status,
             elapsed_s,
             _sum(end[2] for end in ends),
             _sum(end[3] for end in ends),
             _total(Counter(end[4] for end in ends)) if whole else None,
-            mode_of(about.options),
+            mode_of(about["options"]),
             rows if batch else None,
         )
 
@@ -175,36 +166,49 @@ class History:
         return [(row, run, status) for row, run, status in self._ask(question, batch)]
 
     def given(self, run: str) -> dict[str, Any]:
-        """The inputs of *run*, as they were recorded."""
+        """What was written of *run* when its last life began: its inputs, its options, the digest of its text."""
         about = self._about("id = ?", run)
         if about is None:
-            raise _damaged(run)
-        return about.inputs
+            raise StoreError(
+                f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine"
+            )
+        anew = "SELECT seq FROM entries WHERE run = ? AND type = 'run.started' AND asked IS NOT NULL"
+        for (seq,) in list(self._ask(f"{anew} ORDER BY seq DESC LIMIT 1", run)):
+            about |= next((json.loads(entry.asked) for entry in self.entries(run, seq=seq) if entry.asked), {})
+        return about
 
     def record(self, run: str) -> RunRecord:
         """How far *run* has come. Raises StoreError where it is not there, or where its beginning is damaged."""
-        if not list(self._ask("SELECT 1 FROM runs WHERE id = ?", run)):
+        known = list(self._ask("SELECT pipeline FROM runs WHERE id = ?", run))
+        if not known:
             raise StoreError(f"there is no run {run} in {self.folder}", hint="`agentdag runs` lists them")
-        about = self._about("id = ?", run)
-        if about is None:
-            raise _damaged(run)
-        record = RunRecord(run, about.pipeline, about.started, self._text(about.text), about.inputs, about.options)
+        given = self.given(run)
+        record = RunRecord(run, known[0][0], given["started"], self._text(given["text"]), given)
         record.fold(self.entries(run))
         record.seq, record.lives = self.reached(run)
         return record
+
+    def last_begun(self, batch: str) -> str | None:
+        """Which of the rows of *batch* began last, or went on last; None where there is none."""
+        members = "SELECT id FROM runs WHERE batch = ?"
+        begun = f"SELECT run FROM entries WHERE run IN ({members}) AND type = 'run.started'"  # noqa: S608
+        for question in (f"{begun} ORDER BY number DESC LIMIT 1", f"{members} LIMIT 1"):
+            for (run,) in list(self._ask(question, batch)):
+                return str(run)
+        return None
 
     def reached(self, run: str) -> tuple[int, int]:
         """The number of the last entry of *run*, be it damaged, and that of its last life."""
         ((seq, life),) = self._ask("SELECT max(seq), max(life) FROM entries WHERE run = ?", run)
         return seq or 0, life or 1
 
-    def _about(self, which: str, value: Any) -> _About | None:
-        """The beginning of the run that is meant; None where it is damaged."""
+    def _about(self, which: str, value: Any) -> dict[str, Any] | None:
+        """What was written when the run began that is meant; None where it is damaged."""
         question = f"SELECT id, pipeline, batch, row, time, body, hash FROM runs WHERE {which}"  # noqa: S608
         for *values, told in self._ask(question, value):
             if intact(values, told):
-                body = json.loads(values[5])
-                return _About(values[1], body["started"], body["text"], body["inputs"], body["options"])
+                about: dict[str, Any] = json.loads(values[5])
+                return about
         return None
 
     def _text(self, digest: str) -> str:
@@ -214,21 +218,24 @@ class History:
                 return str(json.loads(body))
         return ""
 
-    def entries(self, run: str, node: str | None = None) -> Iterator[Entry]:
-        """What was written of *run*, or of one *node* of it, in order; what is damaged is left out."""
-        chosen = "" if node is None else " AND node = ?"
-        values = [run] if node is None else [run, node]
-        for row in self._ask(f"SELECT {_ENTRY} FROM entries WHERE run = ?{chosen} ORDER BY seq", *values):  # noqa: S608
-            *plain, told = row
-            if intact(plain, told):
+    def entries(self, run: str, *, node: str | None = None, seq: int | None = None) -> Iterator[Entry]:
+        """What was written of *run*, or of one *node* of it, or as one *seq*, in order; without what is damaged."""
+        chosen = {"run": run, "node": node, "seq": seq}
+        told = {name: value for name, value in chosen.items() if value is not None}
+        where = " AND ".join(f"{name} = ?" for name in told)
+        for row in self._ask(f"SELECT {_ENTRY} FROM entries WHERE {where} ORDER BY seq", *told.values()):  # noqa: S608
+            *plain, hash_ = row
+            if intact(plain, hash_):
                 yield Entry(plain[1], plain[2], plain[3], plain[4], plain[5], plain[13], plain[14], plain[15])
 
-    def paces(self, pipeline: str) -> dict[str, Pace]:
-        """How long each node of *pipeline* takes."""
+    def paces(self, pipeline: str, nodes: int) -> dict[str, Pace]:
+        """How long each of the *nodes* of *pipeline* takes."""
         question = "SELECT node, status, latency_s FROM entries WHERE past = ? ORDER BY number DESC LIMIT ?"
         good: dict[str, list[float]] = {}
         every: dict[str, list[float]] = {}
-        for node, status, latency_s in self._ask(question, past_of(pipeline, simulated=False), LOOKED_AT):
+        for node, status, latency_s in self._ask(
+            question, past_of(pipeline, simulated=False), min(LOOKED_AT, EACH * nodes)
+        ):
             latencies = every.setdefault(node, [])
             if len(latencies) >= EACH:
                 continue
@@ -298,7 +305,7 @@ class History:
         question = f"SELECT {_ENTRY} FROM entries WHERE fingerprint = ? AND status = 'succeeded' ORDER BY number DESC"  # noqa: S608
         for *values, told in self._ask(question, fingerprint):
             if values[5] >= since and intact(values, told):
-                event = event_from(values[15])
+                event = decoded(values[15])
                 if isinstance(event, NodeSettled) and not (event.cached or event.kept):
                     return event
         return None
@@ -307,10 +314,6 @@ class History:
 def past_of(pipeline: str, *, simulated: bool) -> str:
     """Under which name the results of *pipeline* are experience."""
     return f"{pipeline} (simulated)" if simulated else pipeline
-
-
-def _damaged(run: str) -> StoreError:
-    return StoreError(f"the record of run {run} is damaged", hint="run the pipeline again; the other runs are fine")
 
 
 def mode_of(options: Mapping[str, Any]) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.errors import StoreError
 from agentdag.store.schema import digest, open_database
@@ -24,7 +24,9 @@ from agentdag.store.spill import Row, spill, take_in
 FULL_S = 10.0
 """How long a full disk is tried again."""
 AGAIN_EVERY_S = 0.5
-GROUPS = (256, 32, 4, 1)
+AT_A_TIME = 8
+"""So many rows are made, or told of, before whatever else the loop has to do; of many that wait, as large a part."""
+GROUPS = tuple(2**power for power in range(8, -1, -1))
 """Rows in one statement: few sizes, so that each is compiled once."""
 COLUMNS = {
     "texts": ("digest", "body"),
@@ -34,21 +36,11 @@ COLUMNS = {
         *("output_tokens", "cost", "past", "fingerprint", "asked", "body", "hash"),
     ),
 }
-_HASHED = frozenset({"runs", "entries"})
 _FULL = 13
 """SQLite's own number of what may get better while one waits."""
 
 
-@dataclass(slots=True)
-class _Parcel:
-    """Rows that are made when it is their turn, and who is told when they are safe."""
-
-    rows: Callable[[], Sequence[Row]]
-    then: Callable[[], None] | None
-
-
-@dataclass(slots=True)
-class _Load:
+class _Load(NamedTuple):
     """Rows as they are to be written, and all who are told then."""
 
     rows: list[Row]
@@ -77,7 +69,12 @@ class Journal:
         self._name = name
         self._post = post
         self._soon = soon or post
-        self._pending: list[_Parcel] = []
+        self._pending: deque[tuple[Callable[[], Sequence[Row]], Callable[[], None] | None]] = deque()
+        """Rows that are made when it is their turn, and who is told when they are safe."""
+        self._load = _Load([], [])
+        """What is made of them."""
+        self._safe: deque[Callable[[], None]] = deque()
+        """Who is still to be told."""
         self._queue: SimpleQueue[_Load | None] = SimpleQueue()
         self._connection = open_database(folder, create=True)
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -85,32 +82,42 @@ class Journal:
 
     def append(self, rows: Callable[[], Sequence[Row]], then: Callable[[], None] | None = None) -> None:
         """Write what *rows* gives; *then* is called once it, and all before it, is safe."""
-        self._pending.append(_Parcel(rows, then))
+        self._pending.append((rows, then))
         if len(self._pending) == 1:
-            self._soon(self._hand_over)
+            self._soon(self._make_some)
 
     def close(self) -> None:
         """Return when everything is written."""
+        self._make(len(self._pending))
         self._hand_over()
         self._queue.put(None)
         self._thread.join()
         self._connection.close()
 
-    def _hand_over(self) -> None:
-        """Make the rows here: two threads that both want the interpreter's lock wait for each other."""
-        parcels, self._pending = self._pending, []
-        if parcels:
-            waiting = [parcel.then for parcel in parcels if parcel.then is not None]
-            self._queue.put(_Load(self._made(parcels), waiting))
+    def _make_some(self) -> None:
+        self._make(_some(len(self._pending)))
+        if self._pending and len(self._load.rows) < GROUPS[0]:
+            self._soon(self._make_some)
+        else:
+            self._hand_over()
+            if self._pending:
+                self._soon(self._make_some)
 
-    def _made(self, parcels: Sequence[_Parcel]) -> list[Row]:
-        rows: list[Row] = []
-        for parcel in parcels:
+    def _make(self, count: int) -> None:
+        """Make rows here: two threads that both want the interpreter's lock wait for each other."""
+        rows, waiting = self._load
+        for _ in range(count):
+            made, then = self._pending.popleft()
             try:
-                rows += [_hashed(row) for row in parcel.rows()]
+                rows += made()
             except Exception as error:  # noqa: BLE001 - nobody is to wait for ever for what cannot be written
                 self._break(error)
-        return rows
+            if then is not None:
+                waiting.append(then)
+
+    def _hand_over(self) -> None:
+        self._queue.put(self._load)
+        self._load = _Load([], [])
 
     def _write(self) -> None:
         open_ = True
@@ -129,7 +136,7 @@ class Journal:
                 open_ = False
             self._commit(rows)
             if waiting:
-                self._post(partial(_tell, waiting))
+                self._post(partial(self._tell, waiting))
 
     def _commit(self, rows: Sequence[Row]) -> None:
         until = time.monotonic() + FULL_S
@@ -147,6 +154,20 @@ class Journal:
         if rows:
             self.spilled = spill(self.folder, self._name, rows, self.spilled)
 
+    def _tell(self, waiting: Sequence[Callable[[], None]]) -> None:
+        idle = not self._safe
+        self._safe.extend(waiting)
+        if idle:
+            self._soon(self._tell_some)
+
+    def _tell_some(self) -> None:
+        try:
+            for _ in range(_some(len(self._safe))):
+                self._safe.popleft()()
+        finally:
+            if self._safe:
+                self._soon(self._tell_some)
+
     def _break(self, error: Exception) -> None:
         if self.broken is None:
             self.broken = StoreError(f"the store {self.folder} could not be written: {error}")
@@ -154,6 +175,10 @@ class Journal:
 
     def _tell_broken(self) -> None:
         self.on_broken()
+
+
+def _some(waiting: int) -> int:
+    return min(waiting, max(AT_A_TIME, waiting // AT_A_TIME))
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row], *, again: bool = False) -> None:
@@ -181,7 +206,7 @@ def _insert_group(connection: sqlite3.Connection, table: str, group: Sequence[tu
     columns = COLUMNS[table]
     values = [value for row in group for value in row]
     marks = f"({','.join('?' * len(columns))})"
-    how = "OR IGNORE " if again or table not in _HASHED else ""
+    how = "OR IGNORE " if again or table == "texts" else ""
     connection.execute(
         f"INSERT {how}INTO {table} ({','.join(columns)}) VALUES {','.join([marks] * len(group))}",  # noqa: S608
         values,
@@ -196,12 +221,3 @@ def take_in_spills(connection: sqlite3.Connection, folder: Path) -> None:
 def intact(values: Iterable[Any], told: str) -> bool:
     """Whether a row still is what was written."""
     return digest(tuple(values)) == told
-
-
-def _hashed(row: Row) -> Row:
-    return Row(row.table, (*row.values, digest(row.values))) if row.table in _HASHED else row
-
-
-def _tell(waiting: Sequence[Callable[[], None]]) -> None:
-    for then in waiting:
-        then()

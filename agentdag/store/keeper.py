@@ -135,7 +135,9 @@ class Keeper:
         if record is not None:
             if self.history.reached(run.id) != (record.seq, record.lives):
                 raise StoreError(f"{run.id} has gone on meanwhile", hint="see `agentdag runs`, and resume it again")
-            return Log(self.journal, run, clean, life=record.lives + 1, seq=record.seq, past=past)
+            log = Log(self.journal, run, clean, life=record.lives + 1, seq=record.seq, past=past)
+            log.go_on(self._kept(run.text, clean), record.given)
+            return log
         log = Log(self.journal, run, clean, past=past)
         log.begin(self._kept(run.text, clean))
         return log

@@ -13,8 +13,10 @@ from functools import partial
 from typing import Any
 
 from agentdag.calls import NO_USAGE, Usage
-from agentdag.events import Event, NodeProgress, NodeSettled, RunFinished, RunProgress, exact_json
+from agentdag.events import Event, NodeProgress, NodeSettled, NodeWaiting, RunFinished, RunProgress
+from agentdag.store.codec import encoded
 from agentdag.store.journal import Journal
+from agentdag.store.schema import sealed
 from agentdag.store.spill import Row
 
 _ENCODER = json.JSONEncoder()
@@ -22,8 +24,8 @@ _NO_FACTS: tuple[Any, ...] = (None,) * 8
 _NAMES = {"type", "run", "node", "model", "status", "reason", "arrived", "missing", "late", "pending"}
 _MOST = 2**63 - 1
 """The largest whole number that the database takes."""
-_PASSING = (NodeProgress, RunProgress)
-"""What is of no use once it is over."""
+_PASSING = (NodeProgress, NodeWaiting, RunProgress)
+"""What is of no use once it is over, or is told again at the node's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ class Log:
         self._life = life
         self._seq = seq
         self._past = past
+        self._says: str | None = None
+        """What is different in this life, until it is written."""
 
     def begin(self, text: str) -> None:
         """The run exists, from now on; *text* is the digest of its pipeline's."""
@@ -62,8 +66,19 @@ class Log:
 
     def _beginning(self, text: str, at: float) -> Sequence[Row]:
         run = self._run
+        return (Row("runs", sealed((run.id, run.pipeline, run.batch, run.row, at, self._said(text)))),)
+
+    def go_on(self, text: str, before: Mapping[str, Any]) -> None:
+        """The run goes on; where that is another than *before*, its next entry says what it is given now."""
+        said = self._said(text)
+        if json.loads(said) != before:
+            self._says = said
+
+    def _said(self, text: str) -> str:
+        """What the run is given."""
+        run = self._run
         body = {"started": run.started, "text": text, "inputs": run.inputs, "options": run.options}
-        return (Row("runs", (run.id, run.pipeline, run.batch, run.row, at, self._clean(_ENCODER.encode(body)))),)
+        return self._clean(_ENCODER.encode(body))
 
     def tell(self, event: Event) -> None:
         """Write *event*, in its order."""
@@ -76,13 +91,16 @@ class Log:
         then: Callable[[], None] | None = None,
         *,
         fingerprint: str | None = None,
-        asks: Mapping[str, Any] | None = None,
+        asks: str | None = None,
     ) -> None:
         """Write *event*, then call *then*.
 
-        *fingerprint* is of the request that a settled node has answered, *asks* what an attempt is the first to ask.
+        *fingerprint* is of the request that a settled node has answered, *asks* (of `asks_json`) what an attempt is
+        the first to ask.
         """
         self._seq += 1
+        if self._says is not None:
+            asks, self._says = self._says, None
         self.journal.append(partial(self._rows, self._seq, time.time(), event, fingerprint, asks), then)
 
     def fence(self, then: Callable[[], None]) -> None:
@@ -97,11 +115,9 @@ class Log:
         plain, cleaned = json.loads(body), json.loads(clean)
         return json.dumps(cleaned | {name: plain[name] for name in _NAMES & plain.keys()})
 
-    def _rows(
-        self, seq: int, at: float, event: Event, fingerprint: str | None, asks: Mapping[str, Any] | None
-    ) -> Sequence[Row]:
-        body = self._cleaned(exact_json(event))
-        asked = None if asks is None else self._clean(_ENCODER.encode(asks))
+    def _rows(self, seq: int, at: float, event: Event, fingerprint: str | None, asks: str | None) -> Sequence[Row]:
+        body = self._cleaned(encoded(event))
+        asked = None if asks is None else self._clean(asks)
         facts = _NO_FACTS
         if isinstance(event, NodeSettled):
             new = not (event.cached or event.kept)
@@ -111,7 +127,12 @@ class Log:
         elif isinstance(event, RunFinished):
             facts = (event.status.value, float(event.elapsed_s), None, *_paid(event.usage), None, None)
         node = getattr(event, "node", None)
-        return (Row("entries", (self._run.id, seq, self._life, event.type, node, at, *facts, asked, body)),)
+        return (Row("entries", sealed((self._run.id, seq, self._life, event.type, node, at, *facts, asked, body))),)
+
+
+def asks_json(choice: int, pass_number: int, request: str) -> str:
+    """What the fallback *choice* of a node (0: its own work) asks in a pass of it; *request* is JSON."""
+    return f'{{"choice": {choice}, "pass": {pass_number}, "request": {request}}}'
 
 
 def _paid(usage: Usage) -> tuple[int | None, int | None, str | None]:

@@ -67,7 +67,14 @@ MIGRATIONS: tuple[str, ...] = (
 
 def digest(values: Sequence[Any]) -> str:
     """The hash that stands in each row, over everything else in it."""
-    return blake2b("\x1f".join(map(str, values)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return blake2b(
+        "\x1f".join([str(value) for value in values]).encode("utf-8", "surrogatepass"), digest_size=16
+    ).hexdigest()
+
+
+def sealed(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """*values* of a row, and their hash."""
+    return *values, digest(values)
 
 
 def open_database(folder: Path, *, create: bool, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:

@@ -8,13 +8,12 @@ import re
 import signal
 import sqlite3
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
 import pexpect
 import pytest
-from program import AGENTDAG, FAST, agentdag, keyless
+from program import AGENTDAG, FAST, agentdag, keyless, started
 from wire import ANSWER, WireServer
 
 HERE = {"AGENTDAG_STORE": ""}
@@ -46,6 +45,12 @@ def run_id(folder: Path) -> str:
     return str(listed[0]["id"])
 
 
+def kill(process: subprocess.Popen[str]) -> None:
+    """End it as the kernel would."""
+    process.kill()
+    process.communicate()
+
+
 def test_a_run_is_on_record_beside_its_pipeline(folder: Path) -> None:
     inner = folder / "deep" / "er"
     inner.mkdir(parents=True)
@@ -75,23 +80,14 @@ def test_a_killed_run_goes_on_without_a_repeated_call(wire: WireServer, tmp_path
     )
     wire.script["slow"] = ["stall", "ok"]
     (tmp_path / "p.yaml").write_text(wired(wire, nodes))
-    process = subprocess.Popen(
-        [*AGENTDAG, "run", "p.yaml", "--format", "json"],
-        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = started("run", "p.yaml", "--format", "json", cwd=tmp_path, CANARY=KEY, **HERE)
     assert process.stdout is not None
     settled = set()
-    for line in process.stdout:
-        event = json.loads(line)
+    while settled < {"a", "b"}:
+        event = json.loads(process.stdout.readline())
         settled |= {event["node"]} if event["type"] == "node.settled" else set()
-        if settled == {"a", "b"} and wire.count("slow"):
-            break
-        if settled == {"a", "b"}:
-            assert wire.arrived.wait(10)
-    while not wire.count("slow"):
-        time.sleep(0.01)  # the server is in another thread: its list is all there is to look at
-    process.kill()
-    process.communicate()
+    wire.await_calls(1, "slow")
+    kill(process)
     told = agentdag("runs", cwd=tmp_path, **HERE).stdout
     assert "interrupted" in told, "nothing is ever stuck at running"
     done = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
@@ -108,10 +104,7 @@ def test_sigint_prints_the_line_to_resume_which_works(wire: WireServer, tmp_path
         wired(wire, "  a: {prompt: one, model: openai/a}\n  b: {prompt: two, model: openai/slow, needs: [a]}\n")
     )
     wire.script["slow"] = ["stall", "ok"]
-    process = subprocess.Popen(
-        [*AGENTDAG, "run", "p.yaml", "--format", "plain"],
-        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = started("run", "p.yaml", "--format", "plain", cwd=tmp_path, CANARY=KEY, **HERE)
     assert process.stderr is not None
     for line in process.stderr:
         if "started (openai/slow)" in line:
@@ -130,10 +123,7 @@ def test_sigint_prints_the_line_to_resume_which_works(wire: WireServer, tmp_path
 def test_a_second_resume_at_once_is_refused_and_makes_no_call(wire: WireServer, tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(wired(wire, "  a: {prompt: one, model: openai/slow}\n"))
     wire.script["slow"] = ["stall"]
-    process = subprocess.Popen(
-        [*AGENTDAG, "run", "p.yaml", "--format", "plain"],
-        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = started("run", "p.yaml", "--format", "plain", cwd=tmp_path, CANARY=KEY, **HERE)
     assert process.stderr is not None
     for line in process.stderr:
         if "started (openai/slow)" in line:
@@ -144,19 +134,19 @@ def test_a_second_resume_at_once_is_refused_and_makes_no_call(wire: WireServer, 
         assert f"is being run by process {process.pid}" in second.stderr
         assert "running" in agentdag("runs", cwd=tmp_path, **HERE).stdout
     finally:
-        process.kill()
-        process.communicate()
+        kill(process)
     assert len(wire.calls) == 1
 
 
 FUNCTION = """
-import pathlib, time
+import pathlib, threading
 def post():
     log = pathlib.Path(__file__).with_name("posted")
     with log.open("a") as stream:
         stream.write("posted\\n")
-    while not log.with_name("go").exists():
-        time.sleep(0.01)
+    if not log.with_name("go").exists():
+        print("at work", flush=True)
+        threading.Event().wait()
     return "done"
 """
 POSTING = 'nodes:\n  post: {call: "poster:post"}\n  after: {call: "html:escape", with: {s: "x"}, needs: [post]}\n'
@@ -167,12 +157,10 @@ def in_doubt(tmp_path: Path) -> Path:
     """A run that was killed while a function was at work."""
     (tmp_path / "poster.py").write_text(FUNCTION)
     (tmp_path / "p.yaml").write_text(POSTING)
-    process = subprocess.Popen([*AGENTDAG, "run", "p.yaml"], cwd=tmp_path, env=keyless(**HERE), stderr=subprocess.PIPE)
-    while not (tmp_path / "posted").exists() or not posted(tmp_path):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    process = started("run", "p.yaml", cwd=tmp_path, **HERE)
+    assert process.stderr is not None
+    assert "at work\n" in iter(process.stderr.readline, "")
+    kill(process)
     (tmp_path / "go").touch()
     return tmp_path
 
@@ -445,15 +433,16 @@ def test_a_killed_batch_goes_on_and_asks_no_row_twice_that_was_answered(wire: Wi
     (tmp_path / "p.yaml").write_text(text)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"n": number}) + "\n" for number in range(1, 31)))
     wire.script["a"] = [*["ok"] * 12, "stall", "stall", "stall", "ok"]
-    process = subprocess.Popen(
-        [*AGENTDAG, "run", "p.yaml", "--batch", "rows.jsonl", "-o", "out.jsonl"],
-        cwd=tmp_path, env=keyless(CANARY=KEY, **HERE), stderr=subprocess.PIPE, text=True,
+    process = started(
+        "run", "p.yaml", "--batch", "rows.jsonl", "-o", "out.jsonl", "--format", "json",
+        cwd=tmp_path, CANARY=KEY, **HERE,
     )  # fmt: skip
-    while len(wire.calls) < 15:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    assert process.stdout is not None
+    settled = 0
+    while settled < 12:
+        settled += json.loads(process.stdout.readline())["type"] == "node.settled"
+    wire.await_calls(15)
+    kill(process)
     with (tmp_path / "out.jsonl").open("a") as stream:
         stream.write('{"row": 99, "sta')
     done = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
@@ -550,3 +539,53 @@ nodes:
         assert first.returncode == 0, first.stderr
         again = agentdag("run", "p.yaml", "--inputs", "in.json", "--replay", tapes, cwd=tmp_path, **HERE)
         assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
+
+
+def test_what_was_changed_at_a_resume_holds_at_the_next(wire: WireServer, tmp_path: Path) -> None:
+    nodes = (
+        '  a: {prompt: "on {{ inputs.t }}", model: openai/a}\n  b: {prompt: "{{ nodes.a.output }}", model: openai/b}\n'
+    )
+    (tmp_path / "p.yaml").write_text(wired(wire, nodes, "inputs: {t: {}}\ndefaults: {retry: 0}"))
+    wire.script["b"] = ["400", "400", "ok"]
+    assert agentdag("run", "p.yaml", "-i", "t=rivers", cwd=tmp_path, CANARY=KEY, **HERE).returncode == 1
+    assert agentdag("resume", "last", "-i", "t=lakes", cwd=tmp_path, CANARY=KEY, **HERE).returncode == 1
+    done = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert done.returncode == 0, done.stderr
+    assert [call.prompt for call in wire.calls if call.body["model"] == "a"] == ["on rivers", "on lakes"]
+    shown = json.loads(agentdag("show", "last", "--format", "json", cwd=tmp_path, **HERE).stdout)
+    assert (shown["inputs"], shown["lives"]) == ({"t": "lakes"}, 3)
+
+
+def test_a_changed_row_that_was_run_is_not_run_again(wire: WireServer, tmp_path: Path) -> None:
+    text = wired(wire, '  a: {prompt: "{{ inputs.n }} {{ inputs.of }}", model: openai/a}\n', "inputs: {n: {}, of: {}}")
+    (tmp_path / "p.yaml").write_text(text)
+    (tmp_path / "rows.csv").write_text("n\none\ntwo\n")
+    batch = ("run", "p.yaml", "--batch", "rows.csv", "-o", "out.jsonl", "-i", "of=a")
+    assert agentdag(*batch, cwd=tmp_path, CANARY=KEY, **HERE).returncode == 0
+    (tmp_path / "rows.csv").write_text("n\none\nzwei\n")
+    for _ in range(2):
+        again = agentdag("resume", "last", cwd=tmp_path, CANARY=KEY, **HERE)
+        assert again.returncode == 0, again.stderr
+    assert [call.prompt for call in wire.calls[2:]] == ["zwei a"]
+    for more in (("-i", "of=b"), ()):
+        again = agentdag("resume", "last", *more, cwd=tmp_path, CANARY=KEY, **HERE)
+        assert again.returncode == 0, again.stderr
+    assert sorted(call.prompt for call in wire.calls[3:]) == ["one b", "zwei b"]
+
+
+def test_a_resume_takes_the_options_of_a_run(wire: WireServer, tmp_path: Path) -> None:
+    wire.script["a"] = ["400"]
+    (tmp_path / "p.yaml").write_text(
+        wired(wire, '  a: {prompt: "{{ inputs.n }}", model: openai/a}\n', "inputs: {n: {}}\nlimits: {concurrency: 1}")
+    )
+    (tmp_path / "rows.csv").write_text("n\n" + "x\n" * 20)
+    agentdag("run", "p.yaml", "--batch", "rows.csv", "--max-failures", "0", cwd=tmp_path, CANARY=KEY, **HERE)
+    wire.script["a"] = ["ok"]
+    done = agentdag(
+        "resume", "last", "--record", "rec", "--max-failures", "3", "-o", "o", cwd=tmp_path, CANARY=KEY, **HERE
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "rec").iterdir())) >= 15
+    agentdag("run", "p.yaml", "-i", "n=1", cwd=tmp_path, CANARY=KEY, **HERE)
+    refused = agentdag("resume", "last", "--max-failures", "3", cwd=tmp_path, CANARY=KEY, **HERE)
+    assert (refused.returncode, "is a single run" in refused.stderr) == (2, True)

@@ -371,7 +371,7 @@ def test_a_progressive_join_that_ended_is_kept(bench: Bench) -> None:
 def test_a_progressive_join_goes_on_after_its_last_finished_pass(bench: Bench) -> None:
     first = bench.run(PASSES, REHEARSED)
     history = History(bench.store)
-    ends = [entry for entry in history.entries(first.run, "join") if entry.type == "pass.finished"]
+    ends = [entry for entry in history.entries(first.run, node="join") if entry.type == "pass.finished"]
     history._connection.execute("DELETE FROM entries WHERE seq > ?", (ends[1].seq,))
     history.close()
     second = bench.resume(first.run)

@@ -22,7 +22,7 @@ from agentdag.store import journal as journal_module
 from agentdag.store import schema
 from agentdag.store.fold import RunRecord
 from agentdag.store.history import History
-from agentdag.store.journal import Journal, _hashed
+from agentdag.store.journal import Journal
 from agentdag.store.lease import Lease, is_live
 from agentdag.store.log import Identity, Log
 from agentdag.store.schema import FILE, MIGRATIONS, open_database
@@ -253,7 +253,7 @@ def test_a_spill_that_was_cut_off_gives_what_is_whole(make: Make, folder: Path) 
     journal = make()
     log = log_of(journal)
     safe(log)
-    rows = [_hashed(row) for name in "ab" for row in log._rows(ord(name), 1.0, settled(name), name, None)]
+    rows = [row for name in "ab" for row in log._rows(ord(name), 1.0, settled(name), name, None)]
     path = spill(folder, "r1", rows, None)
     assert path == folder / "agentdag-r1.spill"
     path.write_bytes(path.read_bytes()[:-20])
@@ -264,7 +264,7 @@ def test_a_spill_that_was_cut_off_gives_what_is_whole(make: Make, folder: Path) 
 def test_a_spill_of_a_run_that_goes_on_is_left_to_it(make: Make, folder: Path) -> None:
     log = log_of(make())
     safe(log)
-    rows = [_hashed(row) for row in log._rows(9, 1.0, settled("a"), "a", None)]
+    rows = log._rows(9, 1.0, settled("a"), "a", None)
     path = spill(folder, "r1", rows, None)
     lease = Lease(folder, "r1")
     assert not record(folder).nodes
@@ -281,7 +281,7 @@ def test_where_the_folder_cannot_be_written_rows_go_among_the_temporary_files(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     log = log_of(make())
     safe(log)
-    rows = [_hashed(row) for row in log._rows(9, 1.0, settled("a"), "a", None)]
+    rows = log._rows(9, 1.0, settled("a"), "a", None)
     elsewhere = spill(tmp_path / "missing", "r1", rows, None)
     assert elsewhere == tmp_path / "temporary" / "agentdag-r1.spill"
     assert not record(folder).nodes, "it is of another store"
