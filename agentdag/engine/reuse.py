@@ -22,7 +22,6 @@ from agentdag.store.history import History
 
 SKIPPED = "--skip"
 """Why a node did not run that was not to."""
-CUT_OFF = "it was cut off in mid-call, which may have been billed"
 
 
 class Verdict(NamedTuple):
@@ -148,7 +147,7 @@ class Reuse:
             other = [part for part in {*now, *before} if now.get(part) != before.get(part)]
             return f"it asks something else: another {' and '.join(sorted(other))}" if other else "its answer is lost"
         if record.in_doubt:
-            return CUT_OFF
+            return "it was cut off in mid-call"
         ended = record.ended
         if ended is None:
             return "it had not begun" if record.out is None else "it had not ended"
