@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def list_runs(pipeline: Path | None, *, limit: int, as_json: bool, store: Path |
     if as_json:
         print_json({"runs": [_line_json(line) for line in found]})
     elif found:
-        titles = ("run", "pipeline", "began (UTC)", "status", "took", "tokens in", "out", "cost", "")
+        titles = ("run", "pipeline", "began (UTC)", "status", "took", "in", "out", "cost", "")
         print_table(titles, [_line_cells(line) for line in found], right={4, 5, 6, 7})
     else:
         writer(sys.stderr)("nothing is on record here; --store DIR looks elsewhere\n")
@@ -55,7 +56,7 @@ def _line_cells(line: RunLine) -> tuple[str, ...]:
     return (
         line.id,
         line.pipeline,
-        line.started[:19].replace("T", " "),
+        f"{datetime.fromisoformat(line.started):%d %b %H:%M}" if line.started else "",
         line.status,
         "" if line.elapsed_s is None else seconds(line.elapsed_s),
         number(line.input_tokens),

@@ -65,10 +65,12 @@ def duration_text(seconds: float) -> str:
     """*seconds* as the language writes them, to the millisecond: the reverse of `duration_s`."""
     left = round(seconds * 1000)
     parts = []
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+    for unit, size in (("h", 3_600_000), ("m", 60_000)):
         whole, left = divmod(left, size)
         if whole:
             parts.append(f"{whole}{unit}")
+    if left:
+        parts.append(f"{left}ms" if left < 1000 else f"{left / 1000:g}s")
     return "".join(parts) or "0s"
 
 

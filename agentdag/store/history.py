@@ -124,8 +124,8 @@ class History:
         """The newest runs, batches as one, the newest first."""
         chosen = "WHERE pipeline = ?" if pipeline is not None else ""
         values = [] if pipeline is None else [pipeline]
-        question = f"""SELECT max(number), coalesce(batch, id), pipeline, batch, count(*)
-            FROM runs {chosen} GROUP BY coalesce(batch, id) ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
+        question = f"""SELECT min(number), coalesce(batch, id), pipeline, batch, count(*)
+            FROM runs {chosen} GROUP BY coalesce(batch, id) ORDER BY max(number) DESC LIMIT ?"""  # noqa: S608
         return [self._line(*row) for row in list(self._ask(question, *values, limit))]
 
     def _line(self, number: int, name: str, pipeline: str, batch: str | None, rows: int) -> RunLine:

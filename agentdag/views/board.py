@@ -79,6 +79,8 @@ class Board:
     """A word to whoever watches."""
     latest: str = ""
     """The last thing that did not go the usual way."""
+    _resumed: dict[str, str] = field(default_factory=dict)
+    """Why nodes of a run that goes on are run: worth a note until they have settled."""
 
     @classmethod
     def of(cls, nodes: Iterable[tuple[str, int, str | None]], *, expected_s: float | None = None) -> Board:
@@ -105,7 +107,7 @@ class Board:
                 row.error, row.counting = event.error, False
                 self._tell(event.node, f"again in {seconds(event.wait_s)}: {event.error.kind}")
             case NodeResumed(kept=False):
-                self.rows[event.node].note = event.why
+                self.rows[event.node].note = self._resumed[event.node] = event.why
             case NodeHedged():
                 self._tell(event.node, f"hedged: {hedged(event)}")
             case NodeFallback():
@@ -144,9 +146,11 @@ class Board:
         self._change(row, event.status.value, event.at)
         usage = event.usage
         row.latency_s, row.error, row.model = event.latency_s, event.error, event.model
+        if row.note == self._resumed.get(event.node):
+            row.note = ""
         row.note = event.reason or (f"{event.error.kind}: {event.error.message}" if event.error else row.note)
         if event.kept or event.cached:
-            row.note = "from the cache" if event.cached else "kept from before"
+            row.note = "cache" if event.cached else "kept"
         row.ttft_s, row.counting = event.ttft_s, False
         if event.passes == 1:
             row.attempt = event.attempts

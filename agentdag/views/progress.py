@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from agentdag.calls import NO_USAGE, Usage
-from agentdag.events import Event, RunFinished, RunStarted, RunStatus
+from agentdag.events import Event, NodeSettled, RunFinished, RunStarted, RunStatus
 from agentdag.views.words import count, inert, money, seconds
 
 _BAR = 30
@@ -36,9 +36,10 @@ class Progress:
         match event:
             case RunStarted():
                 self.at_work += 1
+            case NodeSettled(kept=False) if event.usage is not NO_USAGE:
+                self.usage += event.usage
             case RunFinished():
                 self.at_work -= 1
-                self.usage += event.usage
                 self.succeeded += event.status is RunStatus.SUCCEEDED
                 if event.status is RunStatus.FAILED:
                     self.failed += 1
