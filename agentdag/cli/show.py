@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +23,18 @@ from agentdag.events import (
     NodeSettled,
     NodeStarted,
     PassFinished,
+    RunStatus,
     Status,
 )
 from agentdag.store.codec import decoded
 from agentdag.store.fold import Entry, RunRecord
-from agentdag.store.history import mode_of
+from agentdag.store.history import History, RunLine, mode_of
 from agentdag.store.keeper import find_run, stores_around
 from agentdag.views.lines import settled_text
-from agentdag.views.words import failure, inert, inert_lines, money, seconds
+from agentdag.views.words import count, failure, inert, inert_lines, money, seconds, why_failed
+
+ROWS_TOLD = 20
+"""Rows of a batch that are told one by one: those that have not succeeded."""
 
 
 @dataclass(slots=True)
@@ -79,8 +84,13 @@ class _Request:
 
 
 def show_run(run: str, node: str | None, *, as_json: bool, store: Path | None) -> int:
-    """Print what happened in a run, or in one node of it."""
+    """Print what happened in a run, in one node of it, or in a batch."""
     history, run = find_run(stores_around(store, os.environ, Path()), run)
+    batch = history.batch(run)
+    if batch is not None:
+        _show_batch(history, batch, node, as_json=as_json)
+        history.close()
+        return Exit.SUCCEEDED
     record = history.record(run)
     if node is None:
         print_json(_run_json(record)) if as_json else print_text("\n".join(_run_lines(record)))
@@ -96,6 +106,34 @@ def show_run(run: str, node: str | None, *, as_json: bool, store: Path | None) -
             print_text("\n".join(_node_lines(node, requests, settled)))
     history.close()
     return Exit.SUCCEEDED
+
+
+def _show_batch(history: History, batch: RunLine, node: str | None, *, as_json: bool) -> None:
+    rows = history.rows(batch.id)
+    if node is not None:
+        raise UsageError(f"{batch.id} is a batch", hint=f"name a row of it: agentdag show {rows[0][1]} {node}")
+    if as_json:
+        told = [{"row": row, "run": run, "status": status or "interrupted"} for row, run, status in rows]
+        print_json({"id": batch.id, "pipeline": batch.pipeline, "started": batch.started, "rows": told})
+    else:
+        print_text("\n".join(_batch_lines(history, batch, rows)))
+
+
+def _batch_lines(history: History, batch: RunLine, rows: Sequence[tuple[int, str, str | None]]) -> Iterator[str]:
+    counts = Counter(status or "not ended" for _, _, status in rows)
+    told = ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
+    yield f"{batch.id}  {inert(batch.pipeline)}: batch of {count(len(rows), 'row')}, {told}"
+    yield f"began   {batch.started}" + (f", {batch.mode}" if batch.mode != "real" else "")
+    yield f"used    {_used(Usage(batch.input_tokens, batch.output_tokens, None, batch.cost))}"
+    open_ = [(row, run) for row, run, status in rows if status != RunStatus.SUCCEEDED]
+    for row, run in open_[:ROWS_TOLD]:
+        record = history.record(run)
+        ended = [each.ended for each in record.nodes.values() if each.ended is not None]
+        why = "cut off" if record.finished is None else why_failed(record.finished, ended)
+        yield f"row {row}: {short(why)}"
+    if len(open_) > ROWS_TOLD:
+        yield f"and {count(len(open_) - ROWS_TOLD, 'more row')}"
+    yield f"one row: agentdag show {(open_ or [rows[0][:2]])[0][1]}"
 
 
 def _run_json(record: RunRecord) -> dict[str, Any]:

@@ -1,6 +1,13 @@
 """Wires runs: providers, functions, limits, store, observers and the engine."""
 
-from agentdag.session.batch import BatchResult, BatchSession, BatchSpec, BatchTakenUp, take_up_batch, unfinished
+from agentdag.session.batch import (
+    BatchResult,
+    BatchSession,
+    BatchSpec,
+    BatchTakenUp,
+    take_up_batch,
+    unfinished,
+)
 from agentdag.session.options import Options, compile_pipeline, foreseen, lasting, load, planned
 from agentdag.session.run import (
     RunResult,

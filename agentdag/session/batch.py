@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from agentdag.engine.batch import Batch
 from agentdag.engine.run import Run
 from agentdag.engine.runner import Runner
 from agentdag.errors import UsageError
-from agentdag.events import Exit, NodeSettled, RunFinished, RunStatus
+from agentdag.events import Exit, RunFinished, RunStatus
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import resolve_inputs
 from agentdag.session.options import Options, run_id
@@ -23,6 +23,7 @@ from agentdag.session.stage import Stage
 from agentdag.store.fold import RunRecord
 from agentdag.store.history import History
 from agentdag.store.keeper import Keeper
+from agentdag.views.words import why_failed
 
 MAX_FAILURES_KEPT = 20
 """Failed rows that the closing words can name."""
@@ -201,7 +202,7 @@ class BatchSession:
             return
         result.failed += 1
         if len(result.failures) < MAX_FAILURES_KEPT:
-            result.failures.append((row.number, _why(finished, run.settled.values())))
+            result.failures.append((row.number, why_failed(finished, run.settled.values())))
         most = self.spec.max_failures
         if most is not None and result.failed > most and result.reason is None:
             result.reason = f"more than {most} rows failed" if most else "a row failed"
@@ -232,11 +233,3 @@ def take_up_batch(history: History, batch: str, *, allowed: tuple[Path, ...] = (
     record = history.record(last)
     plan = plan_again(record.options, record.text, allowed)
     return BatchTakenUp(plan, Options.of(record.options), BatchSpec.of(record.options["batch"]))
-
-
-def _why(finished: RunFinished, nodes: Iterable[NodeSettled]) -> str:
-    """Why a row failed, in a line."""
-    failed = next((node for node in nodes if node.error is not None), None)
-    if failed is not None and failed.error is not None:
-        return f"{failed.node}: {failed.error.kind}: {failed.error.message}"
-    return finished.reason or finished.status.value

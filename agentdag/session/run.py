@@ -148,7 +148,7 @@ async def aresume(
 ) -> RunResult:
     """Go on with the *run* that *store* has on record: what was answered is kept, the rest is run.
 
-    Its pipeline is read anew; *options* are the run's own where None. Raises StoreError where there is no such run.
+    Its pipeline is read anew; *options* are the run's own where None. Raises UsageError where there is no such run.
     """
     with closing(History(Path(store))) as history:
         taken = take_up(history, run)
@@ -195,7 +195,7 @@ class TakenUp:
 def take_up(history: History, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenUp:
     """The *run* in the store, with its pipeline read anew, or as it was where the file is gone.
 
-    Raises StoreError where there is no such run, SpecError where the pipeline is not valid any more.
+    Raises UsageError where there is no such run, SpecError where the pipeline is not valid any more.
     """
     record = history.record(run)
     plan = plan_again(record.options, record.text, allowed)

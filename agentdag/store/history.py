@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentdag.errors import StoreError
+from agentdag.errors import StoreError, UsageError
 from agentdag.events import NodeSettled, Status
 from agentdag.limits.policy import AUTO_SHARE, ENOUGH_RECORDED, Past
 from agentdag.store.codec import decoded
@@ -122,11 +122,16 @@ class History:
 
     def runs(self, *, limit: int, pipeline: str | None = None) -> list[RunLine]:
         """The newest runs, batches as one, the newest first."""
-        chosen = "WHERE pipeline = ?" if pipeline is not None else ""
-        values = [] if pipeline is None else [pipeline]
+        return self._lines("", limit) if pipeline is None else self._lines("WHERE pipeline = ?", pipeline, limit)
+
+    def batch(self, name: str) -> RunLine | None:
+        """The batch *name*, in a line; None where that is none."""
+        return next(iter(self._lines("WHERE batch = ?", name, 1)), None)
+
+    def _lines(self, chosen: str, *values: Any) -> list[RunLine]:
         question = f"""SELECT min(number), coalesce(batch, id), pipeline, batch, count(*)
             FROM runs {chosen} GROUP BY coalesce(batch, id) ORDER BY max(number) DESC LIMIT ?"""  # noqa: S608
-        return [self._line(*row) for row in list(self._ask(question, *values, limit))]
+        return [self._line(*row) for row in list(self._ask(question, *values))]
 
     def _line(self, number: int, name: str, pipeline: str, batch: str | None, rows: int) -> RunLine:
         about = self._about("number = ?", number)
@@ -178,10 +183,10 @@ class History:
         return about
 
     def record(self, run: str) -> RunRecord:
-        """How far *run* has come. Raises StoreError where it is not there, or where its beginning is damaged."""
+        """How far *run* has come. Raises UsageError where there is none, StoreError where its beginning is damaged."""
         known = list(self._ask("SELECT pipeline FROM runs WHERE id = ?", run))
         if not known:
-            raise StoreError(f"there is no run {run} in {self.folder}", hint="`agentdag runs` lists them")
+            raise UsageError(f"there is no run {run} in {self.folder}", hint="`agentdag runs` lists them")
         given = self.given(run)
         record = RunRecord(run, known[0][0], given["started"], self._text(given["text"]), given)
         record.fold(self.entries(run))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from agentdag.errors import StoreError
+from agentdag.errors import StoreError, UsageError
 from agentdag.store.fold import RunRecord
 from agentdag.store.history import LAST, History, past_of
 from agentdag.store.journal import Journal
@@ -66,7 +66,7 @@ def key_of(folder: Path, pipeline: Path, name: str) -> str:
 def find_run(stores: Iterator[Path], prefix: str) -> tuple[History, str]:
     """The one run whose id begins with *prefix* (or the `last` one), and its store, open.
 
-    Raises StoreError where there is none, or more than one.
+    Raises UsageError where there is none, or more than one; StoreError where a store cannot be read.
     """
     looked: list[str] = []
     opened: list[History] = []
@@ -92,11 +92,11 @@ def find_run(stores: Iterator[Path], prefix: str) -> tuple[History, str]:
             if history is not chosen:
                 history.close()
     if found:
-        raise StoreError(f"{len(found)} runs begin with {prefix}: {', '.join(exact[:5])}", hint="write more of the id")
+        raise UsageError(f"{len(found)} runs begin with {prefix}: {', '.join(exact[:5])}", hint="write more of the id")
     if problem is not None:
         raise problem
     where = f"in {', '.join(looked)}" if looked else "here, in no store around"
-    raise StoreError(
+    raise UsageError(
         f"there is no run {prefix} {where}", hint="`agentdag runs` lists them; --store DIR looks elsewhere"
     )
 

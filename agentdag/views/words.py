@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TextIO
 
 from agentdag.errors import Failure
-from agentdag.events import BarrierOpened, NodeFallback, NodeHedged, PassFinished, Reason
+from agentdag.events import BarrierOpened, NodeFallback, NodeHedged, NodeSettled, PassFinished, Reason, RunFinished
 from agentdag.language.findings import inert
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "passed",
     "seconds",
     "speaks",
+    "why_failed",
 ]
 
 MAX_NAMED = 5
@@ -128,3 +129,11 @@ def passed(event: PassFinished) -> str:
     if event.error is None:
         return f"pass {event.pass_number} finished in {seconds(event.latency_s)}"
     return f"pass {event.pass_number} failed, what was there before stands: {failure(event.error)}"
+
+
+def why_failed(finished: RunFinished, nodes: Iterable[NodeSettled]) -> str:
+    """Why a row did not succeed, in a line."""
+    failed = next((node for node in nodes if node.error is not None), None)
+    if failed is not None and failed.error is not None:
+        return f"{failed.node}: {failed.error.kind}: {failed.error.message}"
+    return finished.reason or finished.status.value

@@ -244,9 +244,9 @@ def test_a_run_is_found_by_the_beginning_of_its_id(folder: Path) -> None:
     name = run_id(folder)
     assert name in agentdag("show", name[:-1], cwd=folder, **HERE).stdout
     both = agentdag("show", name[:4], cwd=folder, **HERE)
-    assert (both.returncode, "2 runs begin with" in both.stderr) == (4, True)
+    assert (both.returncode, "2 runs begin with" in both.stderr) == (2, True)
     none = agentdag("resume", "nothing", cwd=folder, **HERE)
-    assert (none.returncode, "there is no run nothing" in none.stderr) == (4, True)
+    assert (none.returncode, "there is no run nothing" in none.stderr) == (2, True)
 
 
 def test_stats_suggest_a_timeout_once_enough_is_recorded(folder: Path) -> None:
@@ -589,3 +589,20 @@ def test_a_resume_takes_the_options_of_a_run(wire: WireServer, tmp_path: Path) -
     agentdag("run", "p.yaml", "-i", "n=1", cwd=tmp_path, CANARY=KEY, **HERE)
     refused = agentdag("resume", "last", "--max-failures", "3", cwd=tmp_path, CANARY=KEY, **HERE)
     assert (refused.returncode, "is a single run" in refused.stderr) == (2, True)
+
+
+def test_show_of_a_batch_tells_its_rows(folder: Path) -> None:
+    failing = SIMULATED.replace("nodes:", "defaults: {retry: 0}\nnodes:")
+    failing = failing.replace("b: {prompt:", "b: {simulate: {fail: [refused]}, prompt:")
+    (folder / "p.yaml").write_text(failing)
+    (folder / "rows.csv").write_text("topic\na\nb\n")
+    assert agentdag("run", "p.yaml", "--batch", "rows.csv", "-o", "out.jsonl", cwd=folder, **HERE).returncode == 1
+    told = agentdag("show", "last", cwd=folder, **HERE).stdout
+    assert "batch of 2 rows, 2 failed" in told
+    assert "row 1: b: refused: " in told
+    (command,) = re.findall(r"^one row: agentdag (.*)$", told, re.MULTILINE)
+    assert "refused" in agentdag(*command.split(), cwd=folder, **HERE).stdout
+    rows = json.loads(agentdag("show", "last", "--format", "json", cwd=folder, **HERE).stdout)["rows"]
+    assert [(row["row"], row["status"]) for row in rows] == [(1, "failed"), (2, "failed")]
+    of_all = agentdag("show", "last", "b", cwd=folder, **HERE)
+    assert (of_all.returncode, "name a row of it" in of_all.stderr) == (2, True)
