@@ -28,6 +28,12 @@ def started(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[
     )  # fmt: skip
 
 
+def kill(process: subprocess.Popen[str]) -> None:
+    """End it as the kernel would."""
+    process.kill()
+    process.communicate()
+
+
 def keyless(**more: str) -> dict[str, str]:
     """An environment without keys, with *more*."""
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}

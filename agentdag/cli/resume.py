@@ -69,7 +69,7 @@ def _resume_one(taken: TakenUp, history: History, arguments: ResumeArguments, be
     if arguments.max_failures is not None:
         raise UsageError("--max-failures counts the rows of a batch", hint=f"{taken.record.id} is a single run")
     inputs = {**taken.inputs, **given_inputs(plan, arguments.inputs, arguments.inputs_file)}
-    options = _decided(plan, [taken.record], arguments, taken.options)
+    options = replace(_decided(plan, [taken.record], arguments, taken.options), doubtful=frozenset())
     if not arguments.shown.quiet and arguments.shown.view != "json":
         writer(sys.stderr)(_told(taken))
     keeper = Keeper(history, taken.record.pipeline, taken.record)
@@ -107,29 +107,30 @@ def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArgument
     both = arguments.repeat & arguments.skip
     if both:
         raise UsageError(f"{names(sorted(both))} cannot be repeated and skipped")
-    doubtful = {name for record in records for name, each in record.nodes.items() if each.in_doubt}
-    open_ = [
-        node
-        for node in plan.nodes
-        if node.id in doubtful - arguments.repeat - arguments.skip
-        and isinstance(node.work, CallWork)
-        and not node.idempotent
-    ]
+    out = {name for record in records for name, each in record.nodes.items() if each.in_doubt}
+    doubtful = [n for n in plan.nodes if n.id in out and isinstance(n.work, CallWork) and not n.idempotent]
+    open_ = [node for node in doubtful if node.id not in arguments.repeat | arguments.skip]
     repeat, skip = set(arguments.repeat), set(arguments.skip)
     if open_ and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise _blindly(open_)
     for node in open_:
         (repeat if _asked(node) else skip).add(node.id)
-    return replace(options, repeat=frozenset(repeat), skip=frozenset(skip), **arguments.changes)
+    return replace(
+        options,
+        repeat=frozenset(repeat),
+        skip=frozenset(skip),
+        doubtful=frozenset(node.id for node in doubtful),
+        **arguments.changes,
+    )
 
 
 def _blindly(nodes: Sequence[PlanNode]) -> UsageError:
     named = names([node.id for node in nodes])
     were = "was" if len(nodes) == 1 else "were"
-    ways = " ".join(f"--repeat {node.id}" for node in nodes)
+    repeat, skip = (" ".join(f"{option} {node.id}" for node in nodes) for option in ("--repeat", "--skip"))
     again = "it" if len(nodes) == 1 else "them"
     hint = (
-        f"say {ways} to call {again} again, --skip to go on without, or write `idempotent: true` where it is harmless"
+        f"say {repeat} to call {again} again, {skip} to go on without, or write `idempotent: true` where it is harmless"
     )
     return UsageError(f"{named} {were} at work when the run was cut off, and may have had an effect", hint=hint)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from agentdag.cli.columns import number, print_json, print_table
-from agentdag.errors import UsageError
+from agentdag.errors import StoreError, UsageError
 from agentdag.events import (
     Exit,
 )
@@ -25,11 +27,9 @@ def list_runs(pipeline: Path | None, *, limit: int, as_json: bool, store: Path |
     """Print the newest runs of all stores around, or those of *pipeline*."""
     found: list[RunLine] = []
     folders = [store_of(pipeline, store, os.environ)] if pipeline else list(stores_around(store, os.environ, Path()))
-    for folder in folders:
-        history = History(folder)
-        key = None if pipeline is None else key_of(folder, pipeline, "")
+    for history in _readable(folders):
+        key = None if pipeline is None else key_of(history.folder, pipeline, "")
         found += history.runs(limit=limit, pipeline=key)
-        history.close()
     found = sorted(found, key=lambda line: line.started, reverse=True)[:limit]
     if as_json:
         print_json({"runs": [_line_json(line) for line in found]})
@@ -72,16 +72,29 @@ def prune_runs(older_than: str, *, yes: bool, store: Path | None) -> int:
         age_s = duration_s(older_than)
     except ValueError as error:
         raise UsageError(f"--older-than {older_than} is no age", hint="write 30d, 12h or 45m") from error
-    for folder in stores_around(store, os.environ, Path()):
-        history = History(folder)
+    for history in _readable(list(stores_around(store, os.environ, Path()))):
+        folder = history.folder
         old = history.older_than(time.time() - age_s)
         if not old:
             writer(sys.stderr)(f"{folder}: no run is that old\n")
         elif yes or _confirmed(f"Remove {count(len(old), 'run')} from {folder}? [y/N] "):
             history.remove(old)
             writer(sys.stderr)(f"{folder}: {count(len(old), 'run')} removed\n")
-        history.close()
     return Exit.SUCCEEDED
+
+
+def _readable(folders: Sequence[Path]) -> Iterator[History]:
+    """The stores in *folders*, one after another; of several, one that cannot be read is only told."""
+    for folder in folders:
+        try:
+            history = History(folder)
+        except StoreError as error:
+            if len(folders) == 1:
+                raise
+            writer(sys.stderr)(f"warning: {error}\n")
+            continue
+        with closing(history):
+            yield history
 
 
 def _confirmed(question: str) -> bool:

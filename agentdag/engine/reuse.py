@@ -83,6 +83,8 @@ class Reuse:
         if node.id in self.repeat:
             return Verdict(None, "it is to be repeated")
         print_ = question.fingerprint
+        if self._was_repeated(node.id, question):
+            return Verdict(None, "it was being repeated when the run was cut off")
         before = self._before(node.id, print_)
         if before is not None:
             return Verdict(before, "the same request was answered before", print_)
@@ -138,12 +140,22 @@ class Reuse:
         lost = NodeSettled("", 0.0, node.id, Status.FAILED, 0.0, 0, None, NO_USAGE, None, failure, None, {})
         return Verdict(lost, message)
 
+    def _was_repeated(self, name: str, question: Question) -> bool:
+        """Whether the same was asked again although it had been answered, and nobody knows what became of that."""
+        record = self.recorded(name)
+        if record is None or not record.in_doubt or question.fingerprint not in record.answers:
+            return False
+        known: bool = json.loads(self.clean(question.text)) == record.asked
+        return known
+
     def _why_again(self, name: str, question: Question) -> str:
         record = self.recorded(name)
         if record is None:
             return "it had not begun"
         if record.answers:
             now, before = json.loads(self.clean(question.text)), record.asked
+            if not before:
+                return "it asks something else"
             other = [part for part in {*now, *before} if now.get(part) != before.get(part)]
             return f"it asks something else: another {' and '.join(sorted(other))}" if other else "its answer is lost"
         if record.in_doubt:

@@ -85,7 +85,7 @@ class Runner:
         self._alarm_s: float | None = None
         self._waking = False
         self._going_on = False
-        self._going_on_soon = False
+        self._over = False
         self._ended = asyncio.Event()
         self._bug: Exception | None = None
 
@@ -103,6 +103,7 @@ class Runner:
             self._go_on()
             await self._ended.wait()
         finally:
+            self._over = True
             self._leave_queue()
             self._run.governor.deadlines.close()
             for timer in self._timers.values():
@@ -155,7 +156,7 @@ class Runner:
 
         What is done here makes more happen: that is taken in before anything is launched.
         """
-        if self._going_on:
+        if self._going_on or self._over:
             return
         self._going_on = True
         while (news := self._schedule.take_news()) or self._fails_fast() or self._keep_ready():
@@ -174,12 +175,10 @@ class Runner:
                 self._opened(news)
             case Ended():
                 self._ended_without_running(news)
-            case Cut(node) | Rested(node) if node in self._ending or node not in self._lives:
-                pass  # it has come to its end meanwhile
-            case Cut(node, cause):
+            case Cut(node, cause) if node not in self._ending:
                 self._lives[node].unwanted = self._late_reason(cause)
                 self._cancel([node])
-            case Rested(node, complete):
+            case Rested(node, complete) if node not in self._ending:
                 self._rested(node, complete=complete)
 
     def _fails_fast(self) -> bool:
@@ -199,7 +198,11 @@ class Runner:
         for number in self._schedule.resume(came):
             node, ended = run.plan.nodes[number], came[number].ended
             assert ended is not None
-            self._keep(number, stayed(run, node, ended, reuse.recorded(node.id)), "all that read it went on without it")
+            before = reuse.recorded(node.id)
+            settled = stayed(run, node, ended, before)
+            if run.log is not None and (before is None or before.ended is None):
+                run.log.commit(settled)
+            self._keep(number, settled, "all that read it went on without it")
         for number, each in came.items():
             node, before = run.plan.nodes[number], reuse.recorded(run.plan.nodes[number].id)
             if each.passes and before is not None and self._schedule.state(number) is not State.SETTLED:
@@ -241,17 +244,19 @@ class Runner:
         self._schedule.start(number, run.now())
         settled = replace(found, run=run.id, node=node.id, kept=not found.cached)
         if found.run == run.id and found.node == node.id:
-            self._keep(number, settled, verdict.why)
+            self._keep(number, settled, verdict.why, verdict.fingerprint)
             self._schedule.settle(number, settled.status, run.now())
         else:
             self._settle(number, settled, verdict.fingerprint)
         return True
 
-    def _keep(self, number: int, settled: NodeSettled, why: str) -> None:
-        """Tell an end that is on record already."""
+    def _keep(self, number: int, settled: NodeSettled, why: str, fingerprint: str | None = None) -> None:
+        """Tell an end that is on record already, and that it holds."""
         run = self._run
-        if why:
-            run.tell(NodeResumed(run.id, run.now(), settled.node, kept=True, why=why))
+        told = NodeResumed(run.id, run.now(), settled.node, kept=True, why=why)
+        if run.log is not None:
+            run.log.commit(told, fingerprint=fingerprint)
+        run.emit(told)
         self._record(number, later(settled, run.now()))
 
     def _launch_ready(self) -> None:
@@ -262,7 +267,7 @@ class Runner:
                 continue
             seat = Seat(self._slots, self._ranks[number])
             self._queued[number] = seat
-            seat.request(partial(self._launch, number, seat, self._run.now()))
+            seat.request(partial(self._safely, partial(self._launch, number, seat, self._run.now())))
             if self._run.log is not None and number not in self._lives and self._run.plan.nodes[number].may_repeat:
                 self._ahead.add(number, self._ranks[number], seat)
         self._slots.hand_out()
@@ -337,16 +342,9 @@ class Runner:
             self._run.log.commit(settled, written, fingerprint=fingerprint)
 
     def _written(self, number: int, settled: NodeSettled) -> None:
-        """What is safe at the same time is followed by one look at what comes next."""
         self._ending.discard(number)
         self._settled(number, later(settled, self._run.now()))
-        if not self._going_on_soon:
-            self._going_on_soon = True
-            self._loop.call_soon(self._go_on_now)
-
-    def _go_on_now(self) -> None:
-        self._going_on_soon = False
-        self._safely(self._go_on)
+        self._go_on()
 
     def _safely(self, act: Callable[[], None]) -> None:
         """A bug of ours ends the run, and not in silence."""

@@ -19,6 +19,10 @@ _SHORTEST_SECRET = 6
 """Shorter values are words of everyday text; taking them out would garble it."""
 
 
+REDACTED = "[secret]"
+"""What stands in the place of one."""
+
+
 class Secrets:
     """Texts that must not leave, and their removal."""
 
@@ -34,8 +38,8 @@ class Secrets:
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def redact(self, text: str) -> str:
-        """*text* with every secret replaced by `[secret]`."""
-        return text if self._pattern is None else self._pattern.sub("[secret]", text)
+        """*text* with every secret replaced by `REDACTED`."""
+        return text if self._pattern is None else self._pattern.sub(REDACTED, text)
 
     def redact_json(self, text: str) -> str:
         """The JSON *text* with every secret in its texts replaced, and still JSON."""

@@ -18,7 +18,7 @@ from agentdag.plan.plan import Plan
 from agentdag.plan.values import resolve_inputs
 from agentdag.session.options import Options, run_id
 from agentdag.session.rows import Result, Results, Row, check_rows, rows_of
-from agentdag.session.run import plan_again
+from agentdag.session.run import as_given, check_kept, plan_again
 from agentdag.session.stage import Stage
 from agentdag.store.fold import RunRecord
 from agentdag.store.history import History
@@ -57,9 +57,10 @@ class BatchSpec:
     common: Mapping[str, Any] = field(default_factory=dict)
     max_failures: int | None = None
 
-    def plain(self) -> dict[str, Any]:
-        """What is recorded of it, so that the batch can go on."""
+    def plain(self, count: int) -> dict[str, Any]:
+        """What is recorded of it, with the *count* of its rows, so that the batch can go on."""
         return {
+            "count": count,
             "rows": str(self.rows.resolve()),
             "output": None if self.output is None else str(self.output.resolve()),
             "common": dict(self.common),
@@ -91,14 +92,19 @@ class BatchSession:
     ) -> None:
         self._began = time.monotonic()
         self.spec = spec
-        self.stage = Stage(plan, replace(options, batch=spec.plain()), keeper=keeper)
+        count = check_rows(spec.rows, plan, spec.common)
+        self.stage = Stage(plan, replace(options, batch=spec.plain(count)), keeper=keeper)
         self.plan = self.stage.plan
         self.observers = self.stage.observers
         self.id = run_id() if batch_id is None else batch_id
-        self.result = BatchResult(self.id, check_rows(spec.rows, self.plan, spec.common))
+        self.result = BatchResult(self.id, count)
         if spec.output is not None and spec.output.exists() and spec.output.samefile(spec.rows):
             raise UsageError(f"{spec.output} is the file of the rows", hint="give the results another one with -o")
-        self._before = self._rows_before() if batch_id is not None else {}
+        self._before: dict[int, tuple[str, str | None]] = {}
+        if batch_id is not None:
+            self._before = self._rows_before()
+            check_kept(spec.common)
+        self._optional = {node.id for node in self.plan.nodes if node.optional}
         self._print_line = print_line
         self._done: dict[int, str] = {}
         self._results: Results
@@ -202,7 +208,7 @@ class BatchSession:
             return
         result.failed += 1
         if len(result.failures) < MAX_FAILURES_KEPT:
-            result.failures.append((row.number, why_failed(finished, run.settled.values())))
+            result.failures.append((row.number, why_failed(finished, run.settled.values(), self._optional)))
         most = self.spec.max_failures
         if most is not None and result.failed > most and result.reason is None:
             result.reason = f"more than {most} rows failed" if most else "a row failed"
@@ -232,4 +238,6 @@ def take_up_batch(history: History, batch: str, *, allowed: tuple[Path, ...] = (
         return None
     record = history.record(last)
     plan = plan_again(record.options, record.text, allowed)
-    return BatchTakenUp(plan, Options.of(record.options), BatchSpec.of(record.options["batch"]))
+    spec = BatchSpec.of(record.options["batch"])
+    common = {name: as_given(plan, name, value) for name, value in spec.common.items()}
+    return BatchTakenUp(plan, Options.of(record.options), replace(spec, common=common))

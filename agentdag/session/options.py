@@ -32,8 +32,9 @@ class Options:
     duration in the file times *time_scale*. *seed* makes the simulator's chance repeatable. *select* names the nodes
     to run (`a`, `+a`, `a+`); what they read besides is taken from earlier runs. With *cache* every node's answer is
     looked up among those of earlier runs. *repeat* names nodes that run whatever is there of them in a run that goes
-    on, *skip* those that do not run any more. Each exchange with a model is written to the folder *record*, or answered
-    out of the folder *replay*, *replay_pace* times as slowly as it was.
+    on, *skip* those that do not run any more; of both, the *doubtful* are meant only for runs in which nobody knows
+    what became of them. Each exchange with a model is written to the folder *record*, or answered out of the folder
+    *replay*, *replay_pace* times as slowly as it was.
     """
 
     concurrency: int | None = None
@@ -46,6 +47,7 @@ class Options:
     select: tuple[str, ...] = ()
     repeat: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
+    doubtful: frozenset[str] = frozenset()
     record: Path | None = None
     replay: Path | None = None
     replay_pace: float = 0.0

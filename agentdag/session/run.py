@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing
@@ -19,11 +20,13 @@ from agentdag.plan.compile import compile_file, compile_text
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, resolve_inputs
 from agentdag.providers import registry
+from agentdag.providers.settings import REDACTED
 from agentdag.session.options import Options, run_id
 from agentdag.session.stage import Stage
 from agentdag.store.fold import RunRecord
 from agentdag.store.history import History
 from agentdag.store.keeper import Keeper, key_of
+from agentdag.views.words import names
 
 T = TypeVar("T")
 
@@ -75,6 +78,8 @@ class Session:
         self._record = None if keeper is None else keeper.record
         self.id = run_id() if self._record is None else self._record.id
         self._inputs = resolve_inputs(self.plan, inputs or {})
+        if self._record is not None:
+            check_kept(self._inputs)
         self._runner: Runner | None = None
         self._signals: list[int] = []
 
@@ -144,17 +149,23 @@ def run(
 
 
 async def aresume(
-    run: str, *, store: str | Path, options: Options | None = None, observers: tuple[Observer, ...] = ()
+    run: str,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    store: str | Path,
+    options: Options | None = None,
+    observers: tuple[Observer, ...] = (),
 ) -> RunResult:
     """Go on with the *run* that *store* has on record: what was answered is kept, the rest is run.
 
-    Its pipeline is read anew; *options* are the run's own where None. Raises UsageError where there is no such run.
+    Its pipeline is read anew; *inputs* are those that change, *options* the run's own where None. Raises UsageError
+    where there is no such run.
     """
     with closing(History(Path(store))) as history:
         taken = take_up(history, run)
         session = Session(
             taken.plan,
-            taken.inputs,
+            {**taken.inputs, **(inputs or {})},
             options=options or taken.options,
             observers=observers,
             keeper=Keeper(history, taken.record.pipeline, taken.record),
@@ -163,10 +174,15 @@ async def aresume(
 
 
 def resume(
-    run: str, *, store: str | Path, options: Options | None = None, observers: tuple[Observer, ...] = ()
+    run: str,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    store: str | Path,
+    options: Options | None = None,
+    observers: tuple[Observer, ...] = (),
 ) -> RunResult:
     """As `aresume`, for code that has no event loop of its own."""
-    return _outside_a_loop("resume", lambda: aresume(run, store=store, options=options, observers=observers))
+    return _outside_a_loop("resume", lambda: aresume(run, inputs, store=store, options=options, observers=observers))
 
 
 def _outside_a_loop(name: str, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -199,7 +215,7 @@ def take_up(history: History, run: str, *, allowed: tuple[Path, ...] = ()) -> Ta
     """
     record = history.record(run)
     plan = plan_again(record.options, record.text, allowed)
-    inputs = {name: _as_given(plan, name, value) for name, value in record.inputs.items() if name in plan.inputs}
+    inputs = {name: as_given(plan, name, value) for name, value in record.inputs.items() if name in plan.inputs}
     return TakenUp(record=record, plan=plan, inputs=inputs, options=Options.of(record.options))
 
 
@@ -217,10 +233,18 @@ def plan_again(said: Mapping[str, Any], text: str, allowed: tuple[Path, ...]) ->
     return compiled.plan
 
 
-def _as_given(plan: Plan, name: str, value: Any) -> Any:
+def as_given(plan: Plan, name: str, value: Any) -> Any:
     """The recorded *value* of an input: of a file, its text."""
     spec = plan.inputs.get(name)
     return FileText(value) if spec is not None and spec.type == "file" and isinstance(value, str) else value
+
+
+def check_kept(inputs: Mapping[str, Any]) -> None:
+    """Refuse to go on with what stands in the place of a secret."""
+    lost = [name for name, value in inputs.items() if REDACTED in json.dumps(value)]
+    if lost:
+        ways = " ".join(f"-i {name}=..." for name in lost)
+        raise UsageError(f"{names(lost)} held a secret, which is not on record", hint=f"give it again: {ways}")
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

@@ -148,11 +148,17 @@ class Stage:
                 record,
                 keeper.history,
                 borrowed=self._borrowed,
-                repeat=options.repeat,
-                skip=options.skip,
+                repeat=self._meant(options.repeat, record),
+                skip=self._meant(options.skip, record),
                 cache=options.cache,
                 clean=self._secrets.redact_json,
             )
+
+    def _meant(self, nodes: frozenset[str], record: RunRecord | None) -> frozenset[str]:
+        """Those of *nodes* that are meant for the run of *record*."""
+        known = {} if record is None else record.nodes
+        doubtful = {name for name in nodes if name in known and known[name].in_doubt}
+        return (nodes - self.options.doubtful) | doubtful
 
     def _played(self, provider: Provider) -> Provider:
         """*provider*, recorded where the options say so."""

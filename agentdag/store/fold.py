@@ -12,6 +12,7 @@ from agentdag.events import (
     BarrierOpened,
     Event,
     NodeFallback,
+    NodeResumed,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
@@ -65,6 +66,8 @@ class RunRecord:
 
     id: str
     pipeline: str
+    batch: str | None
+    """Of which batch it is a row."""
     started: str
     text: str
     given: Mapping[str, Any]
@@ -130,6 +133,9 @@ class RunRecord:
                 node.opened = event
                 if event.pass_number == 1:
                     node.passes = []
+            case NodeResumed(kept=True) if fingerprint is not None:
+                node = self.node(event.node)
+                node.out, node.ended = None, node.answers.get(fingerprint, node.ended)
             case NodeStarted():
                 node = self.node(event.node)
                 node.out, node.ended = event, None

@@ -147,8 +147,9 @@ class History:
             )
         )
         live = is_live(self.folder, name)
-        whole = len(ends) == rows
+        rows = max(rows, (about["options"].get("batch") or {}).get("count", 0))
         statuses = {end[0] for end in ends}
+        whole = len(ends) == rows and (not batch or KILLED not in statuses)
         status = RUNNING if live else KILLED if not whole else statuses.pop() if len(statuses) == 1 else "failed"
         elapsed_s = None if not whole or live else sum(end[1] for end in ends) if not batch else None
         return RunLine(
@@ -184,11 +185,12 @@ class History:
 
     def record(self, run: str) -> RunRecord:
         """How far *run* has come. Raises UsageError where there is none, StoreError where its beginning is damaged."""
-        known = list(self._ask("SELECT pipeline FROM runs WHERE id = ?", run))
+        known = list(self._ask("SELECT pipeline, batch FROM runs WHERE id = ?", run))
         if not known:
             raise UsageError(f"there is no run {run} in {self.folder}", hint="`agentdag runs` lists them")
         given = self.given(run)
-        record = RunRecord(run, known[0][0], given["started"], self._text(given["text"]), given)
+        pipeline, batch = known[0]
+        record = RunRecord(run, pipeline, batch, given["started"], self._text(given["text"]), given)
         record.fold(self.entries(run))
         record.seq, record.lives = self.reached(run)
         return record
@@ -280,24 +282,20 @@ class History:
         return list(found.values())
 
     def older_than(self, moment: float) -> list[str]:
-        """The runs that began before *moment* (seconds since 1970) and do not go on now."""
-        question = "SELECT id, coalesce(batch, id) FROM runs WHERE time < ?"
-        live: dict[str, bool] = {}
-        found = []
-        for run, name in self._ask(question, moment):
-            if name not in live:
-                live[name] = is_live(self.folder, name)
-            if not live[name]:
-                found.append(run)
-        return found
+        """The runs and whole batches that began before *moment* (seconds since 1970) and do not go on now."""
+        question = "SELECT coalesce(batch, id) FROM runs GROUP BY 1 HAVING max(time) < ?"
+        return [name for (name,) in self._ask(question, moment) if not is_live(self.folder, name)]
 
     def remove(self, runs: Sequence[str]) -> None:
-        """Forget *runs*, and give back their space. Raises StoreError where the store is being written."""
+        """Forget *runs* and batches, and give back their space. Raises StoreError where the store is being written."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("DELETE FROM entries WHERE run = ?", [(run,) for run in runs])
-            self._connection.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
-            used = "SELECT json_extract(body, '$.text') FROM runs"
+            for name in runs:
+                members = "SELECT id FROM runs WHERE coalesce(batch, id) = ?"
+                self._connection.execute(f"DELETE FROM entries WHERE run IN ({members})", (name,))  # noqa: S608
+                self._connection.execute("DELETE FROM runs WHERE coalesce(batch, id) = ?", (name,))
+            used = """SELECT json_extract(body, '$.text') FROM runs UNION SELECT json_extract(asked, '$.text')
+                FROM entries WHERE type = 'run.started' AND asked IS NOT NULL"""
             self._connection.execute(f"DELETE FROM texts WHERE digest NOT IN ({used})")  # noqa: S608
             self._connection.execute("COMMIT")
             self._connection.execute("VACUUM")

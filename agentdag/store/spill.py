@@ -54,7 +54,7 @@ def spill(folder: Path, name: str, rows: Sequence[Row], before: Path | None) -> 
 def take_in(folder: Path, insert: Callable[[Sequence[Row]], None]) -> None:
     """Give *insert* what dead processes could not write to the store in *folder*; raises StoreError where it fails."""
     for place in (folder, Path(tempfile.gettempdir())):
-        for path in sorted(place.glob(f"agentdag-*{_SUFFIX}")):
+        for path in filter(_of_this_user, sorted(place.glob(f"agentdag-*{_SUFFIX}"))):
             name = path.name.removeprefix("agentdag-").removesuffix(_SUFFIX)
             try:
                 rows = list(_rows(path))
@@ -64,6 +64,14 @@ def take_in(folder: Path, insert: Callable[[Sequence[Row]], None]) -> None:
                     path.unlink()
             except (OSError, sqlite3.Error) as error:
                 raise StoreError(f"{path} could not be taken into the store: {error}") from error
+
+
+def _of_this_user(path: Path) -> bool:
+    """Whether this user has written *path*: among the temporary files anybody may put one."""
+    try:
+        return path.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def _insert_what_fits(rows: Sequence[Row], insert: Callable[[Sequence[Row]], None]) -> None:

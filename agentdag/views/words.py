@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import TextIO
 
@@ -131,9 +131,10 @@ def passed(event: PassFinished) -> str:
     return f"pass {event.pass_number} failed, what was there before stands: {failure(event.error)}"
 
 
-def why_failed(finished: RunFinished, nodes: Iterable[NodeSettled]) -> str:
-    """Why a row did not succeed, in a line."""
-    failed = next((node for node in nodes if node.error is not None), None)
+def why_failed(finished: RunFinished, nodes: Iterable[NodeSettled], optional: Collection[str] = ()) -> str:
+    """Why a row did not succeed, in a line; *optional* are the nodes that others can do without."""
+    broken = sorted((node for node in nodes if node.error is not None), key=lambda node: node.node in optional)
+    failed = next(iter(broken), None)
     if failed is not None and failed.error is not None:
         return f"{failed.node}: {failed.error.kind}: {failed.error.message}"
     return finished.reason or finished.status.value

@@ -7,13 +7,12 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pexpect
 import pytest
-from program import AGENTDAG, FAST, agentdag, keyless, started
+from program import AGENTDAG, FAST, agentdag, keyless, kill, started
 from wire import ANSWER, WireServer
 
 HERE = {"AGENTDAG_STORE": ""}
@@ -43,12 +42,6 @@ def run_id(folder: Path) -> str:
     listed = json.loads(agentdag("runs", "--format", "json", cwd=folder, **HERE).stdout)["runs"]
     assert isinstance(listed[0]["id"], str)
     return str(listed[0]["id"])
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """End it as the kernel would."""
-    process.kill()
-    process.communicate()
 
 
 def test_a_run_is_on_record_beside_its_pipeline(folder: Path) -> None:

@@ -16,7 +16,7 @@ from program import AGENTDAG, keyless
 from program import agentdag as program
 
 import agentdag
-from agentdag import RunStatus, StoreError, load, resume
+from agentdag import RunStatus, StoreError, UsageError, load, resume
 from agentdag.store.history import History
 from agentdag.store.keeper import find_run
 
@@ -111,7 +111,7 @@ def goes_on(folder: Path) -> None:
     try:
         history, run = find_run(iter([folder / ".agentdag"]), "last")
         history.close()
-    except StoreError:
+    except (StoreError, UsageError):
         run = ""
     if run:
         result = resume(run, store=folder / ".agentdag")
