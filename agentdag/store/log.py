@@ -20,7 +20,7 @@ from agentdag.store.schema import sealed
 from agentdag.store.spill import Row
 
 _ENCODER = json.JSONEncoder()
-_NO_FACTS: tuple[Any, ...] = (None,) * 8
+_NO_FACTS: tuple[Any, ...] = (None,) * 7
 _NAMES = {"type", "run", "node", "model", "status", "reason", "arrived", "missing", "late", "pending"}
 _MOST = 2**63 - 1
 """The largest whole number that the database takes."""
@@ -95,7 +95,7 @@ class Log:
     ) -> None:
         """Write *event*, then call *then*.
 
-        *fingerprint* is of the request that a settled node has answered, *asks* (of `asks_json`) what an attempt is
+        *fingerprint* is of the request that is answered, *asks* (of `asks_json`) what an attempt is
         the first to ask.
         """
         self._seq += 1
@@ -123,11 +123,16 @@ class Log:
             new = not (event.cached or event.kept)
             past = self._past if new and event.attempts else None
             usage = event.usage if new else NO_USAGE
-            facts = (event.status.value, float(event.latency_s), event.attempts, *_paid(usage), past, fingerprint)
+            facts = (event.status.value, float(event.latency_s), event.attempts, *_paid(usage), past)
         elif isinstance(event, RunFinished):
-            facts = (event.status.value, float(event.elapsed_s), None, *_paid(event.usage), None, None)
+            facts = (event.status.value, float(event.elapsed_s), None, *_paid(event.usage), None)
         node = getattr(event, "node", None)
-        return (Row("entries", sealed((self._run.id, seq, self._life, event.type, node, at, *facts, asked, body))),)
+        return (
+            Row(
+                "entries",
+                sealed((self._run.id, seq, self._life, event.type, node, at, *facts, fingerprint, asked, body)),
+            ),
+        )
 
 
 def asks_json(choice: int, pass_number: int, request: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import itertools
 import linecache
@@ -10,7 +11,7 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -699,3 +700,73 @@ def test_a_wall_clock_that_jumps_changes_nothing(bench: Bench, monkeypatch: pyte
     assert bench.calls == ["a", "b", "c", "d"]
     assert bench.resume(first.run).ok
     assert bench.calls == ["d"]
+
+
+def standing(bench: Bench, run: str) -> dict[str, tuple[Status | None, bool]]:
+    """How each node of *run* stands on record, and whether its end is in doubt."""
+    with closing(History(bench.store)) as history:
+        nodes = history.record(run).nodes
+    return {name: (node.ended and node.ended.status, node.in_doubt) for name, node in nodes.items()}
+
+
+def test_what_a_resume_keeps_is_on_record_as_it_stands(bench: Bench) -> None:
+    first = bench.run(DIAMOND)
+    bench.failing("b")
+    second = bench.resume(first.run, repeat=frozenset({"b"}))
+    assert (second.status, standing(bench, first.run)["d"][0]) == (RunStatus.FAILED, Status.SKIPPED)
+    third = bench.resume(first.run)
+    assert third.outputs == first.outputs
+    assert standing(bench, first.run) == dict.fromkeys("abcd", (Status.SUCCEEDED, False))
+
+
+def test_a_repeat_that_was_cut_off_is_repeated(bench: Bench) -> None:
+    text = DIAMOND.replace('"}', '", idempotent: true}')
+    first = bench.run(text)
+    bench.resume(first.run, repeat=frozenset({"b"}))
+    bench.forget_after(first.run, "node.started", "b")
+    assert standing(bench, first.run)["b"] == (None, True)
+    bench.calls  # noqa: B018
+    assert bench.resume(first.run).outputs == first.outputs
+    assert bench.calls == ["b"]
+    assert bench.why()["b"] == "it was being repeated when the run was cut off"
+    assert bench.resume(first.run).outputs == first.outputs
+    assert bench.calls == []
+
+
+def test_the_text_of_a_resumed_run_outlives_what_is_pruned(bench: Bench) -> None:
+    other = bench.run(DIAMOND + 'outputs: {other: "{{ nodes.a.output }}"}\n')
+    bench.failing("b")
+    first = bench.run(DIAMOND)
+    bench.resume(first.run, DIAMOND.replace("y:", "z:"))
+    with closing(History(bench.store)) as history:
+        history.remove([other.run])
+    (bench.folder / "p.yaml").unlink()
+    bench.failing()
+    again = bench.resume(first.run)
+    assert again.status is RunStatus.SUCCEEDED
+    assert "z:" in take_up_text(bench, first.run)
+
+
+def take_up_text(bench: Bench, run: str) -> str:
+    with closing(History(bench.store)) as history:
+        return history.record(run).text
+
+
+def test_nothing_is_left_behind_by_a_run_that_is_cancelled(bench: Bench) -> None:
+    chains = "".join(
+        f"  n{chain}x{link}: {{call: 'f:a', needs: [{f'n{chain}x{link - 1}' if link else ''}]}}\n"
+        for chain in range(5)
+        for link in range(30)
+    )
+    bench.write("nodes:\n" + chains)
+    plan = agentdag.load(bench.folder / "p.yaml")
+
+    async def cancelled(at_s: float) -> int:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(agentdag.arun(plan, store=bench.store), at_s)
+        return len(asyncio.all_tasks()) - 1
+
+    async def often() -> list[int]:
+        return [await cancelled(0.02 + 0.005 * turn) for turn in range(8)]
+
+    assert run_loop(often()) == [0] * 8

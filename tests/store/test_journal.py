@@ -293,6 +293,21 @@ def test_where_the_folder_cannot_be_written_rows_go_among_the_temporary_files(
     assert set(record(folder).nodes) == {"a"}
 
 
+def test_spills_of_other_people_are_left_to_them(
+    make: Make, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    log = log_of(make())
+    safe(log)
+    spill(tmp_path / "missing", "r1", log._rows(9, 1.0, settled("a"), "a", None), None)
+    (path,) = (tmp_path / "temporary").iterdir()
+    path.write_bytes(path.read_bytes().replace(b"missing", b"store"))
+    monkeypatch.setattr("agentdag.store.spill.os.getuid", lambda: -1)
+    assert not record(folder).nodes
+    assert path.exists()
+
+
 def _fails_in(folder: Path, open_: Callable[..., int]) -> Callable[..., int]:
     def open_elsewhere(path: Path, *arguments: int) -> int:
         if Path(path).parent == folder:
