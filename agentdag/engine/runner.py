@@ -110,10 +110,7 @@ class Runner:
                 timer.cancel()
             await self._end_tasks()
         if self._bug is not None:
-            if (
-                isinstance(self._bug, UsageError) and self._run.log is not None
-            ):  # it is not to look as if it were cut off
-                self._run.log.commit(self._account.closed(RunStatus.FAILED, Exit.USAGE, self._bug.message))
+            self._give_up(self._bug)
             raise self._bug
         return await self._tell_end()
 
@@ -542,6 +539,11 @@ class Runner:
         waiting = {"slot": len(self._queued) + places[Place.WAITING], "retry": places[Place.AWAY]}
         run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._account.usage))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
+
+    def _give_up(self, bug: Exception) -> None:
+        """Where nothing was called yet, the run has failed: on record it does not look as if it were cut off."""
+        if isinstance(bug, UsageError) and self._run.log is not None:
+            self._run.log.commit(self._account.closed(RunStatus.FAILED, Exit.USAGE, bug.message))
 
     async def _tell_end(self) -> RunFinished:
         run = self._run
