@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,3 +134,12 @@ nodes:
         assert until(events, "run.finished")["nodes"] == {"succeeded": 1, "cancelled": 1}
         assert process.wait(30) == 130
     assert gone(child)
+
+
+@pytest.mark.parametrize(("before", "after"), [("default_int_handler", "SIG_DFL"), ("SIG_IGN", "SIG_IGN")])
+def test_an_interrupt_while_it_starts_ends_it_without_a_word(before: str, after: str) -> None:
+    code = (
+        f"import signal; signal.signal(signal.SIGINT, signal.{before}); import agentdag.cli.__main__; "
+        f"assert signal.getsignal(signal.SIGINT) is signal.{after}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
