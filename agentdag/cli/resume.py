@@ -23,6 +23,7 @@ from agentdag.session import (
     Options,
     Session,
     TakenUp,
+    kept_inputs,
     take_up,
     take_up_batch,
     unfinished,
@@ -68,7 +69,7 @@ def _resume_one(taken: TakenUp, history: History, arguments: ResumeArguments, be
     plan = taken.plan
     if arguments.max_failures is not None:
         raise UsageError("--max-failures counts the rows of a batch", hint=f"{taken.record.id} is a single run")
-    inputs = {**taken.inputs, **given_inputs(plan, arguments.inputs, arguments.inputs_file)}
+    inputs = taken.with_inputs(given_inputs(plan, arguments.inputs, arguments.inputs_file))
     options = replace(_decided(plan, [taken.record], arguments, taken.options), doubtful=frozenset())
     if not arguments.shown.quiet and arguments.shown.view != "json":
         writer(sys.stderr)(_told(taken))
@@ -82,7 +83,7 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
 
     plan = taken.plan
     common = {name: value for name, value in taken.spec.common.items() if name in plan.inputs}
-    common |= given_inputs(plan, arguments.inputs, arguments.inputs_file)
+    common = kept_inputs(plan, common, given_inputs(plan, arguments.inputs, arguments.inputs_file))
     shown = replace(arguments.shown, output=arguments.shown.output or taken.spec.output)
     check_shown(shown)
     options = _decided(plan, unfinished(history, run), arguments, taken.options)

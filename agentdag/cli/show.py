@@ -121,15 +121,18 @@ def _show_batch(history: History, batch: RunLine, node: str | None, *, as_json: 
 
 def _batch_lines(history: History, batch: RunLine, rows: Sequence[tuple[int, str, str | None]]) -> Iterator[str]:
     counts = Counter(status or "not ended" for _, _, status in rows)
-    told = ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
-    yield f"{batch.id}  {inert(batch.pipeline)}: batch of {count(len(rows), 'row')}, {told}"
+    whole = max(len(rows), batch.rows or 0)
+    counts["not begun"] = whole - len(rows)
+    told = ", ".join(f"{number:,} {status}" for status, number in counts.most_common() if number)
+    yield f"{batch.id}  {inert(batch.pipeline)}: batch of {count(whole, 'row')}, {told}"
     yield f"began   {batch.started}" + (f", {batch.mode}" if batch.mode != "real" else "")
     yield f"used    {_used(Usage(batch.input_tokens, batch.output_tokens, None, batch.cost))}"
     open_ = [(row, run) for row, run, status in rows if status != RunStatus.SUCCEEDED]
     for row, run in open_[:ROWS_TOLD]:
         record = history.record(run)
         ended = [each.ended for each in record.nodes.values() if each.ended is not None]
-        why = "cut off" if record.finished is None else why_failed(record.finished, ended)
+        last_first = sorted(ended, key=lambda end: -end.at)  # what failed before it, others could do without
+        why = "cut off" if record.finished is None else why_failed(record.finished, last_first)
         yield f"row {row}: {short(why)}"
     if len(open_) > ROWS_TOLD:
         yield f"and {count(len(open_) - ROWS_TOLD, 'more row')}"

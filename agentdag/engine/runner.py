@@ -419,7 +419,7 @@ class Runner:
         self._stop_reason = reason
         self._run.governor.closing = True
         self._leave_queue()
-        for number in self._schedule.abandon():
+        for number in self._schedule.abandon(self._ending):
             self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=reason))
         self._cancel([number for number in self._tasks if self._lives[number].rests])
         self._go_on()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 
 from agentdag.events import FAILURES, Reason, Status
@@ -207,10 +207,11 @@ class Schedule:
         self._next_wave(now)
         self._follow(now)
 
-    def abandon(self) -> list[int]:
-        """Nothing more is to start: every node that has not begun is skipped; returns them."""
+    def abandon(self, ending: Collection[int] = ()) -> list[int]:
+        """Nothing more is to start: every node that has not begun, and is not *ending*, is skipped; returns them."""
         self._abandoned = True
-        left = [node for node, state in enumerate(self._state) if state < State.RUNNING and not self._launched[node]]
+        waiting = (node for node, state in enumerate(self._state) if state < State.RUNNING and not self._launched[node])
+        left = [node for node in waiting if node not in ending]
         for node in left:
             self._end(node, Status.SKIPPED)
         self._told.clear()

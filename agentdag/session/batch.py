@@ -18,7 +18,7 @@ from agentdag.plan.plan import Plan
 from agentdag.plan.values import resolve_inputs
 from agentdag.session.options import Options, run_id
 from agentdag.session.rows import Result, Results, Row, check_rows, rows_of
-from agentdag.session.run import as_given, check_kept, plan_again
+from agentdag.session.run import as_given, plan_again
 from agentdag.session.stage import Stage
 from agentdag.store.fold import RunRecord
 from agentdag.store.history import History
@@ -103,7 +103,6 @@ class BatchSession:
         self._before: dict[int, tuple[str, str | None]] = {}
         if batch_id is not None:
             self._before = self._rows_before()
-            check_kept(spec.common)
         self._optional = {node.id for node in self.plan.nodes if node.optional}
         self._print_line = print_line
         self._done: dict[int, str] = {}

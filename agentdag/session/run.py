@@ -78,8 +78,6 @@ class Session:
         self._record = None if keeper is None else keeper.record
         self.id = run_id() if self._record is None else self._record.id
         self._inputs = resolve_inputs(self.plan, inputs or {})
-        if self._record is not None:
-            check_kept(self._inputs)
         self._runner: Runner | None = None
         self._signals: list[int] = []
 
@@ -165,7 +163,7 @@ async def aresume(
         taken = take_up(history, run)
         session = Session(
             taken.plan,
-            {**taken.inputs, **(inputs or {})},
+            taken.with_inputs(inputs or {}),
             options=options or taken.options,
             observers=observers,
             keeper=Keeper(history, taken.record.pipeline, taken.record),
@@ -207,6 +205,10 @@ class TakenUp:
     inputs: Mapping[str, Any]
     options: Options
 
+    def with_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Its inputs, but for those that are *given* anew; raises UsageError where one is not on record."""
+        return kept_inputs(self.plan, self.inputs, given)
+
 
 def take_up(history: History, run: str, *, allowed: tuple[Path, ...] = ()) -> TakenUp:
     """The *run* in the store, with its pipeline read anew, or as it was where the file is gone.
@@ -214,6 +216,11 @@ def take_up(history: History, run: str, *, allowed: tuple[Path, ...] = ()) -> Ta
     Raises UsageError where there is no such run, SpecError where the pipeline is not valid any more.
     """
     record = history.record(run)
+    if record.batch is not None:
+        raise UsageError(
+            f"{run} is a row of a batch, and goes on with it",
+            hint=f"`agentdag resume {record.batch}` runs what is left",
+        )
     plan = plan_again(record.options, record.text, allowed)
     inputs = {name: as_given(plan, name, value) for name, value in record.inputs.items() if name in plan.inputs}
     return TakenUp(record=record, plan=plan, inputs=inputs, options=Options.of(record.options))
@@ -239,12 +246,16 @@ def as_given(plan: Plan, name: str, value: Any) -> Any:
     return FileText(value) if spec is not None and spec.type == "file" and isinstance(value, str) else value
 
 
-def check_kept(inputs: Mapping[str, Any]) -> None:
-    """Refuse to go on with what stands in the place of a secret."""
-    lost = [name for name, value in inputs.items() if REDACTED in json.dumps(value)]
+def kept_inputs(plan: Plan, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The *recorded* inputs, but for those that are *given* anew; refuses what stands in the place of a secret."""
+    kept = {name: value for name, value in recorded.items() if name not in given}
+    lost = [
+        name for name, value in kept.items() if value != plan.inputs[name].default and REDACTED in json.dumps(value)
+    ]
     if lost:
         ways = " ".join(f"-i {name}=..." for name in lost)
         raise UsageError(f"{names(lost)} held a secret, which is not on record", hint=f"give it again: {ways}")
+    return {**kept, **given}
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

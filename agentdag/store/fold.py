@@ -48,6 +48,8 @@ class NodeRecord:
     """What it asked last, by the parts of its request."""
     opened: BarrierOpened | None = None
     """What it saw when its barrier opened, or when its last pass began."""
+    opened_in: int = 0
+    """In which life that was."""
     missed: dict[str, NodeSettled] = field(default_factory=dict)
     """How those had ended then that it went on without, so far as they had."""
     passes: list[PassFinished] = field(default_factory=list)
@@ -130,15 +132,18 @@ class RunRecord:
                 if node.opened is None or _sight(node.opened) != _sight(event):
                     ended = {name: self.node(name).ended for name in event.missing}
                     node.missed = {name: end for name, end in ended.items() if end is not None}
-                node.opened = event
+                node.opened, node.opened_in = event, self.lives
                 if event.pass_number == 1:
                     node.passes = []
             case NodeResumed(kept=True) if fingerprint is not None:
                 node = self.node(event.node)
                 node.out, node.ended = None, node.answers.get(fingerprint, node.ended)
+                self._sees_all(node)
             case NodeStarted():
                 node = self.node(event.node)
                 node.out, node.ended = event, None
+                if (event.attempt, event.pass_number) == (1, 1):
+                    self._sees_all(node)
             case NodeRetrying() | NodeFallback():
                 self.node(event.node).out = None
             case PassFinished():
@@ -147,6 +152,11 @@ class RunRecord:
                 node.passes.append(event)
             case NodeSettled():
                 self._settled(self.node(event.node), event, fingerprint)
+
+    def _sees_all(self, node: NodeRecord) -> None:
+        """It goes on in this life; where nothing is told of what it sees, all that it needs is there."""
+        if node.opened_in < self.lives:
+            node.opened, node.missed = None, {}
 
     def _settled(self, node: NodeRecord, event: NodeSettled, fingerprint: str | None) -> None:
         if not (event.cached or event.kept):

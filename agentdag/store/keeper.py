@@ -118,7 +118,7 @@ class Keeper:
         self, run: Identity, clean: Callable[[str], str], record: RunRecord | None = None, *, simulated: bool
     ) -> Log:
         """Hold the lease of *run*, and write what it becomes; with *record* one that goes on."""
-        name = run.batch or (record and record.batch) or run.id
+        name = run.batch or run.id
         past = past_of(self.pipeline, simulated=simulated)
         loop = asyncio.get_running_loop()
 

@@ -98,8 +98,10 @@ def test_a_row_of_a_batch_that_runs_is_left_to_it(wire: WireServer, tmp_path: Pa
     wire.await_calls(2)
     try:
         (line,) = json.loads(agentdag("runs", "--format", "json", cwd=tmp_path, **HERE).stdout)["runs"]
-        refused = agentdag("resume", f"{line['id']}.1", cwd=tmp_path, **HERE)
+        refused = agentdag("resume", line["id"], cwd=tmp_path, **HERE)
         assert (refused.returncode, "is being run by process" in refused.stderr) == (4, True)
+        row = agentdag("resume", f"{line['id']}.1", cwd=tmp_path, **HERE)
+        assert (row.returncode, f"agentdag resume {line['id']}" in row.stderr) == (2, True)
     finally:
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
@@ -155,14 +157,17 @@ def test_an_input_that_held_a_secret_is_asked_for_again(wire: WireServer, tmp_pa
     )
     text = "inputs: {company: {}}\nnodes:\n  a: {prompt: 'about {{ inputs.company }}', model: openai/a, retry: 0}\n"
     (tmp_path / "p.yaml").write_text(head + text)
-    wire.script["a"] = ["400", "ok"]
+    wire.script["a"] = ["400", "400", "ok"]
     environment = {**HERE, "TENANT": "acme-corp-0123"}
     agentdag("run", "p.yaml", "-i", "company=acme-corp-0123 Ltd", cwd=tmp_path, **environment)
     refused = agentdag("resume", "last", cwd=tmp_path, **environment)
     assert (refused.returncode, "-i company=" in refused.stderr) == (2, True)
+    told = agentdag("resume", "last", "-i", "company=the [secret] one", cwd=tmp_path, **environment).stderr
+    assert "held a secret" not in told
     done = agentdag("resume", "last", "-i", "company=acme-corp-0123 Ltd", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    assert [call.prompt for call in wire.calls] == ["about acme-corp-0123 Ltd"] * 2
+    whole = "about acme-corp-0123 Ltd"
+    assert [call.prompt for call in wire.calls] == [whole, "about the [secret] one", whole]
 
 
 def test_one_broken_store_hides_no_other(tmp_path: Path) -> None:

@@ -770,3 +770,49 @@ def test_nothing_is_left_behind_by_a_run_that_is_cancelled(bench: Bench) -> None
         return [await cancelled(0.02 + 0.005 * turn) for turn in range(8)]
 
     assert run_loop(often()) == [0] * 8
+
+
+def test_who_came_after_all_is_seen_at_the_next_resume_too(bench: Bench) -> None:
+    text = """
+        inputs: {n: {default: "1"}}
+        nodes:
+          a: {call: "f:a", with: {n: "{{ inputs.n }}"}}
+          b: {call: "f:b", with: {x: "{{ needs.a.output if needs.a.ok }}"}, needs: [a]}
+    """
+    first = bench.run(text)
+    bench.resume(first.run, repeat=frozenset({"b"}), skip=frozenset({"a"}))
+    bench.resume(first.run, repeat=frozenset({"a"}))
+    bench.calls  # noqa: B018
+    last = bench.resume(first.run)
+    assert last.outputs == first.outputs
+    assert bench.calls == []
+    assert standing(bench, first.run) == dict.fromkeys("ab", (Status.SUCCEEDED, False))
+
+
+def test_an_interrupt_while_the_end_of_a_join_is_written(bench: Bench) -> None:
+    text = """
+        defaults: {retry: 0}
+        nodes:
+          x: {call: "f:a", continue_on_failure: true}
+          b: {call: "f:b"}
+          j: {needs: [x, b], barrier: progressive, call: "f:c", with: {v: "{{ previous.no }}"}}
+          z: {call: "f:d"}
+    """
+    bench.run("nodes: {a: {call: 'f:a'}}")
+    bench.failing("a", "d")
+    first = bench.run(text)
+    assert first.status is RunStatus.FAILED
+    with closing(History(bench.store)) as history:
+        taken = take_up(history, first.run)
+        session = Session(
+            taken.plan, taken.inputs, options=taken.options, keeper=Keeper(history, "p.yaml", taken.record)
+        )
+
+        def stop(event: object) -> None:
+            if isinstance(event, BarrierOpened):
+                asyncio.get_running_loop().call_soon(session.interrupt, 2)
+
+        session.observers.add(stop)
+        result = run_loop(session.run())
+    assert result.exit_code in {1, 130}
+    assert set(result.nodes) == {"x", "b", "j", "z"}
