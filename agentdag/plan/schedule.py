@@ -298,7 +298,7 @@ class Schedule:
             return False
         if join in self._joins and node in self._counted[join]:
             self._joins[join].settle(succeeded=succeeded)
-        if self._frozen.is_due(join) and not self._opened[join] and not self._abandoned:
+        if self._frozen.is_due(join) and self._state[join] is State.WAITING and not self._abandoned:
             self._open_again(join)
         return True
 

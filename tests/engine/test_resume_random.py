@@ -128,7 +128,7 @@ def test_whatever_was_committed_holds(seed: int, tmp_path: Path, monkeypatch: py
                 assert life.ends[node.id].status in {Status.SUCCEEDED, Status.LATE}, node.id
                 assert not life.called[node.id], f"{node.id} was answered before"
             end = life.ends[node.id]
-            stays = end.kept and end.status is not Status.SUCCEEDED  # all that read it went on without it
-            if known.opened is not None and not (stays or known.opened.pending or node.barrier.progressive):
+            unwanted = end.status is Status.LATE or (end.kept and end.status is not Status.SUCCEEDED)
+            if known.opened is not None and not (unwanted or known.opened.pending or node.barrier.progressive):
                 then, now = known.opened, life.opened[node.id]
                 assert (now.arrived, now.missing, now.late) == (then.arrived, then.missing, then.late)
