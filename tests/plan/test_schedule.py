@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentdag.events import FAILURES, Reason, Status
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Graph, build_graph
-from agentdag.plan.news import Cut, Ended, Opened, Rested, Terms
+from agentdag.plan.news import Came, Cut, Ended, Opened, Rested, Terms
 from agentdag.plan.schedule import Schedule, State
 
 OUTCOMES = st.sampled_from([Status.SUCCEEDED, Status.SUCCEEDED, Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT])
@@ -375,3 +375,18 @@ def test_a_skipped_node_that_is_optional_does_not_stop_its_dependants() -> None:
 def test_an_illegal_move_is_a_bug_that_shows() -> None:
     with pytest.raises(AssertionError, match="cannot go from WAITING to RUNNING"):
         chain([False] * 3).start(2, 0)
+
+
+def test_a_join_that_nobody_wants_any_more_does_not_open_again() -> None:
+    graph = build_graph([[], [], [0, 1], [0, 2]])
+    assert graph is not None
+    schedule = Schedule(graph, [Terms(), Terms(wanted=True), Terms(), Terms(barrier=Barrier(wait_for=1))])
+    schedule.resume({
+        2: Came(Opened(2, Reason.ALL, (0, 1), ())),
+        3: Came(Opened(3, Reason.QUORUM, (0,), (2,), (2,))),
+    })  # fmt: skip
+    for node in (0, 1):
+        schedule.start(node, 0.0)
+        schedule.settle(node, Status.SUCCEEDED, 0.0)
+    assert schedule.take_ready() == [3], "and not 2"
+    assert (schedule.state(2), schedule.state(3)) == (State.SETTLED, State.READY)
