@@ -70,7 +70,7 @@ def _resume_one(taken: TakenUp, history: History, arguments: ResumeArguments, be
     if arguments.max_failures is not None:
         raise UsageError("--max-failures counts the rows of a batch", hint=f"{taken.record.id} is a single run")
     inputs = taken.with_inputs(given_inputs(plan, arguments.inputs, arguments.inputs_file))
-    options = replace(_decided(plan, [taken.record], arguments, taken.options), doubtful=frozenset())
+    options = _decided(plan, [taken.record], arguments, taken.options)
     if not arguments.shown.quiet and arguments.shown.view != "json":
         writer(sys.stderr)(_told(taken))
     keeper = Keeper(history, taken.record.pipeline, taken.record)
@@ -82,8 +82,7 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
     from agentdag.cli.batch import check_shown, watch_batch
 
     plan = taken.plan
-    common = {name: value for name, value in taken.spec.common.items() if name in plan.inputs}
-    common = kept_inputs(plan, common, given_inputs(plan, arguments.inputs, arguments.inputs_file))
+    common = kept_inputs(plan, taken.spec.common, given_inputs(plan, arguments.inputs, arguments.inputs_file))
     shown = replace(arguments.shown, output=arguments.shown.output or taken.spec.output)
     check_shown(shown)
     options = _decided(plan, unfinished(history, run), arguments, taken.options)

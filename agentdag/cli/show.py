@@ -125,7 +125,7 @@ def _batch_lines(history: History, batch: RunLine, rows: Sequence[tuple[int, str
     counts["not begun"] = whole - len(rows)
     told = ", ".join(f"{number:,} {status}" for status, number in counts.most_common() if number)
     yield f"{batch.id}  {inert(batch.pipeline)}: batch of {count(whole, 'row')}, {told}"
-    yield f"began   {batch.started}" + (f", {batch.mode}" if batch.mode != "real" else "")
+    yield _began(batch.started, batch.mode)
     yield f"used    {_used(Usage(batch.input_tokens, batch.output_tokens, None, batch.cost))}"
     open_ = [(row, run) for row, run, status in rows if status != RunStatus.SUCCEEDED]
     for row, run in open_[:ROWS_TOLD]:
@@ -173,8 +173,7 @@ def _run_lines(record: RunRecord) -> Iterator[str]:
     status = "cut off, and not resumed" if finished is None else finished.status.value
     lives = f", in {record.lives} lives" if record.lives > 1 else ""
     yield f"{record.id}  {inert(record.pipeline)}: {status}{lives}"
-    mode = mode_of(record.options)
-    yield f"began   {record.started}" + (f", {mode}" if mode != "real" else "")
+    yield _began(record.started, mode_of(record.options))
     if finished is not None:
         yield f"took    {seconds(finished.elapsed_s)}" + (f" ({inert(finished.reason)})" if finished.reason else "")
     yield f"used    {_used(record.spent)}"
@@ -285,6 +284,10 @@ def _asked_lines(plain: Mapping[str, Any]) -> Iterator[str]:
         if plain.get(name):
             yield f"  {name}"
             yield from (f"    {line}".rstrip() for line in inert_lines(plain[name]).splitlines())
+
+
+def _began(started: str, mode: str) -> str:
+    return f"began   {started}" + (f", {mode}" if mode != "real" else "")
 
 
 def _used(usage: Usage) -> str:

@@ -265,10 +265,8 @@ class NodeLife(Turn):
     def _write(self, event: NodeStarted | NodeHedged) -> asyncio.Future[None]:
         """Done once *event* is on record."""
         assert self._run.log is not None
-        safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asks, self._asks = self._asks, None
-        self._run.log.commit(event, lambda: None if safe.done() else safe.set_result(None), asks=asks)
-        return safe
+        return self._run.log.recorded(event, asks=asks)
 
     def started(self, attempt: int) -> None:
         run, node = self._run, self.node

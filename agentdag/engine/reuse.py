@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.asks import Question
@@ -145,15 +145,19 @@ class Reuse:
         record = self.recorded(name)
         if record is None or not record.in_doubt or question.fingerprint not in record.answers:
             return False
-        known: bool = json.loads(self.clean(question.text)) == record.asked
-        return known
+        return self._on_record(question) == record.asked
+
+    def _on_record(self, question: Question) -> dict[str, Any]:
+        """What would be on record of *question*, part by part."""
+        plain: dict[str, Any] = json.loads(self.clean(question.text))
+        return plain
 
     def _why_again(self, name: str, question: Question) -> str:
         record = self.recorded(name)
         if record is None:
             return "it had not begun"
         if record.answers:
-            now, before = json.loads(self.clean(question.text)), record.asked
+            now, before = self._on_record(question), record.asked
             if not before:
                 return "it asks something else"
             other = [part for part in {*now, *before} if now.get(part) != before.get(part)]

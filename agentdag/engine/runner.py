@@ -550,9 +550,7 @@ class Runner:
         outputs, errors = outputs_of(run)
         finished = self._account.closed(*self._verdict(errors), self._stop_reason, outputs, errors)
         if run.log is not None:
-            safe = self._loop.create_future()
-            run.log.commit(finished, lambda: None if safe.done() else safe.set_result(None))
-            await safe
+            await run.log.recorded(finished)
             if run.log.journal.broken is not None:
                 status, reason = RunStatus.FAILED, "the store could not be written"
                 finished = replace(finished, status=status, exit_code=Exit.STORE, reason=reason)

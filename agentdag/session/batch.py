@@ -238,5 +238,4 @@ def take_up_batch(history: History, batch: str, *, allowed: tuple[Path, ...] = (
     record = history.record(last)
     plan = plan_again(record.options, record.text, allowed)
     spec = BatchSpec.of(record.options["batch"])
-    common = {name: as_given(plan, name, value) for name, value in spec.common.items()}
-    return BatchTakenUp(plan, Options.of(record.options), replace(spec, common=common))
+    return BatchTakenUp(plan, Options.of(record.options), replace(spec, common=as_given(plan, spec.common)))

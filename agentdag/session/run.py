@@ -222,7 +222,7 @@ def take_up(history: History, run: str, *, allowed: tuple[Path, ...] = ()) -> Ta
             hint=f"`agentdag resume {record.batch}` runs what is left",
         )
     plan = plan_again(record.options, record.text, allowed)
-    inputs = {name: as_given(plan, name, value) for name, value in record.inputs.items() if name in plan.inputs}
+    inputs = as_given(plan, record.inputs)
     return TakenUp(record=record, plan=plan, inputs=inputs, options=Options.of(record.options))
 
 
@@ -240,10 +240,13 @@ def plan_again(said: Mapping[str, Any], text: str, allowed: tuple[Path, ...]) ->
     return compiled.plan
 
 
-def as_given(plan: Plan, name: str, value: Any) -> Any:
-    """The recorded *value* of an input: of a file, its text."""
-    spec = plan.inputs.get(name)
-    return FileText(value) if spec is not None and spec.type == "file" and isinstance(value, str) else value
+def as_given(plan: Plan, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The *recorded* inputs that *plan* still has, as they were given: of a file, its text."""
+    return {
+        name: FileText(value) if plan.inputs[name].type == "file" and isinstance(value, str) else value
+        for name, value in recorded.items()
+        if name in plan.inputs
+    }
 
 
 def kept_inputs(plan: Plan, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ What is told is written soon; what is committed is written before the next thing
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,12 @@ class Log:
         if self._says is not None:
             asks, self._says = self._says, None
         self.journal.append(partial(self._rows, self._seq, time.time(), event, fingerprint, asks), then)
+
+    def recorded(self, event: Event, *, asks: str | None = None) -> asyncio.Future[None]:
+        """Write *event*; the future is done once it is on record."""
+        safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.commit(event, lambda: None if safe.done() else safe.set_result(None), asks=asks)
+        return safe
 
     def fence(self, then: Callable[[], None]) -> None:
         """Call *then* once all that came before is safe."""

@@ -274,16 +274,23 @@ def test_a_spill_of_a_run_that_goes_on_is_left_to_it(make: Make, folder: Path) -
     assert not path.exists()
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the temporary files go."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
 def test_where_the_folder_cannot_be_written_rows_go_among_the_temporary_files(
-    make: Make, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, folder: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     log = log_of(make())
     safe(log)
     rows = log._rows(9, 1.0, settled("a"), "a", None)
     elsewhere = spill(tmp_path / "missing", "r1", rows, None)
-    assert elsewhere == tmp_path / "temporary" / "agentdag-r1.spill"
+    assert elsewhere == temporary / "agentdag-r1.spill"
     assert not record(folder).nodes, "it is of another store"
     elsewhere.write_bytes(elsewhere.read_bytes().replace(b"never", b"x"))
     elsewhere.unlink()
@@ -294,18 +301,19 @@ def test_where_the_folder_cannot_be_written_rows_go_among_the_temporary_files(
 
 
 def test_spills_of_other_people_are_left_to_them(
-    make: Make, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, folder: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     log = log_of(make())
     safe(log)
-    spill(tmp_path / "missing", "r1", log._rows(9, 1.0, settled("a"), "a", None), None)
-    (path,) = (tmp_path / "temporary").iterdir()
-    path.write_bytes(path.read_bytes().replace(b"missing", b"store"))
-    monkeypatch.setattr("agentdag.store.spill.os.getuid", lambda: -1)
-    assert not record(folder).nodes
+    with monkeypatch.context() as patch:
+        patch.setattr("agentdag.store.spill.os.open", _fails_in(folder, os.open))
+        spill(folder, "r1", log._rows(9, 1.0, settled("a"), "a", None), None)
+    (path,) = temporary.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("agentdag.store.spill.os.getuid", lambda: -1)
+        assert not record(folder).nodes
     assert path.exists()
+    assert set(record(folder).nodes) == {"a"}, "but for whose it is, it is as any other"
 
 
 def _fails_in(folder: Path, open_: Callable[..., int]) -> Callable[..., int]:
