@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from agentdag.errors import ErrorKind
 
@@ -27,7 +27,8 @@ def estimate_tokens(text: str) -> int:
 class Usage:
     """Tokens and money of one call or of many. Unknown is None, never 0.
 
-    `input_tokens` includes `cached_tokens`. `estimated` marks counts that no provider gave.
+    `input_tokens` includes `cached_tokens`, read from the provider's cache, and `written_tokens`, written to it.
+    `estimated` marks counts that no provider gave.
     """
 
     input_tokens: int | None = None
@@ -35,6 +36,7 @@ class Usage:
     cached_tokens: int | None = None
     cost_usd: Decimal | None = None
     estimated: bool = False
+    written_tokens: int = 0
 
     @property
     def cost(self) -> Decimal | None:
@@ -51,6 +53,8 @@ class Usage:
         }
         if self.estimated:
             said["estimated"] = True
+        if self.written_tokens:
+            said["written_tokens"] = self.written_tokens
         return said
 
     @classmethod
@@ -66,7 +70,39 @@ class Usage:
             _sum(self.cached_tokens, other.cached_tokens),
             _sum(self.cost_usd, other.cost_usd),
             self.estimated or other.estimated,
+            self.written_tokens + other.written_tokens,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """What a budget counts: tokens in and out together, and USD; an unknown price counts as nothing."""
+
+    tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+    @classmethod
+    def used(cls, usage: Usage) -> Amount:
+        """What *usage* takes of a budget."""
+        return cls((usage.input_tokens or 0) + (usage.output_tokens or 0), usage.cost_usd or Decimal(0))
+
+    def plain(self) -> dict[str, Any]:
+        """As machines read it; money is a string of decimal digits."""
+        return {"tokens": self.tokens, "cost_usd": format(self.cost_usd, "f")}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Amount:
+        """What JSON holds of one; raises TypeError or InvalidOperation where it is none."""
+        return cls(plain["tokens"], Decimal(str(plain["cost_usd"])))
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.tokens + other.tokens, self.cost_usd + other.cost_usd)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.tokens - other.tokens, self.cost_usd - other.cost_usd)
+
+
+NOTHING = Amount()
 
 
 def _sum(a: _N | None, b: _N | None) -> _N | None:
@@ -130,6 +166,17 @@ class Request:
     provider: str = ""
 
 
+class Gauge(NamedTuple):
+    """What a server tells of one of its limits: how much a minute allows, and how much of it is left."""
+
+    limit: int | None
+    remaining: int | None
+
+
+Room = Mapping[str, Gauge]
+"""Gauges by what they count: requests, tokens, input_tokens, output_tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A complete answer. `ttft_s` is the time to the first token, from the start of the call."""
@@ -139,6 +186,8 @@ class Reply:
     finish_reason: str
     request_id: str | None = None
     ttft_s: float | None = None
+    room: Room = field(default_factory=dict)
+    """What the server says is left of its limits."""
 
 
 OnDelta = Callable[[str], None]

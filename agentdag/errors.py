@@ -4,6 +4,7 @@ A class says what the caller should do; attributes say what happened.
 
     AgentdagError
     ├── SpecError          mend the pipeline's file: `.findings` says where
+    ├── QueueFull          submit less, or later: `AgentPool.on_full` said "reject"
     ├── MendableError      `.hint` says how
     │   ├── UsageError       mend the invocation: an input, an option, a missing key
     │   └── StoreError       mend the store: its folder, its disk, or who else uses it
@@ -54,6 +55,7 @@ class ErrorKind(Word):
     BAD_REQUEST = "bad_request", "The provider does not accept the request: a parameter, a model's name. Never retried."
     TEMPLATE = "template", "A template failed on the data of this run, such as a missing output that it reads."
     FUNCTION = "function", "A Python function raised, or returned what JSON cannot hold. Retried only if `on` names it."
+    BUDGET = "budget", "What is left of the budget does not hold the most that the call can cost. Never retried."
     BARRIER = "barrier", "Too few of the node's dependencies succeeded, or in time, for its `barrier` to open."
     UPSTREAM = "upstream", "What the node was to take from an earlier run is not on record."
     INTERNAL = "internal", "A bug in agentdag or in an extension; the run's other nodes are not touched."
@@ -136,6 +138,10 @@ class SpecError(AgentdagError):
         super().__init__(f"{place}: {first.message}{more}")
 
 
+class QueueFull(AgentdagError):
+    """As many wait in an `AgentPool` as may."""
+
+
 class MendableError(AgentdagError):
     """Something around the run is wrong; `hint` says the mend, where it is known."""
 
@@ -159,6 +165,8 @@ class CallError(AgentdagError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.room: Mapping[str, Any] = {}
+        """What the provider told with it of its limits: a `calls.Room`."""
 
 
 class RetryableError(CallError):

@@ -10,10 +10,11 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
-from agentdag.calls import Usage
+from agentdag.calls import Amount, Usage
 from agentdag.errors import Failure, Word
 
 E = TypeVar("E", bound="Event")
@@ -55,6 +56,7 @@ class RunStatus(Word):
 
     SUCCEEDED = "succeeded", "Every required node succeeded."
     FAILED = "failed", "A required node did not succeed, or the run took longer than `limits.timeout`."
+    OUT_OF_BUDGET = "out_of_budget", "The budget is spent; what had finished is kept, and a resume goes on from there."
     INTERRUPTED = "interrupted", "Ctrl-C or SIGTERM stopped it; what had finished is kept."
 
 
@@ -72,6 +74,7 @@ class Exit(IntEnum):
     SUCCEEDED = 0, "The run succeeded; the pipelines are valid."
     FAILED = 1, "The run ran and failed: a required node did not succeed, or its output could not be written."
     USAGE = 2, "Wrong usage or an invalid pipeline (with `validate --strict`: or a warning); no call was made."
+    BUDGET = 3, "The budget is spent; raise it with --budget, and `agentdag resume` goes on."
     STORE = 4, "The store could not be opened or written, or another process runs that run; nothing more was begun."
     INTERRUPTED = 130, "Ctrl-C (SIGINT) stopped the run; what had finished is printed."
     TERMINATED = 143, "SIGTERM stopped the run; what had finished is printed."
@@ -136,6 +139,8 @@ class NodeStarted:
     attempt: int
     model: str | None
     pass_number: int = 1
+    reserved: Amount | None = None
+    """What it may cost at the most, where a budget bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ class NodeProgress:
 
 @dataclass(frozen=True, slots=True)
 class NodeWaiting:
-    """A node stopped waiting on `on` (`slot` or `retry`) after `seconds`."""
+    """A node stopped waiting on `on` (`slot`, `rate`, `budget` or `retry`) after `seconds`."""
 
     type: ClassVar = "node.waiting"
     run: str
@@ -185,6 +190,8 @@ class NodeHedged:
     node: str
     attempt: int
     after_s: float
+    reserved: Amount | None = None
+    """As of `node.started`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +256,39 @@ class NodeSettled:
     """How many calls were made a second time because the first was late."""
     passes: int = 1
     """How often a progressive join ran."""
+    degraded: tuple[str, ...] = ()
+    """What it was made to do with because the budget was low: `downgrade`, `shrink`."""
+    charged: Amount | None = None
+    """What it took of a budget, in this life of the run; of a call whose cost is not known, the most it can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLeft:
+    """What of a budget is neither spent nor reserved; None where there is no bound."""
+
+    tokens: int | None
+    cost_usd: Decimal | None
+
+    def plain(self) -> dict[str, Any]:
+        """As machines read it; money is a string of decimal digits."""
+        return {"tokens": self.tokens, "cost_usd": None if self.cost_usd is None else format(self.cost_usd, "f")}
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLow:
+    """So much of the budget is spent that from now on `actions` are taken."""
+
+    type: ClassVar = "budget.low"
+    run: str
+    at: float
+    share: float
+    actions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """Once a second at most: what is going on."""
+    """Once a second at most: what is going on. `waiting` counts nodes by what they wait for; of `budget_left`, what is
+    not bounded is None."""
 
     type: ClassVar = "run.progress"
     run: str
@@ -262,6 +297,7 @@ class RunProgress:
     queued: int
     waiting: Mapping[str, int]
     usage: Usage
+    budget_left: BudgetLeft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +322,12 @@ class RunFinished:
     nodes: Mapping[Status, int]
     exit_code: int
     reason: str | None = None
+    top_tier_usd: Decimal | None = None
+    """What the same tokens would have cost with everything on the top tier, where that is known."""
+    cache_saved_usd: Decimal | None = None
+    """What the provider's prompt caches have saved, where prices are known."""
+    most_queued: int = 0
+    """How many nodes waited at once, at the most, for a slot or a rate: many say that the cap is too small."""
 
 
 Event = (
@@ -299,6 +341,7 @@ Event = (
     | NodeHedged
     | NodeFallback
     | PassFinished
+    | BudgetLow
     | NodeSettled
     | RunProgress
     | RunFinished
@@ -335,7 +378,13 @@ class Observers:
                 self._observers = [other for other in self._observers if other is not observer]
 
 
-_PLAIN: dict[type, Callable[[Any], Any]] = {Usage: Usage.plain, Failure: Failure.plain}
+_PLAIN: dict[type, Callable[[Any], Any]] = {
+    Usage: Usage.plain,
+    Failure: Failure.plain,
+    Amount: Amount.plain,
+    BudgetLeft: BudgetLeft.plain,
+    Decimal: lambda money: format(money, "f"),
+}
 
 
 def event_json(event: Event) -> str:

@@ -27,6 +27,64 @@ PIECES = ["Hello ", "from ", "the wire, ", "with ünicode."]
 
 
 @dataclass
+class Limits:
+    """What the server really enforces: requests a second with a burst, tokens a minute, calls at once. What is over is
+    refused with 429, with or without headers; a minute lasts `minute_s`."""
+
+    rate: float | None = None
+    burst: int = 1
+    tokens: int | None = None
+    concurrency: int | None = None
+    headers: bool = False
+    retry_after_s: float | None = None
+    minute_s: float = 60.0
+    refused: int = 0
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        self._level, self._tokens, self._at, self._held = float(self.burst), float(self.tokens or 0), None, 0
+
+    def take(self, now: float, tokens: int) -> bool:
+        """Whether a request of *tokens* is let in."""
+        gone = 0.0 if self._at is None else now - self._at
+        self._at = now
+        self._level = min(self.burst, self._level + (self.rate or 0) * gone)
+        if self.tokens is not None:
+            self._tokens = min(self.tokens, self._tokens + self.tokens / self.minute_s * gone)
+        over = (self.rate is not None and self._level < 1) or (self.tokens is not None and self._tokens < tokens)
+        if over or (self.concurrency is not None and self._held >= self.concurrency):
+            self.refused += 1
+            return False
+        self._level -= self.rate is not None
+        self._tokens -= tokens
+        self._held += 1
+        self.taken += 1
+        return True
+
+    def done(self) -> None:
+        self._held -= 1
+
+    def told(self, *, refused: bool, anthropic: bool) -> dict[str, str]:
+        """The headers of an answer."""
+        headers: dict[str, str] = {}
+        if self.headers:
+            gauges = {}
+            if self.rate is not None:
+                gauges["requests"] = (round(self.rate * self.minute_s), max(0, int(self._level)))
+            if self.tokens is not None:
+                gauges["tokens"] = (self.tokens, max(0, int(self._tokens)))
+            for name, (limit, left) in gauges.items():
+                if anthropic:
+                    headers |= {f"anthropic-ratelimit-{name}-limit": str(limit)}
+                    headers |= {f"anthropic-ratelimit-{name}-remaining": str(left)}
+                else:
+                    headers |= {f"x-ratelimit-limit-{name}": str(limit), f"x-ratelimit-remaining-{name}": str(left)}
+        if refused and self.retry_after_s is not None:
+            headers["retry-after-ms"] = str(round(self.retry_after_s * 1000))
+        return headers
+
+
+@dataclass
 class Call:
     """One request as it came."""
 
@@ -46,6 +104,7 @@ class WireServer:
     script: dict[str, list[str]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     latency_s: float = 0.0
+    limits: Limits | None = None
     in_flight: int = 0
     peak: int = 0
     url: str = ""
@@ -126,14 +185,23 @@ class WireServer:
         script = self.script.get(model, ["ok"])
         turn = min(self._turns[model], len(script) - 1)
         self._turns[model] += 1
+        limits, anthropic = self.limits, isinstance(wire, AnthropicWire)
+        if limits is not None and not limits.take(self._loop.time(), 49):
+            return wire.error(429, "too fast", headers=limits.told(refused=True, anthropic=anthropic))
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
+        told = {} if limits is None else limits.told(refused=False, anthropic=anthropic)
         try:
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
-            return await self._behave(request, body, wire, script[turn])
+            answer = await self._behave(request, body, wire, script[turn])
+            if not answer.prepared:
+                answer.headers.update(told)
+            return answer
         finally:
             self.in_flight -= 1
+            if limits is not None:
+                limits.done()
 
     async def _behave(
         self, request: web.Request, body: dict[str, Any], wire: OpenAIWire | AnthropicWire, behaviour: str

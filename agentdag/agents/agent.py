@@ -5,29 +5,30 @@ An agent reaches the world only through the task's governor; its failure is a va
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from agentdag.calls import NO_USAGE, OnDelta, Usage
 from agentdag.errors import Failure
-from agentdag.limits.governor import Act, Call, Governor, Turn
+from agentdag.limits.governor import NO_CLAIM, Act, Call, Claim, Governor, Turn
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Task:
-    """One node's turn at the governor, and who hears what streams."""
+    """One node's turn at the governor, and who hears what streams; *began* is called when an answer begins to."""
 
     node: str
     governor: Governor
     turn: Turn
     on_delta: OnDelta
+    began: Callable[[], None] = lambda: None
 
-    def call(self, act: Act[T], lane: str | None = None) -> Awaitable[Call[T]]:
-        """*act* through the governor's door. *lane* names the model on its key."""
-        return self.governor.call(act, self.turn, lane)
+    def call(self, act: Act[T], lane: str | None = None, claim: Claim = NO_CLAIM) -> Awaitable[Call[T]]:
+        """*act* through the governor's door. *lane* names the model on its key, *claim* what each attempt takes."""
+        return self.governor.call(act, self.turn, lane, claim)
 
 
 class Outcome(NamedTuple):

@@ -11,14 +11,26 @@ from typing import Any
 from agentdag.agents.agent import Outcome, Task
 from agentdag.calls import MAYBE_BILLED, NO_USAGE, Provider, Reply, Request, Usage
 from agentdag.errors import ErrorKind, Failure, FinalError
-from agentdag.limits.governor import Attempt
+from agentdag.limits.governor import NO_CLAIM, Attempt, Claim
+
+Price = Callable[[Usage], Decimal | None]
+"""What a usage costs; None where nobody knows."""
+
+
+def unpriced(_usage: Usage) -> None:
+    """Nobody knows."""
+
+
+def unheard(_usage: Usage) -> None:
+    """Nobody learns from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAgent:
     """Sends *request* to *provider*. *lane* names the model on its key; *redact* takes secrets out of a text.
 
-    *billed* says whether anybody may charge for it, which the simulator does not.
+    *billed* says whether anybody may charge for it, which the simulator does not; *price* what an answer costs, or
+    would; *claim* what each attempt takes of what is limited. *heard* is told what each answer took.
     """
 
     provider: Provider
@@ -26,19 +38,26 @@ class ModelAgent:
     lane: str
     redact: Callable[[str], str]
     billed: bool = True
+    price: Price = unpriced
+    claim: Claim = NO_CLAIM
+    heard: Callable[[Usage], None] = unheard
 
     async def perform(self, task: Task) -> Outcome:
         async def ask(attempt: Attempt) -> Reply:
             def on_delta(piece: str) -> None:
                 attempt.heard()
+                task.began()
                 if piece and not attempt.hedge:
                     task.on_delta(piece)
 
             request = replace(self.request, attempt=attempt.number, hedge=attempt.hedge)
             reply = await self.provider.complete(request, on_delta)
-            return _checked(reply, self.lane.partition("/")[0])
+            reply = self._priced(_checked(reply, self.lane.partition("/")[0]))
+            attempt.told(reply.usage, reply.room)
+            self.heard(reply.usage)
+            return reply
 
-        call = await task.call(ask, self.lane)
+        call = await task.call(ask, self.lane, self.claim)
         if call.failure is not None or call.result is None:
             usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
             return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
@@ -51,6 +70,12 @@ class ModelAgent:
             ttft_s=reply.ttft_s,
             finish_reason=reply.finish_reason,
         )
+
+    def _priced(self, reply: Reply) -> Reply:
+        """*reply* with its cost, where the provider did not tell it."""
+        if reply.usage.cost_usd is not None:
+            return reply
+        return replace(reply, usage=replace(reply.usage, cost_usd=self.price(reply.usage)))
 
 
 def _checked(reply: Any, provider: str) -> Reply:

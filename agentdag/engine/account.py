@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
 
-from agentdag.calls import NO_USAGE
+from agentdag.calls import NO_USAGE, Usage
 from agentdag.engine.run import Run
 from agentdag.events import NodeSettled, RunFinished, RunStatus, Status
 from agentdag.plan.forecast import measured_path_s
+from agentdag.plan.plan import ModelRef
 
 
 class Account:
@@ -22,13 +25,30 @@ class Account:
         self._counts: Counter[Status] = Counter()
         self.usage = NO_USAGE
         """Of all lives of the run."""
+        tiers = run.plan.tiers
+        self.top_tier_usd: Decimal | None = Decimal(0) if len(tiers) > 1 else None
+        """What the same would have cost with everything on the top tier, where there are tiers and prices."""
+        self.cache_saved_usd = Decimal(0)
 
     def add(self, number: int, settled: NodeSettled) -> None:
         """The node *number* has ended."""
         self._latencies[number] = settled.latency_s
         self._counts[settled.status] += 1
         if settled.usage is not NO_USAGE and not settled.kept:
-            self.usage += settled.usage
+            self.add_usage(settled.model, settled.usage)
+
+    def add_usage(self, model: str | None, usage: Usage) -> None:
+        """*usage* of *model*, or of whichever it was."""
+        self.usage += usage
+        run = self._run
+        if self.top_tier_usd is not None:
+            top = run.prices(run.plan.tiers[-1].model)
+            self.top_tier_usd = None if top is None else self.top_tier_usd + top.of(usage)
+        if (usage.cached_tokens or usage.written_tokens) and model is not None:
+            prices = run.prices(ModelRef(*model.split("/", 1)))
+            if prices is not None:
+                full = prices.of(replace(usage, cached_tokens=0, written_tokens=0))
+                self.cache_saved_usd += full - prices.of(usage)
 
     def late(self, need: int, join: int, spent_s: float) -> None:
         """*join* went on without *need*, which had taken *spent_s*."""
@@ -41,6 +61,8 @@ class Account:
         reason: str | None,
         outputs: Mapping[str, object] | None = None,
         errors: Mapping[str, str] | None = None,
+        *,
+        most_queued: int = 0,
     ) -> RunFinished:
         """The end of the run, now."""
         elapsed_s = self._run.now()
@@ -58,4 +80,7 @@ class Account:
             nodes={status: self._counts[status] for status in Status if self._counts[status]},
             exit_code=code,
             reason=reason,
+            top_tier_usd=self.top_tier_usd,
+            cache_saved_usd=self.cache_saved_usd or None,
+            most_queued=most_queued,
         )

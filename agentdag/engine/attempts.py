@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.function import FunctionAgent, StandInAgent
-from agentdag.agents.llm import ModelAgent
+from agentdag.agents.llm import ModelAgent, unheard, unpriced
 from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Request
+from agentdag.engine.afford import bounded, claim_of, degraded, purse_of, size_of
 from agentdag.engine.asks import Asked, Prompted, rendered
 from agentdag.engine.run import Run
 from agentdag.errors import ErrorKind, Failure
@@ -35,6 +37,8 @@ from agentdag.limits.slots import Place, Seat
 from agentdag.plan.plan import Choice, PlanNode, PromptWork
 from agentdag.store.log import asks_json
 
+OUT_OF_BUDGET = "budget"
+"""Why a node was skipped that the budget could not pay."""
 TOKENS_EVERY_S = 0.2
 SHORTEST_TOLD_WAIT_S = 0.05
 """A shorter wait for a slot is told in `waits`, but not as an event of its own."""
@@ -64,6 +68,7 @@ class NodeLife(Turn):
         "_begun_s",
         "_billed",
         "_by",
+        "_degraded",
         "_good",
         "_good_by",
         "_outcome",
@@ -87,6 +92,8 @@ class NodeLife(Turn):
         super().__init__(policy, seat, UNBOUNDED if total_s is None else Allowance(total_s))
         self._run = run
         self.recorded = run.log is not None
+        self.purse = purse_of(run, node) if run.budget is not None or node.budget is not None else None
+        self._degraded: tuple[str, ...] = ()
         self.node = node
         self.fingerprint: str | None = None
         """Of what its own work asked last, where that is on record."""
@@ -157,9 +164,20 @@ class NodeLife(Turn):
                 break
             agent = self._prepare(number, choice)
             if agent is not None:
-                self._book(await agent.perform(Task(self.node.id, self._run.governor, self, self.on_delta)))
+                self.unfunded = False
+                outcome = await agent.perform(Task(self.node.id, self._run.governor, self, self.on_delta))
+                if not (self.unfunded and number and not outcome.attempts):  # what cannot be paid is passed over
+                    self._book(outcome)
             if self._outcome.failure is None:
                 break
+        if self.unfunded and not self._is_own_budget_spent:
+            self._run.out_of_budget = True
+
+    @property
+    def _is_own_budget_spent(self) -> bool:
+        """Of one that was not paid for: whether it is the node's own budget that is too small."""
+        own = self.purse if self.node.budget is not None else None
+        return own is not None and self.reserved is not None and not own.holds(own.spent + self.reserved)
 
     def _falls_back(self, number: int, choice: Choice) -> bool:
         """Turn to the next choice, unless the run or the node's time is over."""
@@ -202,7 +220,16 @@ class NodeLife(Turn):
             asked = self._rendered(number, choice)
         simulator = run.simulator if run.simulator is not None and run.simulates(node) else None
         if isinstance(asked, Prompted):
-            policy = self.policy
+            policy, work = self.policy, choice.work
+            assert isinstance(work, PromptWork)
+            if run.budget is not None:
+                asked, self._degraded = degraded(run, work, asked)
+                self._by = self._by._replace(model=str(asked.model))
+            if self.purse is not None:
+                asked = bounded(node, asked)
+            claim = claim_of(run, node, asked, self.purse)
+            self.reserved = claim.worst if self.purse is not None else None
+            prices = run.prices(asked.model)
             request = Request(
                 node=node.id,
                 attempt=1,
@@ -216,7 +243,18 @@ class NodeLife(Turn):
                 provider=asked.model.provider,
             )
             provider = simulator or run.providers[asked.model.provider]
-            return ModelAgent(provider, request, str(asked.model), run.redact, not getattr(provider, "free", False))
+            lane = str(asked.model)
+            road = run.governor.lanes(lane)
+            return ModelAgent(
+                provider,
+                request,
+                lane,
+                run.redact,
+                billed=not getattr(provider, "free", False),
+                price=unpriced if prices is None else prices.of,
+                claim=claim,
+                heard=unheard if road is None else partial(run.estimates.learn, node.id, lane, size_of(asked)),
+            )
         if simulator is not None:
             return StandInAgent(simulator, node.rehearsal)
         return FunctionAgent(run.functions[asked.function], asked.arguments)
@@ -249,7 +287,8 @@ class NodeLife(Turn):
         if safe is None and hedge_after_s is None:
             safe = self._write_start(attempt, self.passes, self._by.model)
         elif safe is None:
-            safe = self._write(NodeHedged(run.id, run.now(), self.node.id, attempt, hedge_after_s or 0.0))
+            after_s = hedge_after_s or 0.0
+            safe = self._write(NodeHedged(run.id, run.now(), self.node.id, attempt, after_s, self.reserved))
         self.admitting = True
         try:
             await safe
@@ -260,7 +299,7 @@ class NodeLife(Turn):
 
     def _write_start(self, attempt: int, passes: int, model: str | None) -> asyncio.Future[None]:
         run, node = self._run, self.node
-        return self._write(NodeStarted(run.id, run.now(), node.id, node.wave, attempt, model, passes))
+        return self._write(NodeStarted(run.id, run.now(), node.id, node.wave, attempt, model, passes, self.reserved))
 
     def _write(self, event: NodeStarted | NodeHedged) -> asyncio.Future[None]:
         """Done once *event* is on record."""
@@ -284,7 +323,7 @@ class NodeLife(Turn):
         run.tell(NodeRetrying(run.id, run.now(), self.node.id, attempt, wait_s, self._clean(failure)))
 
     def waited(self, on: str, seconds: float) -> None:
-        """*seconds* were spent waiting on a slot or a retry."""
+        """*seconds* were spent waiting on a slot, a rate, the budget, or a retry."""
         self._waits[on] = self._waits.get(on, 0.0) + seconds
         if seconds >= SHORTEST_TOLD_WAIT_S:
             run = self._run
@@ -314,6 +353,8 @@ class NodeLife(Turn):
         outcome = self._good or self._outcome
         if outcome.failure is None:
             return self._told(Status.SUCCEEDED, outcome)
+        if self.unfunded and not self._attempts_before + self._attempts and not self._is_own_budget_spent:
+            return self._told(Status.SKIPPED, _NOTHING, OUT_OF_BUDGET)
         timed_out = outcome.failure.kind is ErrorKind.TIMEOUT
         return self._told(Status.TIMED_OUT if timed_out else Status.FAILED, outcome)
 
@@ -350,6 +391,8 @@ class NodeLife(Turn):
             fallback_error=by.error,
             hedges=self.hedges,
             passes=max(1, self.passes),
+            degraded=self._degraded,
+            charged=None if self.purse is None else self.charged,
         )
 
     def _clean(self, failure: Failure) -> Failure:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from agentdag.engine.runner import Runner
 from agentdag.events import RunFinished
-from agentdag.limits.slots import Slots
+from agentdag.limits.pool import AgentPool
 
 R = TypeVar("R")
 
@@ -22,29 +22,19 @@ class Batch(Generic[R]):
     def __init__(
         self, cap: int, rows: Iterator[R], begin: Callable[[R], Runner], end: Callable[[R, RunFinished], None]
     ) -> None:
-        self.slots = Slots(cap, wake=self._wake, idle=self._make_room)
+        self._pool = AgentPool(cap, on_idle=self._make_room)
+        self.slots = self._pool.slots
         self._rows = rows
         self._begin = begin
         self._end = end
         self._running: dict[asyncio.Task[None], Runner] = {}
         self._room = asyncio.Event()
         self._stopped = False
-        self._waking = False
         self._bug: BaseException | None = None
 
     def _make_room(self) -> None:
         """A slot is free, and nobody waits for one."""
         self._room.set()
-
-    def _wake(self) -> None:
-        """A slot came back while somebody waits for one."""
-        if not self._waking:
-            self._waking = True
-            asyncio.get_running_loop().call_soon(self._hand_out)
-
-    def _hand_out(self) -> None:
-        self._waking = False
-        self.slots.hand_out()
 
     def stop(self) -> None:
         """Begin no more rows."""
@@ -72,6 +62,7 @@ class Batch(Generic[R]):
                 break
             self._room.clear()
             await self._room.wait()
+        self._pool.close()
         if self._bug is not None:
             raise self._bug
 

@@ -11,9 +11,12 @@ from agentdag.engine.asks import Asked, Prompted, Question, question_of
 from agentdag.engine.reuse import Reuse
 from agentdag.events import Event, NodeSettled, Status
 from agentdag.language.sandbox import View
+from agentdag.limits.budget import Budget
+from agentdag.limits.estimates import Estimates
 from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Recall, no_past
-from agentdag.plan.plan import CallWork, Plan, PlanNode
+from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode
+from agentdag.providers.prices import Prices
 from agentdag.store.log import Log
 
 
@@ -56,6 +59,13 @@ class Run:
     """Whether its models' answers are recordings."""
     codes: Mapping[str, str] = field(default_factory=dict)
     """Digests of what the functions do."""
+    prices: Callable[[ModelRef], Prices | None] = lambda _: None
+    """What a model costs, or would if it were asked for real; None where nobody knows."""
+    estimates: Estimates = field(default_factory=Estimates)
+    budget: Budget | None = None
+    """What the run may spend, over all its lives."""
+    out_of_budget: bool = False
+    """Whether something was not done because the budget has too little left."""
     settled: dict[str, NodeSettled] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     """The ids of what has settled without a result."""
@@ -66,6 +76,11 @@ class Run:
     def __post_init__(self) -> None:
         run = {"id": self.id, "started": self.started}
         self._shared_names = {"inputs": View("inputs", self.inputs), "run": View("run", run)}
+
+    def low(self, action: str) -> bool:
+        """Whether so much of the budget is spent that *action* is to be taken."""
+        terms = self.plan.budget
+        return self.budget is not None and terms is not None and action in terms.actions and self.budget.is_low
 
     def tell(self, event: Event) -> None:
         """Write *event*, and show it."""

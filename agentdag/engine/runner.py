@@ -7,17 +7,18 @@ before anything that depends on it starts. Nothing is left running when `run` re
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.account import Account
+from agentdag.engine.afford import budget_spent
 from agentdag.engine.ahead import Ahead
 from agentdag.engine.asks import Question
-from agentdag.engine.attempts import NodeLife
+from agentdag.engine.attempts import OUT_OF_BUDGET, NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.engine.resumption import ask, came_of, passes_before, stayed
 from agentdag.engine.reuse import SKIPPED, Reuse, Verdict
@@ -26,6 +27,8 @@ from agentdag.engine.sights import sighted
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
     FAILURES,
+    BudgetLeft,
+    BudgetLow,
     Exit,
     NodeResumed,
     NodeSettled,
@@ -37,7 +40,7 @@ from agentdag.events import (
     later,
 )
 from agentdag.limits.deadlines import LET_GO_S
-from agentdag.limits.slots import Place, Seat, Slots
+from agentdag.limits.slots import NO_NEED, Place, Rank, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, remaining_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
 from agentdag.plan.schedule import Schedule, State
@@ -48,6 +51,8 @@ GRACE_S = 10.0
 AT_ONCE_S = 0.4
 """How long what is cut by a second interrupt may take to stop."""
 PROGRESS_EVERY_S = 1.0
+LOW = 2
+"""The priority of what is shed."""
 SHORTEST_COUNTED_WAIT_S = 0.001
 """A shorter wait for a slot is no more than the engine's own work."""
 
@@ -71,6 +76,11 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         """Of those that run at this moment."""
         self._queued: dict[int, Seat] = {}
+        self._backlog: list[tuple[Rank, int, float]] = []
+        """Those that are ready and not queued, and since when: a heap."""
+        self._most_queued = 0
+        self._is_low = False
+        """Whether it was told that the budget is low."""
         self._ahead = Ahead(run, slots.cap, self._safely)
         self._due: list[int] = []
         """Those that are ready, and whose work is not there already."""
@@ -83,7 +93,6 @@ class Runner:
         self._stop_reason: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._alarm_s: float | None = None
-        self._waking = False
         self._going_on = False
         self._over = False
         self._ended = asyncio.Event()
@@ -138,16 +147,6 @@ class Runner:
             self._stop("the store could not be written")
             self._later("grace", GRACE_S, partial(self._cut, "the store could not be written"))
 
-    def wake(self) -> None:
-        """A slot came back while somebody waits for one."""
-        if not self._waking:
-            self._waking = True
-            asyncio.get_running_loop().call_soon(self._hand_out)
-
-    def _hand_out(self) -> None:
-        self._waking = False
-        self._slots.hand_out()
-
     def _go_on(self) -> None:
         """Do what follows from what happened, launch what became ready, and wake when time alone opens a barrier.
 
@@ -190,7 +189,7 @@ class Runner:
         """Go on where the run was: what joins saw holds, and what they went on without stays as it ended."""
         run, record = self._run, reuse.record
         assert record is not None
-        self._account.usage = record.spent
+        self._account.add_usage(None, record.spent)
         came = came_of(record, self._numbers, reuse.repeat)
         for number in self._schedule.resume(came):
             node, ended = run.plan.nodes[number], came[number].ended
@@ -259,21 +258,41 @@ class Runner:
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
         due, self._due = self._due or self._schedule.take_ready(), []
+        now = self._run.now()
         for number in due:
-            if self._schedule.state(number) is not State.READY:
-                continue
-            seat = Seat(self._slots, self._ranks[number])
-            self._queued[number] = seat
-            seat.request(partial(self._safely, partial(self._launch, number, seat, self._run.now())))
-            if self._run.log is not None and number not in self._lives and self._run.plan.nodes[number].may_repeat:
-                self._ahead.add(number, self._ranks[number], seat)
+            heapq.heappush(self._backlog, (self._ranks[number], number, now))
+        self._feed_queue()
         self._slots.hand_out()
         self._ahead.go_on_soon()
+
+    def _feed_queue(self) -> None:
+        """Queue those that are ready, best first, as far as `limits.queue` allows."""
+        most = self._run.plan.queue
+        while self._backlog and (most is None or len(self._queued) < most):
+            _, number, ready_at = heapq.heappop(self._backlog)
+            if self._schedule.state(number) is State.READY and number not in self._queued:
+                self._queue(number, ready_at)
+        self._most_queued = max(self._most_queued, len(self._queued) + len(self._backlog))
+
+    def _queue(self, number: int, ready_at: float) -> None:
+        run, node = self._run, self._run.plan.nodes[number]
+        lane = None if node.model is None else run.governor.lanes(str(node.model))
+        need = run.estimates.typical(node.id, str(node.model)) if lane is not None and lane.counts_tokens else NO_NEED
+        seat = Seat(self._slots, self._ranks[number], lane, need)
+        seat.patience_s = node.policy.max_delay_s
+        self._queued[number] = seat
+        seat.request(partial(self._safely, partial(self._launch, number, seat, ready_at)))
+        if run.log is not None and run.budget is None and number not in self._lives and node.may_repeat:
+            self._ahead.add(number, self._ranks[number], seat)
 
     def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
         """*number* holds its slot: begin, or begin the next pass."""
         del self._queued[number]
+        self._feed_queue()
         now = self._run.now()
+        if self._ranks[number][0] == LOW and number not in self._lives and self._run.low("shed"):
+            self._shed(number, seat)
+            return
         self._schedule.start(number, now)
         life = self._lives.get(number)
         if life is None:
@@ -286,9 +305,19 @@ class Runner:
             for each in self._schedule.take_news():  # what this pass sees
                 assert isinstance(each, Opened)
                 self._opened(each)
-        if (waited := now - ready_at) > SHORTEST_COUNTED_WAIT_S:
+        if (waited := now - ready_at - seat.rate_s) > SHORTEST_COUNTED_WAIT_S:
             life.waited("slot", waited)
+        if seat.rate_s > SHORTEST_COUNTED_WAIT_S:
+            life.waited("rate", seat.rate_s)
         self._tasks[number] = self._loop.create_task(self._live(number, life))
+
+    def _shed(self, number: int, seat: Seat) -> None:
+        """The budget is low, and *number* can be done without."""
+        seat.leave()
+        self._ahead.take(number)
+        self._schedule.waive(number)
+        self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=OUT_OF_BUDGET))
+        asyncio.get_running_loop().call_soon(self._safely, self._go_on)
 
     async def _live(self, number: int, life: NodeLife) -> None:
         life.begun = True
@@ -353,7 +382,24 @@ class Runner:
 
     def _settled(self, number: int, settled: NodeSettled) -> None:
         self._record(number, settled)
+        self._watch_budget()
         self._schedule.settle(number, settled.status, self._run.now())
+
+    def _watch_budget(self) -> None:
+        """Say once that the budget is low, and stop where that is what is to be done."""
+        run, terms = self._run, self._run.plan.budget
+        if self._is_low or run.budget is None or terms is None or not terms.actions or not run.budget.is_low:
+            return
+        self._is_low = True
+        run.tell(BudgetLow(run.id, run.now(), run.budget.share, tuple(sorted(terms.actions))))
+        if "stop" in terms.actions and self._stop_reason is None:
+            run.out_of_budget = True
+            asyncio.get_running_loop().call_soon(self._safely, self._stop_spending)
+
+    def _stop_spending(self) -> None:
+        if self._stop_reason is None and not self._schedule.done:
+            self._stop(OUT_OF_BUDGET)
+            self._cut(OUT_OF_BUDGET)
 
     def _rested(self, number: int, *, complete: bool) -> None:
         """A progressive join runs no more."""
@@ -374,12 +420,16 @@ class Runner:
         self._leave_queue_of(number)
         match ended.status:
             case Status.SKIPPED:
-                settled = self._unstarted(number, Status.SKIPPED, reason=f"{plan.nodes[ended.cause].id} failed")
+                settled = self._unstarted(number, Status.SKIPPED, reason=self._skip_reason(plan.nodes[ended.cause].id))
             case Status.LATE:
                 settled = self._unstarted(number, Status.LATE, reason=self._late_reason(ended.cause))
             case _:
                 settled = self._unstarted(number, Status.FAILED, failure=Failure(ErrorKind.BARRIER, ended.why))
         self._put_down(number, settled)
+
+    def _skip_reason(self, cause: str) -> str:
+        before = self._run.settled.get(cause)
+        return OUT_OF_BUDGET if before is not None and before.reason == OUT_OF_BUDGET else f"{cause} failed"
 
     def _put_down(self, number: int, settled: NodeSettled) -> None:
         """The end of a node that did not run, which follows from what is written already."""
@@ -505,6 +555,7 @@ class Runner:
         for seat in self._queued.values():
             seat.leave()
         self._queued.clear()
+        self._backlog.clear()
         self._ahead.clear()
 
     def _time_out(self, timeout_s: float) -> None:
@@ -534,11 +585,23 @@ class Runner:
 
     def _tell_progress(self) -> None:
         run, slots = self._run, self._slots
-        idle = (life for number in self._tasks if not (life := self._lives[number]).in_flight)
-        places = Counter(life.seat.place for life in idle)
-        waiting = {"slot": len(self._queued) + places[Place.WAITING], "retry": places[Place.AWAY]}
-        run.emit(RunProgress(run.id, run.now(), slots.held, waiting["slot"], waiting, self._account.usage))
+        waiting = self._waiting()
+        queued = waiting["slot"] + waiting["rate"]
+        left = None if run.budget is None else BudgetLeft(*run.budget.left())
+        run.emit(RunProgress(run.id, run.now(), slots.held, queued, waiting, self._account.usage, left))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
+
+    def _waiting(self) -> dict[str, int]:
+        """How many nodes wait for what."""
+        waiting = dict.fromkeys(("slot", "rate", "budget", "retry"), 0)
+        waiting["slot"] = len(self._backlog)
+        idle = [life for number in self._tasks if not (life := self._lives[number]).in_flight]
+        for seat in (*self._queued.values(), *(life.seat for life in idle if life.seat.place is Place.WAITING)):
+            waiting["rate" if seat.line.is_blocked else "slot"] += 1
+        for life in idle:
+            if life.seat.place is Place.AWAY:
+                waiting["budget" if life.is_poor else "retry"] += 1
+        return waiting
 
     def _give_up(self, bug: Exception) -> None:
         """Where nothing was called yet, the run has failed: on record it does not look as if it were cut off."""
@@ -548,7 +611,11 @@ class Runner:
     async def _tell_end(self) -> RunFinished:
         run = self._run
         outputs, errors = outputs_of(run)
-        finished = self._account.closed(*self._verdict(errors), self._stop_reason, outputs, errors)
+        verdict = self._verdict(errors)
+        reason = self._stop_reason
+        if verdict[0] is RunStatus.OUT_OF_BUDGET:
+            reason = budget_spent(run)
+        finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._most_queued)
         if run.log is not None:
             await run.log.recorded(finished)
             if run.log.journal.broken is not None:
@@ -563,6 +630,8 @@ class Runner:
             return RunStatus.FAILED, Exit.STORE
         if self._signal is not None:
             return RunStatus.INTERRUPTED, 128 + self._signal
+        if self._run.out_of_budget:
+            return RunStatus.OUT_OF_BUDGET, Exit.BUDGET
         if self._timed_out or self._schedule.fatal or is_lost_by_failure(self._run, lost):
             return RunStatus.FAILED, Exit.FAILED
         return RunStatus.SUCCEEDED, Exit.SUCCEEDED

@@ -1,7 +1,7 @@
 """The language: what a pipeline may say, as pydantic models.
 
-Every key is described once, here or in `language/rules.py`: refusals, `agentdag explain` and the editors' schema read
-it from these models.
+Every key is described once, here, in `language/rules.py` or in `language/limits.py`: refusals, `agentdag explain` and
+the editors' schema read it from these models.
 Unknown keys and wrong types are refused; a key that begins with `x-` is the user's own.
 A wrong document becomes findings in `language/check.py`; this file knows no place in a file.
 """
@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from agentdag.errors import ErrorKind
 from agentdag.language.findings import did_you_mean
+from agentdag.language.limits import BudgetSpec, NodeBudgetSpec, RateSpec
 from agentdag.language.model import Model, without_own_keys
 from agentdag.language.rules import Barrier, HedgeSpec, Retry, Schedule, ScheduleSpec, Timeout
 from agentdag.language.scalars import (
@@ -83,7 +84,7 @@ class PricesSpec(Model):
     """USD per million tokens of the prompt that the provider had in its cache; `input` where nothing is said."""
 
 
-class ProviderSpec(Model):
+class ProviderSpec(RateSpec):
     """How to reach a provider, where it differs from the defaults. `${NAME}` reads the environment here."""
 
     type: str | None = Field(default=None, examples=["openai"])
@@ -111,6 +112,8 @@ class ProviderSpec(Model):
     """Settings of a provider that another package brings, passed on as they are."""
     prices: PricesSpec | None = Field(default=None, examples=[{"input": 0.25, "output": 2}])
     """What its models cost, in USD per million tokens, where the price table does not know them."""
+    models: dict[str, RateSpec] = Field(default={}, examples=[{"gpt-5": {"rpm": 100}}])
+    """How fast single models of it may be asked, where that differs."""
 
     @field_validator("base_url")
     @classmethod
@@ -158,6 +161,9 @@ class LimitsSpec(Model):
 
     concurrency: Positive = Field(default=8, examples=[5])
     """How many nodes may act at once; whatever only waits does not count."""
+    queue: Positive | None = Field(default=None, examples=[100])
+    """How many may wait for a slot; the others wait outside the queue until there is room. Any number where nothing
+    is said."""
     timeout: Limit | None = Field(default=None, examples=["10m"])
     """Bounds the whole run; what then still runs is cancelled, what has finished is kept."""
     fail_fast: bool = Field(default=False, examples=[True])
@@ -221,6 +227,9 @@ class DefaultsSpec(SamplingSpec):
     """How often and how patiently an attempt is repeated."""
     barrier: Barrier | None = Field(default=None, examples=[{"timeout": "60s"}])
     """When joins open that do not say otherwise."""
+    cache_warm: bool = Field(default=False, examples=[True])
+    """Where parallel prompts share a long beginning, one call goes first and the rest start at its first token, so
+    that they read the provider's prompt cache instead of each paying for it."""
 
 
 _NODE_FORM: dict[str, Any] = {
@@ -321,6 +330,8 @@ class NodeSpec(SamplingSpec):
     cache: Age = Field(default=None, examples=["7d", True])
     """Takes the answer from the cache where the same request was answered in an earlier run, at most that long ago;
     `true` for any age. Not where a template reads `run` or a `latency`."""
+    budget: NodeBudgetSpec | None = Field(default=None, examples=[{"cost": 0.25}])
+    """What this node may spend, over all its attempts, hedges, fallbacks and passes."""
     priority: Priority = Field(default="normal", examples=["high"])
     """Goes first, or last, where more is ready than the cap lets run: high, normal or low."""
     expect: ExpectSpec = Field(default=ExpectSpec(), examples=[{"latency": "45s", "tokens": 800}])
@@ -368,6 +379,10 @@ class PipelineSpec(Model):
     """Names for models, cheapest first, so that a node says what it needs rather than whom it asks."""
     limits: LimitsSpec = Field(default=LimitsSpec(), examples=[{"concurrency": 5, "timeout": "10m"}])
     """Bounds of the whole run."""
+    budget: BudgetSpec | None = Field(
+        default=None, examples=[{"cost": 1.50, "when_low": {"at": "80%", "do": ["downgrade", "shrink"]}}]
+    )
+    """What the whole run may spend: tokens, USD, or both."""
     defaults: DefaultsSpec = Field(
         default=DefaultsSpec(), examples=[{"tier": "execution", "timeout": "90s", "retry": 2}]
     )

@@ -1,4 +1,4 @@
-"""The one door through which every call goes: slot, attempt timeout, hedges, retries.
+"""The one door through which every call goes: budget, rate, slot, attempt timeout, hedges, retries.
 
 It takes plain callables and knows neither agents nor providers. Nothing that only waits holds a slot.
 """
@@ -6,20 +6,27 @@ It takes plain callables and knows neither agents nor providers. Nothing that on
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Generic, NamedTuple, TypeVar
 
+from agentdag.calls import NOTHING, Amount, Room, Usage
 from agentdag.errors import CallError, ErrorKind, Failure
+from agentdag.limits.budget import Budget, Reservation
 from agentdag.limits.deadlines import Deadline, Deadlines
 from agentdag.limits.policy import UNBOUNDED, Allowance, Hedge, Policy, RetryBudget, delay_s
-from agentdag.limits.slots import Place, Seat, Slots
+from agentdag.limits.rates import Lane, Need, Permit
+from agentdag.limits.slots import NO_NEED, Place, Seat, Slots
 
 T = TypeVar("T")
 
 _SHUTTING = frozenset({ErrorKind.AUTH, ErrorKind.QUOTA})
+_PACED = frozenset({ErrorKind.RATE_LIMIT, ErrorKind.OVERLOADED})
+"""Failures after which it is the lane that says when the next attempt may be made."""
 FORBIDDEN = 403
 """This one call was not allowed; others with the same key may be."""
 IDLE_SLOTS_ONLY = (9, 0.0)
@@ -32,13 +39,18 @@ class Turn:
     __slots__ = (
         "allowance",
         "attempts_before",
+        "charged",
         "doubtful",
         "hedges",
         "in_flight",
+        "is_poor",
         "let_go",
         "policy",
+        "purse",
         "recorded",
+        "reserved",
         "seat",
+        "unfunded",
     )
 
     def __init__(self, policy: Policy, seat: Seat, allowance: Allowance = UNBOUNDED) -> None:
@@ -57,6 +69,16 @@ class Turn:
         """Whether nobody waits for it any more."""
         self.recorded = False
         """Whether each call is to be admitted before it is made."""
+        self.purse: Budget | None = None
+        """What its calls are paid from, where that is bounded."""
+        self.reserved: Amount | None = None
+        """What was set aside in the purse for the present attempt."""
+        self.charged = NOTHING
+        """What its calls were charged to the purse, in all."""
+        self.is_poor = False
+        """Whether it waits until the purse holds enough again."""
+        self.unfunded = False
+        """Whether a call was not made because the purse has too little left."""
 
     async def admit(self, attempt: int, hedge_after_s: float | None = None) -> None:
         """Return when the attempt, or a hedge of it, may be made: when it is on record."""
@@ -71,22 +93,39 @@ class Turn:
         """An attempt failed; the next begins in *wait_s*."""
 
     def waited(self, on: str, seconds: float) -> None:
-        """*seconds* were spent waiting on a slot or a retry."""
+        """*seconds* were spent waiting on a slot, a rate, the budget, or a retry."""
 
 
-class Attempt(NamedTuple):
-    """What an act is told of itself. `number` counts from 1, over all calls of the node; `hedge` is 0 for the first
-    call of an attempt, then 1, 2 ..."""
+class Attempt:
+    """What an act is told of itself, and tells. `number` counts from 1, over all calls of the node; `hedge` is 0 for
+    the first call of an attempt, then 1, 2 ..."""
 
-    number: int
-    hedge: int
-    deadline: Deadline
+    __slots__ = ("deadline", "hedge", "number", "room", "usage")
+
+    def __init__(self, number: int, hedge: int, deadline: Deadline) -> None:
+        self.number = number
+        self.hedge = hedge
+        self.deadline = deadline
+        self.usage: Usage | None = None
+        self.room: Room = {}
 
     def heard(self) -> None:
         """The answer's stream has begun, or a piece of it came."""
         self.deadline.heard()
 
+    def told(self, usage: Usage, room: Room) -> None:
+        """The answer says what it took, and what is left."""
+        self.usage, self.room = usage, room
 
+
+class Claim(NamedTuple):
+    """What a call takes of what is limited: of its lane, estimated; of a budget, at the most."""
+
+    need: Need = NO_NEED
+    worst: Amount = NOTHING
+
+
+NO_CLAIM = Claim()
 Act = Callable[[Attempt], Awaitable[T]]
 
 
@@ -110,9 +149,19 @@ class Call(Generic[T]):
     """Whether an attempt or a hedge that came to nothing may have been billed."""
 
 
+class _Ticket(NamedTuple):
+    """What one attempt was admitted with."""
+
+    permit: Permit | None = None
+    reservation: Reservation | None = None
+
+
+_NO_TICKET = _Ticket()
+
+
 @dataclass
 class Governor:
-    """Admits calls for one run. *chance* spreads retries."""
+    """Admits calls for one run. *chance* spreads retries; *lanes* are the models that have limits."""
 
     slots: Slots
     chance: Random = field(default_factory=Random)
@@ -122,40 +171,22 @@ class Governor:
     closing: bool = False
     """Whether the run is ending: what fails now is not tried again."""
     deadlines: Deadlines = field(default_factory=Deadlines)
+    lanes: Callable[[str | None], Lane | None] = lambda _: None
 
-    async def call(self, act: Act[T], turn: Turn, lane: str | None = None) -> Call[T]:
-        """Run *act* until it succeeds or the turn's policy gives up.
+    async def call(self, act: Act[T], turn: Turn, lane: str | None = None, claim: Claim = NO_CLAIM) -> Call[T]:
+        """Run *act* until it succeeds or the turn's policy gives up; each attempt takes *claim*.
 
         Failures are values; only cancellation is raised. The slot is given back at the end.
         """
         call: Call[T] = Call()
-        seat = turn.seat
         turn.doubtful = False
+        again = False
         try:
             while True:
-                if seat.place is not Place.HELD:
-                    asked = time.monotonic()
-                    await seat.take()
-                    turn.waited("slot", time.monotonic() - asked)
-                if lane is not None and lane in self.shut:
-                    shut = self.shut[lane]
-                    call.failure = Failure(shut.kind, f"not asked: {shut.message}", shut.provider)
+                ticket = await self._admitted(call, turn, lane, claim, again=again)
+                if ticket is None:
                     return call
-                call.attempts += 1
-                number = turn.attempts_before + call.attempts
-                if turn.recorded:
-                    await turn.admit(number)
-                turn.started(number)
-                turn.in_flight = True
-                if turn.policy.hedge is None:
-                    answer = await self._ask(act, turn, lane, number)
-                    if turn.allowance is not UNBOUNDED:
-                        turn.allowance.spend(answer.latency_s)
-                else:
-                    begun = time.monotonic()
-                    answer = await _Race(self, act, turn, lane, number).run(turn.policy.hedge)
-                    turn.allowance.spend(time.monotonic() - begun)
-                turn.in_flight = False
+                answer = await self._attempt(act, turn, lane, call, claim, ticket)
                 call.latency_s, call.result, call.failure = answer.latency_s, answer.result, answer.failure
                 turn.doubtful |= answer.failure is not None and answer.failure.billed != "no"
                 call.doubtful = turn.doubtful
@@ -165,32 +196,149 @@ class Governor:
                 wait_s = self._give_up_or_wait_s(call, answer.failure, lane, turn)
                 if wait_s is None:
                     return call
-                seat.leave()
-                turn.retrying(number, wait_s, answer.failure)
-                await asyncio.sleep(wait_s)
-                turn.allowance.spend(wait_s)
-                turn.waited("retry", wait_s)
+                turn.seat.leave()
+                paced = answer.failure.kind in _PACED and turn.seat.lane is not None
+                told_s = wait_s
+                if paced and turn.seat.lane is not None:  # its lane waits for it
+                    told_s = turn.seat.lane.wait_s(claim.need, self.slots.clock())
+                turn.retrying(
+                    turn.attempts_before + call.attempts, told_s if told_s < math.inf else 0.0, answer.failure
+                )
+                if not paced:
+                    await asyncio.sleep(wait_s)
+                    turn.waited("retry", wait_s)
+                    turn.allowance.spend(wait_s)
+                again = paced
         finally:
-            seat.leave()
+            turn.seat.leave()
 
-    async def _ask(
-        self, act: Act[T], turn: Turn, lane: str | None, number: int, hedge: int = 0, spent_s: float = 0.0
+    async def _admitted(
+        self, call: Call[T], turn: Turn, lane: str | None, claim: Claim, *, again: bool
+    ) -> _Ticket | None:
+        """Wait until an attempt may be made: for the budget, its lane, at last a slot. None where it may not."""
+        seat, road = turn.seat, self.lanes(lane)
+        if road is not None and road.counts_tokens and (why := road.too_large(claim.need)) is not None:
+            call.failure = Failure(ErrorKind.TOO_LONG, f"not asked: {why}", _provider(lane), final=True)
+            return None
+        seat.patience_s = turn.policy.max_delay_s
+        seat.careful = again and call.attempts >= turn.policy.retries
+        if road is not seat.lane:
+            seat.leave()
+            seat.move(road, claim.need)
+        elif road is not None and road.counts_tokens and not seat.exchange(claim.need):
+            seat.leave()
+        reservation = None
+        if turn.purse is not None and claim.worst != NOTHING:
+            reservation = await self._reserved(call, turn, claim.worst)
+            if reservation is None:
+                return None
+            turn.reserved = claim.worst
+        try:
+            if seat.place is not Place.HELD:
+                await self._take(turn, again=again)
+            if road is not None and seat.permit is None:  # let through to be told
+                asked_s = road.asked_s(self.slots.clock())
+                message = f"not asked: the provider wants to be left alone for {asked_s:.0f} s"
+                call.failure = call.failure or Failure(ErrorKind.RATE_LIMIT, message, _provider(lane), final=True)
+                return None
+            if lane is not None and lane in self.shut:
+                shut = self.shut[lane]
+                call.failure = Failure(shut.kind, f"not asked: {shut.message}", shut.provider)
+                return None
+            call.attempts += 1
+            if turn.recorded:
+                await turn.admit(turn.attempts_before + call.attempts)
+            ticket, reservation = _Ticket(seat.sent(), reservation), None
+            return ticket
+        finally:
+            if reservation is not None:
+                reservation.release()
+
+    async def _take(self, turn: Turn, *, again: bool) -> None:
+        """Wait for a slot, and tell for what it was."""
+        seat, begun = turn.seat, time.monotonic()
+        await seat.take(again=again)
+        waited_s = time.monotonic() - begun
+        rate_s = min(waited_s, seat.rate_s)
+        if rate_s > 0:
+            turn.waited("rate", rate_s)
+        turn.waited("slot", waited_s - rate_s)
+
+    async def _reserved(self, call: Call[T], turn: Turn, worst: Amount) -> Reservation | None:
+        """What the turn's purse sets aside for an attempt, at once or when others are settled; None where it cannot."""
+        assert turn.purse is not None
+        reservation = turn.purse.reserve(worst)
+        if reservation is None and turn.purse.may_fit(worst):
+            begun = time.monotonic()
+            turn.seat.leave()
+            turn.is_poor = True
+            while reservation is None and turn.purse.may_fit(worst):
+                looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                turn.purse.when_settled(partial(_look, looked))
+                await looked
+                reservation = turn.purse.reserve(worst)
+            turn.is_poor = False
+            turn.waited("budget", time.monotonic() - begun)
+        if reservation is None:
+            what = f"up to {worst.tokens:,} tokens" + (f" and ${worst.cost_usd:.4f}" if worst.cost_usd else "")
+            why = f"not asked: it may take {what}, and the budget has less left"
+            turn.unfunded = True
+            if call.failure is None:
+                call.failure = Failure(ErrorKind.BUDGET, why, final=True)
+            else:
+                message = f"{call.failure.message} (not tried again: the budget has too little left)"
+                call.failure = replace(call.failure, message=message)
+        return reservation
+
+    async def _attempt(
+        self, act: Act[T], turn: Turn, lane: str | None, call: Call[T], claim: Claim, ticket: _Ticket
     ) -> _Answer[T]:
-        """One call within its bounds; *spent_s* of the turn's time are gone already."""
+        """One attempt, with the hedges beside it."""
+        number = turn.attempts_before + call.attempts
+        turn.started(number)
+        turn.in_flight = True
+        if turn.policy.hedge is None:
+            answer = await self._ask(act, turn, lane, number, ticket)
+            if turn.allowance is not UNBOUNDED:
+                turn.allowance.spend(answer.latency_s)
+        else:
+            begun = time.monotonic()
+            answer = await _Race(self, act, turn, lane, number, claim).run(turn.policy.hedge, ticket)
+            turn.allowance.spend(time.monotonic() - begun)
+        turn.in_flight = False
+        return answer
+
+    async def _ask(  # noqa: PLR0913 - a call is what these say together
+        self,
+        act: Act[T],
+        turn: Turn,
+        lane: str | None,
+        number: int,
+        ticket: _Ticket,
+        *,
+        hedge: int = 0,
+        spent_s: float = 0.0,
+    ) -> _Answer[T]:
+        """One call within its bounds; *spent_s* of the turn's time are gone already. What it took is settled."""
         policy, left_s = turn.policy, turn.allowance.left_s - spent_s
-        result, failure = None, None
+        result, failure, ended = None, None, False
         begun = time.monotonic()
         deadline = self.deadlines.enter(min(policy.attempt_s, left_s), policy.timeout.idle_s, turn)
+        attempt = Attempt(number, hedge, deadline)
         try:
-            result = await act(Attempt(number, hedge, deadline))
+            result = await act(attempt)
+            ended = True
         except asyncio.CancelledError:
             if not deadline.ran_out():
                 raise
-            failure = _timeout(policy, deadline, left_s, turn.allowance, lane)
+            failure, ended = _timeout(policy, deadline, left_s, turn.allowance, lane), True
         except CallError as error:
-            failure = error.failure
+            failure, ended = error.failure, True
+            attempt.room = attempt.room or error.room
         finally:
             deadline.done = True
+            if ticket is not _NO_TICKET:
+                _settle(turn, ticket, attempt, failure, self.slots.clock(), ended=ended)
         if deadline.swallowed:  # the act was cut, and let something else show
             deadline.ran_out()
             failure = failure and _timeout(policy, deadline, left_s, turn.allowance, lane)
@@ -218,9 +366,45 @@ class Governor:
         return wait_s
 
 
+def _settle(turn: Turn, ticket: _Ticket, attempt: Attempt, failure: Failure | None, now: float, *, ended: bool) -> None:
+    """Tell the lane and the budget what became of a call; one that was cancelled may have been billed."""
+    permit, reservation = ticket
+    usage = attempt.usage
+    if permit is not None:
+        lane = permit.lane
+        if usage is not None:
+            lane.correct(permit, Need(usage.input_tokens or 0, usage.output_tokens or 0))
+        if failure is None and ended:
+            lane.answered(permit)
+        elif failure is not None and failure.kind is ErrorKind.RATE_LIMIT:
+            lane.refused(permit, now, after_s=failure.retry_after_s)
+        elif failure is not None and failure.kind is ErrorKind.OVERLOADED:
+            lane.overloaded(permit, now, after_s=failure.retry_after_s)
+        elif failure is not None and failure.status is not None and failure.kind is not ErrorKind.TIMEOUT:
+            lane.answered(permit)
+        else:
+            lane.ended()
+        if attempt.room:
+            lane.told(permit, attempt.room, now)
+    if reservation is not None:
+        if failure is not None and failure.billed == "no":
+            reservation.release()
+        else:
+            turn.charged += reservation.settle(usage if ended and failure is None else None)
+
+
+def _look(looked: asyncio.Future[None]) -> None:
+    if not looked.done():
+        looked.set_result(None)
+
+
+def _provider(lane: str | None) -> str | None:
+    return None if lane is None else lane.partition("/")[0]
+
+
 def _timeout(policy: Policy, deadline: Deadline, left_s: float, allowance: Allowance, lane: str | None) -> Failure:
     """How an attempt ended that was cut; where the node's whole time is over, there is no other."""
-    provider = None if lane is None else lane.partition("/")[0]
+    provider = _provider(lane)
     whole = left_s < policy.attempt_s and not deadline.fell_silent
     if deadline.fell_silent:
         message = f"the stream was silent for {policy.timeout.idle_s:g} s"
@@ -234,20 +418,23 @@ def _timeout(policy: Policy, deadline: Deadline, left_s: float, allowance: Allow
 class _Race(Generic[T]):
     """One attempt as several identical calls: the first good answer wins, the others are cancelled and booked."""
 
-    def __init__(self, governor: Governor, act: Act[T], turn: Turn, lane: str | None, number: int) -> None:
+    def __init__(
+        self, governor: Governor, act: Act[T], turn: Turn, lane: str | None, number: int, claim: Claim
+    ) -> None:
         self._governor = governor
         self._act = act
         self._turn = turn
         self._lane = lane
         self._number = number
+        self._claim = claim
         self._begun = time.monotonic()
         self._out: set[asyncio.Task[_Answer[T] | None]] = set()
         self._in_line: set[asyncio.Task[_Answer[T] | None]] = set()
         """Hedges that wait for an idle slot."""
 
-    async def run(self, hedge: Hedge) -> _Answer[T]:
+    async def run(self, hedge: Hedge, ticket: _Ticket) -> _Answer[T]:
         """The first good answer, or the failure of whatever was out last."""
-        first = asyncio.create_task(self._call(0))
+        first = asyncio.create_task(self._call(0, ticket))
         self._out = {first}
         made = 0
         try:
@@ -272,30 +459,39 @@ class _Race(Generic[T]):
         finally:
             await self._drop_rest()
 
-    async def _call(self, hedge: int) -> _Answer[T] | None:
+    async def _call(self, hedge: int, ticket: _Ticket) -> _Answer[T] | None:
         spent_s = time.monotonic() - self._begun
         return await self._governor._ask(  # noqa: SLF001 - a part of it
-            self._act, self._turn, self._lane, self._number, hedge, spent_s
+            self._act, self._turn, self._lane, self._number, ticket, hedge=hedge, spent_s=spent_s
         )
 
     async def _spare(self, number: int) -> _Answer[T] | None:
         """The same call again, as soon as a slot is idle; None where it is not made after all."""
-        seat = Seat(self._governor.slots, IDLE_SLOTS_ONLY)
+        turn, governor = self._turn, self._governor
+        reservation = None
+        if turn.purse is not None and self._claim.worst != NOTHING:
+            reservation = turn.purse.reserve(self._claim.worst)
+            if reservation is None:
+                return None
+        seat = Seat(governor.slots, IDLE_SLOTS_ONLY, governor.lanes(self._lane), self._claim.need)
         try:
             await seat.take()
-            if not self._governor.is_open(self._lane):
+            if not governor.is_open(self._lane):
                 return None
             after_s = time.monotonic() - self._begun
-            if self._turn.recorded:
-                await self._turn.admit(self._number, after_s)
-                if not self._governor.is_open(self._lane):
+            if turn.recorded:
+                await turn.admit(self._number, after_s)
+                if not governor.is_open(self._lane):
                     return None
             task = asyncio.current_task()
             self._in_line = {each for each in self._in_line if each is not task}
-            self._turn.hedges += 1
-            self._turn.hedged(self._number, after_s)
-            return await self._call(number)
+            turn.hedges += 1
+            turn.hedged(self._number, after_s)
+            ticket, reservation = _Ticket(seat.sent(), reservation), None
+            return await self._call(number, ticket)
         finally:
+            if reservation is not None:
+                reservation.release()
             seat.leave()
 
     async def _drop_rest(self) -> None:

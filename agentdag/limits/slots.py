@@ -1,21 +1,26 @@
-"""Who may act now: a cap on what runs at once, and one order for all who wait.
+"""Who may act now: a cap on what runs at once, a lane for each model on its key, and one order for all who wait.
 
 The order is priority, then the longest remaining path, then arrival. Whoever has been passed over
-`MAX_OVERTAKEN` times goes next, so nothing starves. This file knows no clock; only `Seat.take` a loop.
+`MAX_OVERTAKEN` times goes next, so nothing starves. Who waits for a lane holds up nobody on another, and no slot.
+This file has no clock of its own; only `Seat.take` needs a loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
+
+from agentdag.limits.rates import Lane, Need, Permit
 
 MAX_OVERTAKEN = 1000
 
 Rank = tuple[int, float]
 """Priority (0 high, 1 normal, 2 low), then minus the seconds of the longest remaining path; smaller goes first."""
+NO_NEED = Need()
 
 
 class Place(Enum):
@@ -26,32 +31,115 @@ class Place(Enum):
     HELD = auto()
 
 
+class _Line:
+    """All who wait for one lane; those who need none stand in a line of their own."""
+
+    __slots__ = ("_blocked_at", "_blocked_s", "arrivals", "heap", "lane", "waiting")
+
+    def __init__(self, lane: Lane | None) -> None:
+        self.lane = lane
+        self.heap: list[tuple[int, float, int, Seat]] = []
+        self.arrivals: deque[tuple[int, int, Seat]] = deque()
+        self.waiting = 0
+        self._blocked_at: float | None = None
+        self._blocked_s = 0.0
+
+    def best(self) -> Seat:
+        """The first by rank; somebody waits."""
+        heap = self.heap
+        while not heap[0][3].waits_since(heap[0][2]):
+            heapq.heappop(heap)
+        return heap[0][3]
+
+    def oldest(self) -> tuple[int, int, Seat]:
+        """Who came first: how many had been granted by then, its number, and itself; somebody waits."""
+        arrivals = self.arrivals
+        while not arrivals[0][2].waits_since(arrivals[0][1]):
+            arrivals.popleft()
+        return arrivals[0]
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the lane lets its first go, with a slot at hand."""
+        if self.lane is None:
+            return 0.0
+        best = self.best()
+        if self.lane.asked_s(now) > best.patience_s:
+            return 0.0  # it goes through without a permit, and hears so
+        wait_s = self.lane.wait_s(best.need, now, careful=best.careful)
+        self.mark(now, blocked=wait_s > 0)
+        return wait_s
+
+    def mark(self, now: float, *, blocked: bool) -> None:
+        """From now on it is the lane that holds up the line, or not."""
+        if blocked:
+            self._blocked_at = now if self._blocked_at is None else self._blocked_at
+        elif self._blocked_at is not None:
+            self._blocked_s += now - self._blocked_at
+            self._blocked_at = None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it is the lane that holds up the line at this moment, and not the want of a slot."""
+        return self._blocked_at is not None
+
+    def blocked_s(self, now: float) -> float:
+        """For how many seconds in all the lane has held up the line."""
+        return self._blocked_s + (0.0 if self._blocked_at is None else now - self._blocked_at)
+
+
 class Slots:
     """At most *cap* seats are held at once.
 
     `Seat.request` only queues; slots are given by `hand_out`, so that all that became ready together is
     compared before the first one starts. *wake* is called when a slot came back while somebody waits;
-    whoever owns the loop then calls `hand_out`. *idle* is called when one came back and nobody waits.
+    whoever owns the loop then calls `hand_out`, and again after as many seconds as *alarm* is told, when a lane opens
+    by itself. *idle* is called when a slot came back and nobody waits.
     """
 
-    def __init__(self, cap: int, wake: Callable[[], None], idle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        cap: int,
+        wake: Callable[[], None],
+        idle: Callable[[], None] = lambda: None,
+        *,
+        alarm: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.cap = cap
         self.held = 0
         self.waiting = 0
+        self.clock = clock
         self._wake = wake
         self._idle = idle
-        self._heap: list[tuple[int, float, int, Seat]] = []
-        self._arrivals: deque[tuple[int, int, Seat]] = deque()
+        self._alarm = alarm
+        self._plain = _Line(None)
+        self._lines: dict[Lane, _Line] = {}
         self._arrived = 0
         self._granted = 0
 
-    def queue(self, seat: Seat) -> int:
-        """*seat* waits from now on; returns its number among all arrivals."""
-        self._arrived += 1
-        heapq.heappush(self._heap, (*seat.rank, self._arrived, seat))
-        self._arrivals.append((self._granted, self._arrived, seat))
+    def line(self, lane: Lane | None) -> _Line:
+        """The line for *lane*."""
+        if lane is None:
+            return self._plain
+        if lane not in self._lines:
+            self._lines[lane] = _Line(lane)
+        return self._lines[lane]
+
+    def queue(self, seat: Seat, line: _Line, arrival: int) -> int:
+        """*seat* waits in *line* from now on, as number *arrival* of all, a new one where that is 0; returns it."""
+        if not arrival:
+            self._arrived += 1
+            arrival = self._arrived
+        heapq.heappush(line.heap, (*seat.rank, arrival, seat))
+        line.arrivals.append((self._granted, arrival, seat))
+        line.waiting += 1
         self.waiting += 1
-        return self._arrived
+        return arrival
+
+    def unqueue(self, line: _Line) -> None:
+        """Somebody in *line* waits no more."""
+        line.waiting -= 1
+        self.waiting -= 1
 
     def release(self) -> None:
         """A slot comes back."""
@@ -62,72 +150,157 @@ class Slots:
             self._idle()
 
     def hand_out(self) -> None:
-        """Give free slots, best first."""
+        """Give free slots, best first, to whoever's lane is open."""
         while self.held < self.cap and self.waiting:
-            seat = self._next()
+            now = self.clock() if self._lines else 0.0
+            open_ = self._open(now) if self._lines else [self._plain]
+            if not open_:
+                return
+            seat = self._next(open_)
             self.held += 1
-            self.waiting -= 1
             self._granted += 1
-            seat.granted()
+            self.unqueue(seat.line)
+            seat.granted(now)
+        if self._lines and self.waiting:
+            now = self.clock()
+            for line in self._lines.values():
+                line.mark(now, blocked=False)
 
-    def _next(self) -> Seat:
-        arrivals = self._arrivals
-        while not arrivals[0][2].waits_since(arrivals[0][1]):
-            arrivals.popleft()
-        granted_before, _, oldest = arrivals[0]
-        if self._granted - granted_before >= MAX_OVERTAKEN and self._granted % 2:  # one of two: the order still counts
-            return oldest
-        while True:
-            _, _, arrival, seat = heapq.heappop(self._heap)
-            if seat.waits_since(arrival):
-                return seat
+    def _open(self, now: float) -> list[_Line]:
+        """The lines in which somebody waits who may go; where there are none, the alarm is set."""
+        open_, soonest_s = [self._plain] if self._plain.waiting else [], math.inf
+        for line in self._lines.values():
+            if line.waiting:
+                wait_s = line.wait_s(now)
+                if wait_s > 0:
+                    soonest_s = min(soonest_s, wait_s)
+                else:
+                    open_.append(line)
+        if not open_ and soonest_s < math.inf:
+            self._alarm(soonest_s)
+        return open_
+
+    def _next(self, lines: list[_Line]) -> Seat:
+        if self._granted % 2:  # one of two: the order still counts
+            granted_before, _, oldest = min((line.oldest() for line in lines), key=lambda each: each[1])
+            if self._granted - granted_before >= MAX_OVERTAKEN:
+                return oldest
+        if len(lines) == 1:
+            return lines[0].best()
+        return min((line.best() for line in lines), key=lambda seat: (*seat.rank, seat.arrival))
 
 
 class Seat:
-    """One node's claim on a slot: taken and given back as often as it acts."""
+    """One node's claim on a slot, and on *lane*: taken and given back as often as it acts."""
 
-    __slots__ = ("_grant", "_slots", "arrival", "place", "rank")
+    __slots__ = (
+        "_blocked_s",
+        "_grant",
+        "_slots",
+        "arrival",
+        "careful",
+        "line",
+        "need",
+        "patience_s",
+        "permit",
+        "place",
+        "rank",
+        "rate_s",
+    )
 
-    def __init__(self, slots: Slots, rank: Rank) -> None:
+    def __init__(self, slots: Slots, rank: Rank, lane: Lane | None = None, need: Need = NO_NEED) -> None:
         self._slots = slots
         self._grant: Callable[[], None] | None = None
+        self._blocked_s = 0.0
+        self.line = slots.line(lane)
+        self.need = need
+        self.patience_s = math.inf
+        """It does not wait for a lane whose provider has asked to be left alone for longer."""
+        self.careful = False
+        """Whether it must not be refused again."""
         self.rank = rank
         self.place = Place.AWAY
         self.arrival = 0
+        self.permit: Permit | None = None
+        """What is reserved on the lane for the next call, until that is sent; none where it is not to wait so long."""
+        self.rate_s = 0.0
+        """For how long the lane held it up when it waited last."""
 
     @property
-    def held(self) -> bool:
-        return self.place is Place.HELD
+    def lane(self) -> Lane | None:
+        return self.line.lane
 
     def waits_since(self, arrival: int) -> bool:
         """Whether it waits, and is the one that queued as number *arrival*."""
         return self.place is Place.WAITING and self.arrival == arrival
 
-    def request(self, grant: Callable[[], None]) -> None:
-        """Queue for a slot; *grant* is called by `Slots.hand_out` once it is held."""
+    def request(self, grant: Callable[[], None], *, again: bool = False) -> None:
+        """Queue for a slot; *grant* is called by `Slots.hand_out` once it is held.
+
+        *again* is for whoever was refused: it keeps its place before those who came later.
+        """
         self._grant = grant
         self.place = Place.WAITING
-        self.arrival = self._slots.queue(self)
+        line = self.line
+        if line.lane is not None:
+            self._blocked_s = line.blocked_s(self._slots.clock())
+        self.arrival = self._slots.queue(self, line, self.arrival if again else 0)
 
-    def granted(self) -> None:
-        """The slot is this seat's."""
+    def granted(self, now: float) -> None:
+        """The slot is this seat's, and what it needs of its lane is reserved."""
         self.place = Place.HELD
+        line = self.line
+        if line.lane is not None:
+            self.rate_s = line.blocked_s(now) - self._blocked_s
+            if line.lane.asked_s(now) <= self.patience_s:
+                self.permit = line.lane.take(self.need, now)
         grant, self._grant = self._grant, None
         if grant is not None:
             grant()
 
+    def move(self, lane: Lane | None, need: Need) -> None:
+        """Ask for *need* of *lane* from the next time on; what is reserved and not sent is given back."""
+        self._give_back()
+        self.line = self._slots.line(lane)
+        self.need = need
+
+    def exchange(self, need: Need) -> bool:
+        """Ask for *need*, more or less than before; whether what is held is right for that, or nothing is held."""
+        self.need = need
+        if self.permit is None:
+            return self.place is not Place.HELD
+        lane, now = self.permit.lane, self._slots.clock()
+        self._give_back()
+        if lane.wait_s(need, now) > 0:
+            return False
+        self.permit = lane.take(need, now)
+        return True
+
+    def sent(self) -> Permit | None:
+        """The call goes out: what was reserved for it is its own from now on."""
+        permit, self.permit = self.permit, None
+        if permit is not None:
+            permit.lane.sent(permit, self._slots.clock())
+        return permit
+
     def leave(self) -> None:
         """Give the slot back, or the place in the queue."""
         place, self.place = self.place, Place.AWAY
+        self._give_back()
         if place is Place.HELD:
             self._slots.release()
         elif place is Place.WAITING:
-            self._slots.waiting -= 1
+            self._slots.unqueue(self.line)
 
-    async def take(self) -> None:
+    def _give_back(self) -> None:
+        permit, self.permit = self.permit, None
+        if permit is not None:
+            permit.lane.give_back(permit)
+
+    async def take(self, *, again: bool = False) -> None:
         """Wait until the slot is held."""
         seated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.request(lambda: None if seated.cancelled() else seated.set_result(None))
+        self.request(lambda: None if seated.cancelled() else seated.set_result(None), again=again)
         self._slots.hand_out()
         try:
             await seated

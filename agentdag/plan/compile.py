@@ -9,6 +9,7 @@ import gc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from agentdag.language.check import Checked, Report, check_document
 from agentdag.language.codes import codes
 from agentdag.language.document import decode, parse_document, read_text
 from agentdag.language.findings import in_order
+from agentdag.language.limits import BudgetSpec, NodeBudgetSpec
 from agentdag.language.rules import AUTO, P95, BarrierSpec, RetrySpec, TimeoutSpec
 from agentdag.language.scalars import IDENTIFIER, PRIORITIES
 from agentdag.language.secrets import masked, starred, written_secrets
@@ -27,8 +29,8 @@ from agentdag.limits.policy import Hedge, Policy, Timeout
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.lint import Linter, UnknownModel
-from agentdag.plan.nodes import Draft, NodeCompiler
-from agentdag.plan.plan import DEFAULT_LATENCY_S, CallWork, Choice, Plan, PlanNode, PromptWork
+from agentdag.plan.nodes import Draft, NodeCompiler, model_ref, said
+from agentdag.plan.plan import DEFAULT_LATENCY_S, BudgetTerms, CallWork, Choice, Plan, PlanNode, PromptWork, Tier
 from agentdag.plan.values import check_input_specs
 from agentdag.plan.wiring import Wiring
 
@@ -215,6 +217,11 @@ class _Compiler:
             fail_fast=spec.limits.fail_fast,
             schedule="eager" if spec.schedule.waves is None else "waves",
             wave_timeout_s=None if spec.schedule.waves is None else spec.schedule.waves.timeout,
+            tiers=tuple(Tier(name, model_ref(tier.model), said(tier)) for name, tier in spec.tiers.items()),
+            defaults=said(spec.defaults),
+            budget=_budget(spec.budget),
+            queue=spec.limits.queue,
+            cache_warm=spec.defaults.cache_warm,
             allowed=self.allowed,
         )
 
@@ -272,6 +279,7 @@ class _Compiler:
             simulated=draft.simulated,
             description=spec.description,
             cache_s=spec.cache,
+            budget=_budget(spec.budget),
         )
 
     def _policy(self, spec: NodeSpec, work: PromptWork | CallWork) -> Policy:
@@ -296,6 +304,14 @@ def _timeout(*layers: TimeoutSpec | None) -> Timeout:
             said |= {key: value for key, value in told.items() if value is not None}
     attempt = said["attempt"]
     return Timeout(None if attempt == AUTO else attempt, said.get("idle"), said.get("total"))
+
+
+def _budget(spec: NodeBudgetSpec | None) -> BudgetTerms | None:
+    if spec is None:
+        return None
+    cost = None if spec.cost is None else Decimal(str(spec.cost))
+    low = spec.when_low if isinstance(spec, BudgetSpec) else None
+    return BudgetTerms(spec.tokens, cost, low.at, frozenset(low.do)) if low else BudgetTerms(spec.tokens, cost)
 
 
 def _barrier(spec: BarrierSpec | None) -> Barrier:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agentdag.calls import Rehearsal, Sampling
+from agentdag.calls import Rehearsal
 from agentdag.errors import ErrorKind, Span
 from agentdag.language.check import Checked, Report
 from agentdag.language.document import Source
@@ -29,7 +29,7 @@ from agentdag.language.spec import (
 from agentdag.language.templates import NODE_NAMES, PASS_NAMES, Problem, Template, ValueTemplate
 from agentdag.plan.files import FileProblem, locate, read
 from agentdag.plan.functions import FunctionProblem, Functions, Parameters
-from agentdag.plan.plan import CallWork, ModelRef, PromptWork
+from agentdag.plan.plan import CallWork, ModelRef, PromptWork, merged_sampling
 
 Path_ = tuple[str | int, ...]
 
@@ -70,6 +70,8 @@ class NodeCompiler:
 
     def __post_init__(self) -> None:
         self._functions = Functions(self.folder)
+        self._defaults = said(self.spec.defaults)
+        self._tiers = {name: said(tier) for name, tier in self.spec.tiers.items()}
 
     def check_shared(self) -> None:
         """Tiers, providers and defaults, which belong to no node."""
@@ -145,19 +147,18 @@ class NodeCompiler:
             self.report.at(path, "AD203", "this fallback has nothing to ask", "give it a `prompt:`, or a `call:`")
         if spec.system is not None:
             system = self._template(draft, spec.system, (*path, "system"))
-        tier: SamplingSpec | None
+        tier: str | None
         if spec.tier is not None or spec.model is not None or not isinstance(own, PromptWork):
             found = self._model_of(spec, path)
             if found is None:
                 return None
             model, tier = found
         else:
-            named = None if draft.spec.model is not None else draft.spec.tier or self.spec.defaults.tier
-            model, tier = own.model, None if named is None else self.spec.tiers.get(named)
+            model, tier = own.model, own.tier
         if prompt is None:
             return None
         self._refuse_unsupported(spec, path, model)
-        return PromptWork(prompt, system, model, _sampling(self.spec.defaults, tier, draft.spec, spec))
+        return self._asking(prompt, system, model, tier, {**said(draft.spec), **said(spec)})
 
     def _check_rules(self, draft: Draft, path: Path_) -> None:
         """Bounds that mean nothing for this node, and hedges of what must not be made twice."""
@@ -195,7 +196,13 @@ class NodeCompiler:
             return None
         reference, tier = model
         self._refuse_unsupported(node, path, reference)
-        return PromptWork(prompt, system, reference, _sampling(self.spec.defaults, tier, node))
+        return self._asking(prompt, system, reference, tier, said(node))
+
+    def _asking(
+        self, prompt: Template, system: Template | None, model: ModelRef, tier: str | None, own: Mapping[str, Any]
+    ) -> PromptWork:
+        sampling = merged_sampling(self._defaults, self._tiers.get(tier or "", {}), own)
+        return PromptWork(prompt, system, model, sampling, tier, own)
 
     def _refuse_unsupported(self, node: SamplingSpec, path: Path_, model: ModelRef) -> None:
         provider = self.spec.providers.get(model.provider)
@@ -273,7 +280,7 @@ class NodeCompiler:
             told = " and ".join(f"`{name}`" for name in missing)
             self.report.at((*path, "call"), "AD207", f"`{call}` needs {told}", "give it under `with:`")
 
-    def _model_of(self, node: NodeSpec | FallbackSpec, path: Path_) -> tuple[ModelRef, SamplingSpec | None] | None:
+    def _model_of(self, node: NodeSpec | FallbackSpec, path: Path_) -> tuple[ModelRef, str | None] | None:
         """The model that *node* asks, and the tier it came from."""
         defaults = self.spec.defaults
         if node.tier is not None and node.model is not None:
@@ -287,16 +294,16 @@ class NodeCompiler:
         if defaults.tier is not None:
             return self._tier_model(defaults.tier)
         if defaults.model is not None:
-            model = _split(defaults.model)
+            model = model_ref(defaults.model)
             return (model, None)
         if not any(self.checked.is_damaged(*cut) for cut in (path, ("defaults",))):  # type: ignore[arg-type]
             hint = "write `model: provider/name` here or under `defaults:`"
             self.report.at(path, "AD203", f"`{path[1]}` has no model", hint, key=True)
         return None
 
-    def _tier_model(self, name: str) -> tuple[ModelRef, SamplingSpec | None] | None:
+    def _tier_model(self, name: str) -> tuple[ModelRef, str | None] | None:
         tier = self.spec.tiers.get(name)
-        return None if tier is None else (_split(tier.model), tier)
+        return None if tier is None else (model_ref(tier.model), name)
 
     def _check_tier(self, name: str, path: Path_) -> bool:
         raw = self._raw("tiers")
@@ -308,7 +315,7 @@ class NodeCompiler:
         return False
 
     def _model(self, text: str, path: Path_) -> ModelRef | None:
-        model = _split(text)
+        model = model_ref(text)
         raw = self._raw("providers")
         declared = set(raw) if isinstance(raw, dict) else set()
         known = declared | set(self.provider_types)
@@ -345,21 +352,13 @@ class NodeCompiler:
         draft.simulated = False if simulate is False else True if simulate is not None else None
 
 
-def _split(text: str) -> ModelRef:
+def model_ref(text: str) -> ModelRef:
+    """The model that *text*, `provider/name`, names."""
     provider, _, name = text.partition("/")
     return ModelRef(provider, name)
 
 
-def _sampling(*layers: SamplingSpec | None) -> Sampling:
-    """The model parameters of *layers*, later ones winning, null too; `params` are merged."""
-    merged: dict[str, Any] = {}
-    params: dict[str, Any] = {}
-    for layer in layers:
-        if layer is None:
-            continue
-        for key in layer.model_fields_set.intersection(SAMPLING_KEYS):
-            merged[key] = getattr(layer, key)
-            if key == "params":
-                params = {**params, **layer.params} if layer.params is not None else {}
-    merged["stop"] = tuple(merged.get("stop") or ())
-    return Sampling(**{**merged, "params": params})
+def said(spec: SamplingSpec) -> Mapping[str, Any]:
+    """The model parameters that *spec* says, null too."""
+    keys = spec.model_fields_set
+    return {key: getattr(spec, key) for key in SAMPLING_KEYS if key in keys} if keys else {}

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
@@ -35,13 +37,26 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Tier:
+    """A named model. `said` are the model parameters that the file gives it."""
+
+    name: str
+    model: ModelRef
+    said: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class PromptWork:
-    """Ask a model."""
+    """Ask a model, by the name of its `tier` where it has one. `own` are the parameters that it says itself."""
 
     prompt: Template
     system: Template | None
     model: ModelRef
     sampling: Sampling
+    tier: str | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
+    lead: Template | None = None
+    """The beginning of the prompt that other prompts to the same model share, where they are to warm its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,16 @@ class Choice:
         return self.work.model if isinstance(self.work, PromptWork) else None
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetTerms:
+    """What may be spent; None for any amount. From the share `low_at` on, `actions` are taken."""
+
+    tokens: int | None = None
+    cost_usd: Decimal | None = None
+    low_at: float = 1.0
+    actions: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanNode:
     """One node. `edges` are all its dependencies; `needs` those that a join sees, and its barrier counts."""
@@ -96,6 +121,7 @@ class PlanNode:
     description: str | None
     cache_s: float | None = None
     """How old an answer out of the cache may be, in seconds; None where the node asks for none."""
+    budget: BudgetTerms | None = None
 
     @property
     def cacheable(self) -> bool:
@@ -144,6 +170,19 @@ class PlanNode:
         return frozenset(read)
 
 
+def merged_sampling(*layers: Mapping[str, Any]) -> Sampling:
+    """The model parameters of *layers*, later ones winning, null too; `params` are merged."""
+    merged: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            merged[key] = value
+            if key == "params":
+                params = {**params, **value} if value is not None else {}
+    merged["stop"] = tuple(merged.get("stop") or ())
+    return Sampling(**{**merged, "params": params})
+
+
 def _templates(work: PromptWork | CallWork) -> tuple[Template, ...]:
     if isinstance(work, PromptWork):
         return (work.prompt,) if work.system is None else (work.prompt, work.system)
@@ -168,6 +207,14 @@ class Plan:
     schedule: str
     wave_timeout_s: float | None = None
     """In lock-step: the next wave's ready nodes start that long after a wave began, at the latest."""
+    tiers: tuple[Tier, ...] = ()
+    """Cheapest first."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The model parameters that every prompt has that does not say otherwise."""
+    budget: BudgetTerms | None = None
+    queue: int | None = None
+    """How many may wait for a slot."""
+    cache_warm: bool = False
     allowed: tuple[Path, ...] = ()
     """Folders besides the pipeline's own from which files may be read."""
     source: str = field(default="", compare=False, repr=False)
@@ -190,6 +237,37 @@ class Plan:
     def wanted(self) -> frozenset[str]:
         """The nodes that `outputs` read."""
         return frozenset[str]().union(*(value.nodes for value in self.outputs.values()))
+
+    def spending(self, budget: BudgetTerms | None) -> Plan:
+        """The plan with another budget."""
+        return replace(self, budget=budget)
+
+    def one_tier_down(self, work: PromptWork) -> PromptWork | None:
+        """*work* by the next cheaper tier; None where there is none."""
+        names = [tier.name for tier in self.tiers]
+        place = names.index(work.tier) if work.tier in names else 0
+        if not place:
+            return None
+        lower = self.tiers[place - 1]
+        sampling = merged_sampling(self.defaults, lower.said, work.own)
+        return replace(work, model=lower.model, tier=lower.name, sampling=sampling)
+
+    def on_models(self, models: Mapping[str, ModelRef]) -> Plan:
+        """The plan with other models for the tiers in *models*; `*` stands for every tier and every model."""
+        every = models.get("*")
+
+        def asked(work: PromptWork | CallWork) -> PromptWork | CallWork:
+            if isinstance(work, CallWork):
+                return work
+            model = models.get(work.tier or "") or every
+            return work if model is None else replace(work, model=model)
+
+        nodes = (
+            replace(node, choices=tuple(replace(choice, work=asked(choice.work)) for choice in node.choices))
+            for node in self.nodes
+        )
+        tiers = (replace(tier, model=models.get(tier.name) or every or tier.model) for tier in self.tiers)
+        return replace(self, nodes=tuple(nodes), tiers=tuple(tiers))
 
     @property
     def durations_s(self) -> Sequence[float]:

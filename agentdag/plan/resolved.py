@@ -17,22 +17,30 @@ from agentdag.language.spec import SAMPLING_KEYS
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.policy import Timeout
 from agentdag.plan.barrier import ALL
-from agentdag.plan.plan import CallWork, Plan, PlanNode, PromptWork, function_name
+from agentdag.plan.plan import BudgetTerms, CallWork, Plan, PlanNode, PromptWork, function_name
 from agentdag.written import written
 
 
 def resolved(plan: Plan) -> str:
     """*plan* as YAML."""
-    limits = {"concurrency": plan.concurrency, "timeout": _duration(plan.timeout_s), "fail_fast": plan.fail_fast}
+    limits = {
+        "concurrency": plan.concurrency,
+        "queue": plan.queue,
+        "timeout": _duration(plan.timeout_s),
+        "fail_fast": plan.fail_fast,
+    }
     whole = {
         "version": 1,
         "name": plan.name,
         "description": plan.description,
         "inputs": {name: spec.model_dump(exclude_unset=True) for name, spec in plan.inputs.items()},
         "providers": {name: spec.model_dump(exclude_unset=True) for name, spec in plan.providers.items()},
+        "tiers": {tier.name: {"model": str(tier.model), **tier.said} for tier in plan.tiers},
         "limits": _said(limits),
+        "budget": _budget(plan.budget),
+        "defaults": {**plan.defaults, **({"cache_warm": True} if plan.cache_warm else {})},
         "schedule": _schedule(plan),
-        "nodes": {node.id: _node(node) for node in plan.nodes},
+        "nodes": {node.id: _node(node, plan) for node in plan.nodes},
         "outputs": {name: _written(value.value) for name, value in plan.outputs.items()},
     }
     text = written(_said(whole))
@@ -45,22 +53,31 @@ def _schedule(plan: Plan) -> Any:
     return {"waves": {"timeout": duration_text(plan.wave_timeout_s)}}
 
 
-def _node(node: PlanNode) -> dict[str, Any]:
+def _budget(terms: BudgetTerms | None) -> dict[str, Any] | None:
+    if terms is None:
+        return None
+    low = {"at": terms.low_at, "do": sorted(terms.actions)} if terms.actions else None
+    cost = None if terms.cost_usd is None else float(terms.cost_usd)
+    return _said({"tokens": terms.tokens, "cost": cost, "when_low": low})
+
+
+def _node(node: PlanNode, plan: Plan) -> dict[str, Any]:
     policy = node.policy
     hedge = policy.hedge
     return _said(
         {"description": node.description}
-        | _work(node.work)
+        | _work(node.work, plan.defaults)
         | {
             "needs": list(node.needs),
             "barrier": _barrier(node),
             "continue_on_failure": node.optional,
             "timeout": _timeout(policy.timeout),
             "retry": _retry(node),
-            "fallback": [_fallback(node.work, choice.work) for choice in node.choices[1:]],
+            "fallback": [_fallback(node.work, choice.work, plan.defaults) for choice in node.choices[1:]],
             "hedge": None if hedge is None else {"after": _duration(hedge.after_s) or P95, "max": hedge.most},
             "idempotent": node.idempotent,
             "cache": True if node.cache_s == math.inf else _duration(node.cache_s),
+            "budget": _budget(node.budget),
             "priority": PRIORITIES[node.priority],
             "expect": _said({"latency": None if node.assumed else _duration(node.expected_s), "tokens": node.tokens}),
             "simulate": _simulate(node),
@@ -83,19 +100,22 @@ def _retry(node: PlanNode) -> dict[str, Any]:
     return told
 
 
-def _fallback(own: PromptWork | CallWork, work: PromptWork | CallWork) -> dict[str, Any]:
+def _fallback(own: PromptWork | CallWork, work: PromptWork | CallWork, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """As `_work`, with null for the parameters of the node that the fallback does not share."""
-    told = _work(work)
+    told = _work(work, defaults)
     if isinstance(own, PromptWork) and isinstance(work, PromptWork):
-        told |= {key: None for key in _sampling(own.sampling) if key not in told}
+        told |= {key: None for key in own.own if key not in told}
     return told
 
 
-def _work(work: PromptWork | CallWork) -> dict[str, Any]:
+def _work(work: PromptWork | CallWork, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of whom; with null for the parameters of `defaults` or of its tier that do not hold for it."""
     if isinstance(work, CallWork):
         return _said({"call": function_name(work), "with": _arguments(work.arguments)})
-    texts = {"system": None if work.system is None else work.system.text, "prompt": work.prompt.text}
-    return _said({"model": str(work.model), **_sampling(work.sampling), **texts}, keep=("prompt",))
+    texts = _said({"system": None if work.system is None else work.system.text, "prompt": work.prompt.text})
+    if work.tier is not None:
+        return {"tier": work.tier, **work.own, **texts}
+    return {"model": str(work.model), **dict.fromkeys(defaults), **work.own, **_sampling(work.sampling), **texts}
 
 
 def _timeout(timeout: Timeout) -> Any:

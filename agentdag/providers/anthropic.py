@@ -11,7 +11,7 @@ from typing import Any
 
 from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
 from agentdag.errors import ErrorKind, Failure, UsageError, call_error
-from agentdag.providers.sdk import SdkClient, count
+from agentdag.providers.sdk import SdkClient, Told, count
 from agentdag.providers.settings import Settings
 
 _PATH = "/v1/messages"
@@ -66,18 +66,18 @@ class AnthropicProvider:
         stream = request.stream if self._settings.stream is None else self._settings.stream
         if stream:
             return await self._streamed(request, body, on_delta)
-        answer, request_id = await self._sdk.post(_PATH, body, request.timeout_s)
-        return self._whole(request, answer, request_id)
+        answer, told = await self._sdk.post(_PATH, body, request.timeout_s)
+        return self._whole(request, answer, told)
 
-    def _whole(self, request: Request, answer: dict[str, Any], request_id: str | None) -> Reply:
+    def _whole(self, request: Request, answer: dict[str, Any], told: Told) -> Reply:
         content = answer.get("content")
         if not isinstance(content, list):
-            raise self._sdk.fail("the answer has no content", request_id)
+            raise self._sdk.fail("the answer has no content", told.request_id)
         blocks = [block for block in content if isinstance(block, dict) and block.get("type") == "text"]
         text = "".join(block["text"] for block in blocks if isinstance(block.get("text"), str))
         usage = answer.get("usage")
-        told = usage if isinstance(usage, dict) else {}
-        return self._reply(request, text, answer.get("stop_reason"), told, request_id, None)
+        counted = usage if isinstance(usage, dict) else {}
+        return self._reply(request, text, answer.get("stop_reason"), counted, told, None)
 
     async def _streamed(self, request: Request, body: dict[str, Any], on_delta: OnDelta) -> Reply:
         body["stream"] = True
@@ -85,9 +85,9 @@ class AnthropicProvider:
         stop, ttft_s, ended = None, None, False
         usage: dict[str, Any] = {}
         started = time.monotonic()
-        async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, request_id):
+        async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, told):
             if isinstance(events, dict):
-                return self._whole(request, events, request_id)
+                return self._whole(request, events, told)
             on_delta("")
             async for event in events:
                 match event:
@@ -97,17 +97,17 @@ class AnthropicProvider:
                         on_delta(piece)
                     case {"type": "content_block_delta"}:
                         on_delta("")
-                    case {"type": "message_start", "message": {"usage": dict(told)}}:
-                        usage |= told
+                    case {"type": "message_start", "message": {"usage": dict(counted)}}:
+                        usage |= counted
                     case {"type": "message_delta", "delta": dict(delta)}:
                         stop = delta.get("stop_reason") or stop
-                        told = event.get("usage")
-                        usage |= {key: v for key, v in told.items() if v is not None} if isinstance(told, dict) else {}
+                        more = event.get("usage")
+                        usage |= {key: v for key, v in more.items() if v is not None} if isinstance(more, dict) else {}
                     case {"type": "message_stop"}:
                         ended = True
         if not ended:
-            raise self._sdk.fail("the stream ended without its end marker", request_id)
-        return self._reply(request, "".join(pieces), stop, usage, request_id, ttft_s)
+            raise self._sdk.fail("the stream ended without its end marker", told.request_id)
+        return self._reply(request, "".join(pieces), stop, usage, told, ttft_s)
 
     def _body(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
@@ -132,20 +132,20 @@ class AnthropicProvider:
         text: str,
         stop: Any,
         usage: Mapping[str, Any],
-        request_id: str | None,
+        told: Told,
         ttft_s: float | None,
     ) -> Reply:
         if stop == "refusal":
             name = self._settings.name
             message = text[:500] or "the model refused to answer"
-            raise call_error(Failure(ErrorKind.REFUSED, message, name, 200, request_id, billed="yes"))
+            raise call_error(Failure(ErrorKind.REFUSED, message, name, 200, told.request_id, billed="yes"))
         if not isinstance(stop, str):
-            raise self._sdk.fail("the answer has no stop_reason", request_id)
+            raise self._sdk.fail("the answer has no stop_reason", told.request_id)
         if not text:
             cut = stop == "max_tokens"
             message = "max_tokens was spent before any text came" if cut else "the answer is empty"
-            raise self._sdk.fail(message, request_id, final=cut)
-        return Reply(text, _usage(usage, request, text), stop, request_id, ttft_s)
+            raise self._sdk.fail(message, told.request_id, final=cut)
+        return Reply(text, _usage(usage, request, text), stop, told.request_id, ttft_s, told.room)
 
     async def aclose(self) -> None:
         """Nothing to close: the HTTP client is the run's."""
@@ -159,4 +159,4 @@ def _usage(told: Mapping[str, Any], request: Request, text: str) -> Usage:
         return Usage(estimate_tokens(asked), estimate_tokens(text), 0, estimated=True)
     read = count(told.get("cache_read_input_tokens")) or 0
     written = count(told.get("cache_creation_input_tokens")) or 0
-    return Usage(given + read + written, made, read)
+    return Usage(given + read + written, made, read, written_tokens=written)

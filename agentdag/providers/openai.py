@@ -11,7 +11,7 @@ from typing import Any
 
 from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
 from agentdag.errors import ErrorKind, Failure, UsageError, call_error
-from agentdag.providers.sdk import SdkClient, count
+from agentdag.providers.sdk import SdkClient, Told, count
 from agentdag.providers.settings import Settings
 
 _PATH = "/chat/completions"
@@ -61,32 +61,32 @@ class OpenAIProvider:
         stream = request.stream if self._settings.stream is None else self._settings.stream
         if stream:
             return await self._streamed(request, body, on_delta)
-        answer, request_id = await self._sdk.post(_PATH, body, request.timeout_s)
-        return self._whole(request, answer, request_id)
+        answer, told = await self._sdk.post(_PATH, body, request.timeout_s)
+        return self._whole(request, answer, told)
 
-    def _whole(self, request: Request, answer: dict[str, Any], request_id: str | None) -> Reply:
+    def _whole(self, request: Request, answer: dict[str, Any], told: Told) -> Reply:
         choices = answer.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-            raise self._sdk.fail("the answer has no choices", request_id)
+            raise self._sdk.fail("the answer has no choices", told.request_id)
         message = choice["message"]
         if message.get("refusal"):
-            raise self._refused(str(message["refusal"]), request_id)
+            raise self._refused(str(message["refusal"]), told.request_id)
         text = _text(message.get("content"))
-        return self._reply(request, text, choice.get("finish_reason"), answer.get("usage"), request_id, None)
+        return self._reply(request, text, choice.get("finish_reason"), answer.get("usage"), told, None)
 
     async def _streamed(self, request: Request, body: dict[str, Any], on_delta: OnDelta) -> Reply:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         pieces: list[str] = []
         finish, usage, ttft_s, refusal = None, None, None, ""
         started = time.monotonic()
-        async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, request_id):
+        async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, told):
             if isinstance(events, dict):
-                return self._whole(request, events, request_id)
+                return self._whole(request, events, told)
             on_delta("")
             async for event in events:
                 if not isinstance(event, dict):
-                    raise self._sdk.fail("the stream holds JSON that is no object", request_id)
+                    raise self._sdk.fail("the stream holds JSON that is no object", told.request_id)
                 usage = event.get("usage") or usage
                 choices = event.get("choices")
                 choice = choices[0] if isinstance(choices, list) and choices else None
@@ -103,10 +103,10 @@ class OpenAIProvider:
                 if piece or any(delta.get(key) for key in _REASONING):
                     on_delta(piece)
         if refusal:
-            raise self._refused(refusal, request_id)
+            raise self._refused(refusal, told.request_id)
         if finish is None:
-            raise self._sdk.fail("the stream ended without its end marker", request_id)
-        return self._reply(request, "".join(pieces), finish, usage, request_id, ttft_s)
+            raise self._sdk.fail("the stream ended without its end marker", told.request_id)
+        return self._reply(request, "".join(pieces), finish, usage, told, ttft_s)
 
     def _body(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
@@ -124,18 +124,16 @@ class OpenAIProvider:
         body |= {key: value for key, value in given.items() if value is not None}
         return body | dict(sampling.params)
 
-    def _reply(
-        self, request: Request, text: str, finish: Any, usage: Any, request_id: str | None, ttft_s: float | None
-    ) -> Reply:
+    def _reply(self, request: Request, text: str, finish: Any, usage: Any, told: Told, ttft_s: float | None) -> Reply:
         if finish == "content_filter":
-            raise self._refused("the content filter stopped the answer", request_id)
+            raise self._refused("the content filter stopped the answer", told.request_id)
         if not isinstance(finish, str):
-            raise self._sdk.fail("the answer has no finish_reason", request_id)
+            raise self._sdk.fail("the answer has no finish_reason", told.request_id)
         if not text:
             cut = finish == "length"
             message = "max_tokens was spent before any text came" if cut else "the answer is empty"
-            raise self._sdk.fail(message, request_id, final=cut)
-        return Reply(text, _usage(usage, request, text), finish, request_id, ttft_s)
+            raise self._sdk.fail(message, told.request_id, final=cut)
+        return Reply(text, _usage(usage, request, text), finish, told.request_id, ttft_s, told.room)
 
     def _refused(self, message: str, request_id: str | None) -> Exception:
         name = self._settings.name

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
+from typing import Any
 
 from agentdag.calls import Usage
 
@@ -19,42 +21,84 @@ _MILLION = Decimal(1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
-    """USD per million tokens."""
+class Rate:
+    """USD per million tokens: *base*, or that of the last of *steps* whose number of input tokens is passed."""
 
-    input: Decimal
-    output: Decimal
-    cached_input: Decimal
+    base: Decimal
+    steps: tuple[tuple[int, Decimal], ...] = ()
+
+    def at(self, input_tokens: int) -> Decimal:
+        """The rate in a request of so many *input_tokens*; it holds for all of them."""
+        rate = self.base
+        for start, price in self.steps:
+            if input_tokens > start:
+                rate = price
+        return rate
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a model costs: fresh input, output, input read from the provider's cache, and input written to it."""
+
+    input: Rate
+    output: Rate
+    cached_input: Rate
+    written_input: Rate
+
+    @classmethod
+    def flat(cls, input_: Decimal, output: Decimal, cached_input: Decimal) -> Prices:
+        """The same whatever the size of a request."""
+        return cls(Rate(input_), Rate(output), Rate(cached_input), Rate(input_))
 
     def of(self, usage: Usage) -> Decimal:
-        cached = usage.cached_tokens or 0
-        fresh = (usage.input_tokens or 0) - cached
-        whole = fresh * self.input + cached * self.cached_input + (usage.output_tokens or 0) * self.output
-        return whole / _MILLION
+        """USD; output tokens include those of reasoning, as all providers count them."""
+        whole, cached, written = usage.input_tokens or 0, usage.cached_tokens or 0, usage.written_tokens
+        fresh = max(0, whole - cached - written)
+        cost = fresh * self.input.at(whole) + cached * self.cached_input.at(whole)
+        cost += written * self.written_input.at(whole) + (usage.output_tokens or 0) * self.output.at(whole)
+        return cost / _MILLION
+
+    def at_most(self, input_tokens: int, output_tokens: int) -> Decimal:
+        """The most that a request of so many tokens can cost: all of its input at its dearest."""
+        rates = (self.input, self.cached_input, self.written_input)
+        dearest = max(rate.at(size) for rate in rates for size in (0, input_tokens))
+        out = max(self.output.at(size) for size in (0, input_tokens))
+        return (input_tokens * dearest + output_tokens * out) / _MILLION
 
 
-def cost_usd(kind: str, model: str, usage: Usage, declared: Prices | None = None) -> Decimal | None:
-    """What *usage* of *model* at a provider of type *kind* costs; None where nobody knows."""
-    if declared is not None:
-        return declared.of(usage)
+FREE = Prices.flat(Decimal(0), Decimal(0), Decimal(0))
+
+
+@cache
+def prices_of(kind: str, model: str) -> Prices | None:
+    """What *model* at a provider of type *kind* costs by the table; None where it does not know."""
     if kind not in _TABLES:
         return None
     import genai_prices  # noqa: PLC0415 - 0.1 s, and few commands ask for a price
 
-    counts = genai_prices.Usage(
-        input_tokens=usage.input_tokens or 0,
-        cache_read_tokens=usage.cached_tokens or 0,
-        output_tokens=usage.output_tokens or 0,
-    )
     try:
-        return genai_prices.calc_price(counts, model, provider_id=_TABLES[kind]).total_price
+        found = genai_prices.calc_price(genai_prices.Usage(input_tokens=1), model, provider_id=_TABLES[kind])
     except LookupError:
         return None
+    told = found.model_price
+    if told.input_mtok is None or told.output_mtok is None:
+        return None
+    input_ = _rate(told.input_mtok)
+    cached = input_ if told.cache_read_mtok is None else _rate(told.cache_read_mtok)
+    written = input_ if told.cache_write_mtok is None else _rate(told.cache_write_mtok)
+    return Prices(input_, _rate(told.output_mtok), cached, written)
+
+
+def _rate(told: Any) -> Rate:
+    """A price of the table: one number, or one by the size of the request."""
+    if isinstance(told, Decimal):
+        return Rate(told)
+    return Rate(told.base, tuple((tier.start, tier.price) for tier in told.tiers))
 
 
 def unknown_model(kind: str, model: str) -> Collection[str] | None:
     """The models that the table knows, where it ought to know *model* and does not; else None."""
-    if kind not in _NAMED_BY_THEIR_MAKER or cost_usd(kind, model, Usage(1, 1)) is not None:
+    if kind not in _NAMED_BY_THEIR_MAKER or prices_of(kind, model) is not None:
         return None
     from genai_prices.data import providers  # noqa: PLC0415 - as above
 

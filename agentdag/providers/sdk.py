@@ -8,11 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+from agentdag.calls import Gauge, Room
 from agentdag.errors import CallError, call_error
 from agentdag.providers.faults import bad_response, error_body_failure, failure_of
 from agentdag.providers.http import CONNECT_TIMEOUT_S
+
+
+class Told(NamedTuple):
+    """What the headers of an answer tell."""
+
+    request_id: str | None
+    room: Room
 
 
 class SdkClient:
@@ -29,16 +37,27 @@ class SdkClient:
         self._request_id_header = request_id_header
         self.provider = provider
 
-    async def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], str | None]:
-        """The JSON object that *path* answers with, and the request's id. Raises CallError only."""
+    async def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], Told]:
+        """The JSON object that *path* answers with, and what its headers tell. Raises CallError only."""
         options = {"timeout": self._timeout(timeout_s)}
         try:
             response = await self._client.post(path, cast_to=self._response_class, body=body, options=options)
         except Exception as error:
-            raise call_error(failure_of(error, self.provider)) from error
-        request_id = response.headers.get(self._request_id_header)
+            raise self._failed(error) from error
+        told = self._told(response.headers)
         kind = response.headers.get("content-type", "something without a type")
-        return self._object(response.content, kind, request_id), request_id
+        return self._object(response.content, kind, told.request_id), told
+
+    def _told(self, headers: Mapping[str, str]) -> Told:
+        return Told(headers.get(self._request_id_header), room_of(headers))
+
+    def _failed(self, error: Exception) -> CallError:
+        """What *error* of the SDK means, and how much room its answer tells of."""
+        failed = call_error(failure_of(error, self.provider))
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        if headers is not None:
+            failed.room = room_of(headers)
+        return failed
 
     def _object(self, content: bytes, kind: str, request_id: str | None) -> dict[str, Any]:
         """The JSON object in *content*; raises CallError where it is something else, or tells an error."""
@@ -55,8 +74,8 @@ class SdkClient:
     @asynccontextmanager
     async def stream(
         self, path: str, body: Mapping[str, Any], timeout_s: float
-    ) -> AsyncIterator[tuple[AsyncIterator[Any] | dict[str, Any], str | None]]:
-        """The events of a streamed answer as plain values, and the request's id. Raises CallError only.
+    ) -> AsyncIterator[tuple[AsyncIterator[Any] | dict[str, Any], Told]]:
+        """The events of a streamed answer as plain values, and what its headers tell. Raises CallError only.
 
         A server that knows no streams answers as a whole: then its JSON object stands in place of the events.
         """
@@ -69,15 +88,15 @@ class SdkClient:
                 stream=True,
                 stream_cls=self._stream_class,
             )
-            request_id = stream.response.headers.get(self._request_id_header)
+            told = self._told(stream.response.headers)
             try:
                 kind = stream.response.headers.get("content-type", "")
                 if "html" in kind:
-                    raise self.fail(f"answered {kind} instead of a stream", request_id)
+                    raise self.fail(f"answered {kind} instead of a stream", told.request_id)
                 if kind.startswith("application/json"):
-                    yield self._object(await stream.response.aread(), kind, request_id), request_id
+                    yield self._object(await stream.response.aread(), kind, told.request_id), told
                 else:
-                    yield aiter(stream), request_id
+                    yield aiter(stream), told
             finally:
                 await stream.close()
 
@@ -95,11 +114,33 @@ class SdkClient:
         except CallError:
             raise
         except Exception as error:
-            raise call_error(failure_of(error, self.provider)) from error
+            raise self._failed(error) from error
 
     def fail(self, message: str, request_id: str | None, *, final: bool = False) -> CallError:
         """The error for an answer that is no answer."""
         return call_error(bad_response(message, self.provider, request_id=request_id, final=final))
+
+
+_COUNTED = ("requests", "tokens", "input-tokens", "output-tokens")
+
+
+def room_of(headers: Mapping[str, str]) -> Room:
+    """What the `x-ratelimit-*` or `anthropic-ratelimit-*` headers of an answer tell of limits and of what is left."""
+    room = {}
+    for counted in _COUNTED:
+        left = headers.get(f"x-ratelimit-remaining-{counted}")
+        limit = headers.get(f"x-ratelimit-limit-{counted}")
+        if left is None:
+            left = headers.get(f"anthropic-ratelimit-{counted}-remaining")
+            limit = headers.get(f"anthropic-ratelimit-{counted}-limit")
+        if left is not None:
+            room[counted.replace("-", "_")] = Gauge(_number(limit), _number(left))
+    return room
+
+
+def _number(text: str | None) -> int | None:
+    """A whole number in a header, or None where it is anything else."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
 
 
 def count(value: Any) -> int | None:

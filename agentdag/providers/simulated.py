@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from decimal import Decimal
 from random import Random
 
 from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
@@ -66,8 +65,12 @@ class SimulatedProvider:
         if latency_s > 0:
             await _sleep_until(started + latency_s)
         asked = (request.system or "") + request.prompt
-        usage = Usage(estimate_tokens(asked), play.tokens, 0, Decimal(0))
-        return Reply(text, usage, "stop", f"sim-{request.node}-{request.attempt}", ttft_s)
+        most = request.sampling.max_tokens
+        made = play.tokens if most is None else min(play.tokens, most)
+        usage = Usage(estimate_tokens(asked), made, 0)
+        return Reply(
+            text, usage, "stop" if made == play.tokens else "length", f"sim-{request.node}-{request.attempt}", ttft_s
+        )
 
     @staticmethod
     def _failing(request: Request, chance: Random) -> ErrorKind | None:

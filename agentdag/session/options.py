@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,13 +13,16 @@ from typing import Any
 
 from agentdag.calls import Usage
 from agentdag.errors import SpecError, UsageError
-from agentdag.language.spec import ProviderSpec
+from agentdag.language.findings import did_you_mean
+from agentdag.language.scalars import MODEL_NAME
 from agentdag.limits.policy import Recall, no_past
 from agentdag.plan.compile import Compiled, compile_file
+from agentdag.plan.nodes import model_ref
 from agentdag.plan.plan import ModelRef, Plan
 from agentdag.plan.preview import Preview, preview
 from agentdag.plan.values import resolve_inputs
 from agentdag.providers import prices, registry
+from agentdag.session.money import PriceList, check_prices, with_budget
 from agentdag.store.history import Pace
 from agentdag.store.keeper import Keeper
 
@@ -51,6 +54,10 @@ class Options:
     record: Path | None = None
     replay: Path | None = None
     replay_pace: float = 0.0
+    budget: Mapping[str, str] = field(default_factory=dict)
+    """`cost` in USD and `tokens`, as written, where they are not those of the file; of a batch, for all its rows."""
+    tiers: Mapping[str, str] = field(default_factory=dict)
+    """Other models for tiers, by name; `*` stands for every tier and model."""
     batch: Mapping[str, Any] | None = None
     """Of a batch, what is recorded so that it can go on: where its rows and results are."""
 
@@ -75,6 +82,8 @@ class Options:
             "path": str(plan.path if str(plan.path) == "-" else plan.path.resolve()),
             "folder": str(Path.cwd()),
             "batch": self.batch,
+            "budget": dict(self.budget),
+            "tiers": dict(self.tiers),
         }
 
     @classmethod
@@ -91,6 +100,8 @@ class Options:
             replay=None if said["replay"] is None else Path(said["replay"]),
             replay_pace=said["replay_pace"],
             batch=said["batch"],
+            budget=said.get("budget", {}),
+            tiers=said.get("tiers", {}),
         )
 
 
@@ -126,7 +137,28 @@ def planned(plan: Plan, options: Options) -> Plan:
         concurrency=options.concurrency or plan.concurrency,
         schedule=options.schedule or plan.schedule,
     )
-    return plan.scaled(options.time_scale)
+    if options.batch is None:
+        plan = with_budget(plan, options.budget)
+    return _on_tiers(plan, options.tiers).scaled(options.time_scale)
+
+
+def _on_tiers(plan: Plan, said: Mapping[str, str]) -> Plan:
+    """*plan* with other models for its tiers; raises UsageError where one does not exist."""
+    if not said:
+        return plan
+    tiers = [tier.name for tier in plan.tiers]
+    known = {*plan.providers, *registry.provider_types()}
+    for name, model in said.items():
+        if name != "*" and name not in tiers:
+            hint = did_you_mean(name, tiers) or (f"its tiers are {', '.join(tiers)}" if tiers else "it has no tiers")
+            raise UsageError(f"--tier {name}={model}: there is no tier `{name}`", hint=hint)
+        if not MODEL_NAME.fullmatch(model):
+            raise UsageError(f"--tier {name}={model} names no model", hint="write --tier NAME=provider/model")
+        provider = model.partition("/")[0]
+        if provider not in known:
+            hint = did_you_mean(provider, known) or f"known are {', '.join(sorted(known))}"
+            raise UsageError(f"--tier {name}={model}: there is no provider `{provider}`", hint=hint)
+    return plan.on_models({name: model_ref(model) for name, model in said.items()})
 
 
 def recalled(plan: Plan, keeper: Keeper | None, options: Options) -> tuple[Plan, Recall]:
@@ -151,26 +183,14 @@ def foreseen(plan: Plan, inputs: Mapping[str, Any] | None = None, options: Optio
     options = options or Options()
     plan = planned(plan, options)
     names = {"id": run_id(), "started": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    played = (node for node in plan.nodes if options.simulate and node.simulated is not False)
-    simulated = {str(choice.model) for node in played for choice in node.choices}
+    prices = PriceList(plan.providers)
+    check_prices(plan, prices)
 
     def cost(model: ModelRef, usage: Usage) -> Decimal | None:
-        spec = plan.providers.get(model.provider) or ProviderSpec()
-        kind = spec.type or model.provider
-        if kind == registry.SIMULATED or str(model) in simulated:
-            return Decimal(0)
-        return prices.cost_usd(kind, model.name, usage, _declared(spec))
+        known = prices(model)
+        return None if known is None else known.of(usage)
 
     return preview(plan, resolve_inputs(plan, inputs or {}), cost=cost, names=names)
-
-
-def _declared(spec: ProviderSpec) -> prices.Prices | None:
-    """The prices that the file itself says."""
-    said = spec.prices
-    if said is None:
-        return None
-    cached = said.input if said.cached_input is None else said.cached_input
-    return prices.Prices(*(Decimal(str(each)) for each in (said.input, said.output, cached)))
 
 
 def run_id() -> str:

@@ -15,7 +15,7 @@ from agentdag.calls import Usage
 from agentdag.engine.runner import AT_ONCE_S, Runner
 from agentdag.errors import SpecError, UsageError
 from agentdag.events import NodeSettled, Observer, RunFinished, RunStatus
-from agentdag.limits.slots import Slots
+from agentdag.limits.pool import AgentPool
 from agentdag.plan.compile import compile_file, compile_text
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, resolve_inputs
@@ -83,16 +83,19 @@ class Session:
 
     async def run(self, *, began: float | None = None) -> RunResult:
         """Run it to the end. *began* is when, on the monotonic clock, the start-up began that is told."""
-        slots = Slots(self.plan.concurrency, wake=self._wake)
-        async with self.stage.open(slots):
+        pool = AgentPool(self.plan.concurrency)
+        async with self.stage.open(pool.slots):
             run = self.stage.run_of(self.id, self._inputs, record=self._record)
             startup_s = time.monotonic() - (self._began if began is None else began)
-            runner = self._runner = Runner(run, slots, startup_s=startup_s)
+            runner = self._runner = Runner(run, pool.slots, startup_s=startup_s)
             if run.log is not None:
                 run.log.journal.on_broken = runner.store_broke
             for signal in self._signals:  # came while providers were made
                 asyncio.get_running_loop().call_soon(runner.interrupt, signal)
-            finished = await runner.run()
+            try:
+                finished = await runner.run()
+            finally:
+                pool.close()
         return _result(finished, run.settled)
 
     def interrupt(self, signal: int) -> None:
@@ -111,10 +114,6 @@ class Session:
     def interrupts(self) -> int:
         """How often the run was asked to stop."""
         return len(self._signals)
-
-    def _wake(self) -> None:
-        if self._runner is not None:
-            self._runner.wake()
 
 
 async def arun(

@@ -10,20 +10,25 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
 from agentdag.agents.code import code_of
 from agentdag.agents.function import check_arguments, function_in, load_module
-from agentdag.calls import Provider
+from agentdag.calls import NOTHING, Amount, Provider
 from agentdag.engine.reuse import Reuse
 from agentdag.engine.run import Run
 from agentdag.errors import Failure, UsageError
 from agentdag.events import Observer, Observers
+from agentdag.language.limits import DEFAULT_HEADROOM, RateSpec
 from agentdag.language.spec import ProviderSpec
+from agentdag.limits.budget import Budget
+from agentdag.limits.estimates import Estimates
 from agentdag.limits.governor import Governor
 from agentdag.limits.policy import RetryBudget
+from agentdag.limits.rates import MINUTE_S, Lane, Quotas
 from agentdag.limits.slots import Slots
 from agentdag.plan.plan import CallWork, Plan, PlanNode, function_name
 from agentdag.plan.select import selected
@@ -32,6 +37,7 @@ from agentdag.providers.http import SharedHttp
 from agentdag.providers.recorded import RecordingProvider, Recordings, ReplayProvider
 from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
+from agentdag.session.money import PriceList, budget_of, check_prices, models_of, with_budget
 from agentdag.session.options import Options, planned, recalled
 from agentdag.store.fold import RunRecord
 from agentdag.store.keeper import Keeper
@@ -59,6 +65,11 @@ class Stage:
         plan, self._borrowed = selected(plan, options.select) if options.select else (plan, frozenset[str]())
         plan, self.recall = recalled(plan, keeper, options)
         self.plan = planned(plan, options)
+        self._prices = PriceList(self.plan.providers)
+        check_prices(self.plan, self._prices)
+        self._lanes: dict[str, Lane | None] = {}
+        self._estimates = Estimates()
+        self._batch_budget: Budget | None = None
         self.observers = Observers(observers)
         self.keeper = keeper
         self._said = options.plain(self.plan)
@@ -77,6 +88,41 @@ class Stage:
     def unused_recordings(self) -> list[str]:
         """The files of `replay` that nothing has asked for."""
         return [] if self._recordings is None else self._recordings.unused()
+
+    def bound_batch(self, spent: Amount) -> Budget | None:
+        """What all rows together may spend, where the command line says so; *spent* is gone already."""
+        plan = with_budget(self.plan.spending(None), self.options.budget)
+        self._batch_budget = budget_of(plan.budget, spent)
+        check_prices(plan, self._prices)
+        return self._batch_budget
+
+    def lane(self, name: str | None) -> Lane | None:
+        """The limits of the model *name*, which all calls to it share; None where it has none."""
+        if name is None or self._recordings is not None:
+            return None
+        if name not in self._lanes:
+            self._lanes[name] = self._make_lane(name)
+        return self._lanes[name]
+
+    def _make_lane(self, name: str) -> Lane | None:
+        provider, _, model = name.partition("/")
+        spec = self.plan.providers.get(provider) or ProviderSpec()
+        own = spec.models.get(model)
+        told = spec if own is None else own.model_copy(update=_unsaid(spec, own))
+        quotas = Quotas(
+            told.rpm,
+            told.tpm,
+            told.input_tpm,
+            told.output_tpm,
+            told.concurrency,
+            told.headroom or DEFAULT_HEADROOM,
+            told.burst,
+            MINUTE_S * self.options.time_scale,
+        )
+        plays = self.options.simulate or (spec.type or provider) == registry.SIMULATED
+        if plays and not quotas.says_anything:
+            return None
+        return Lane(quotas, learns=not plays)
 
     @asynccontextmanager
     async def open(self, slots: Slots, *, rows: int = 1) -> AsyncIterator[None]:
@@ -114,7 +160,7 @@ class Stage:
             providers=self._providers,
             functions=self._functions,
             simulator=self._simulator,
-            governor=Governor(self.slots, Random(), self._retries, self._shut),  # noqa: S311 - no secret in it
+            governor=Governor(self.slots, Random(), self._retries, self._shut, lanes=self.lane),  # noqa: S311 - no secret in it
             emit=self.observers,
             redact=self._secrets.redact,
             now=_clock(),
@@ -123,6 +169,9 @@ class Stage:
             recall=self.recall,
             replays=self._recordings is not None,
             codes=self._codes,
+            prices=self._prices,
+            estimates=self._estimates,
+            budget=budget_of(self.plan.budget, NOTHING if record is None else record.charged, self._batch_budget),
         )
         if self.keeper is not None:
             self._keep(run, self.keeper, record, batch)
@@ -182,13 +231,8 @@ class Stage:
 
     def _asked(self) -> list[str]:
         """Every provider that a node of this run will really ask."""
-        asked = {
-            choice.model.provider
-            for node in self.plan.nodes
-            for choice in node.choices
-            if choice.model is not None and not (self.options.simulate and node.simulated is not False)
-        }
-        return sorted(asked)
+        real = tuple(node for node in self.plan.nodes if not (self.options.simulate and node.simulated is not False))
+        return sorted({model.provider for model in models_of(replace(self.plan, nodes=real))})
 
     def _provider(self, name: str, http: SharedHttp) -> Provider:
         spec = self.plan.providers.get(name) or ProviderSpec()
@@ -196,12 +240,17 @@ class Stage:
         if kind == registry.SIMULATED:
             return SimulatedProvider(name, self.options.seed, stream=spec.stream)
         self._secrets.add(spec.api_key if spec.api_key and "${" not in spec.api_key else None)
-        fields = spec.model_dump(exclude={"type", "prices"})
+        fields = spec.model_dump(exclude={"type", "prices", "models", *RateSpec.model_fields})
         said = expand(fields, f"providers.{name}", self._environment, self._secrets)
         settings = Settings(
             name=name, type=kind, http=http, secrets=self._secrets, environment=self._environment, **said
         )
         return registry.create(settings)
+
+
+def _unsaid(spec: RateSpec, own: RateSpec) -> dict[str, Any]:
+    """What a provider says of its rates and the *own* entry of a model does not."""
+    return {name: getattr(spec, name) for name in RateSpec.model_fields if name not in own.model_fields_set}
 
 
 def _functions(plan: Plan, options: Options) -> dict[str, Callable[..., Any]]:

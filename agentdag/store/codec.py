@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, get_args
 
 from pydantic_core import to_json
 
-from agentdag.calls import Usage
+from agentdag.calls import Amount, Usage
 from agentdag.errors import Failure
 from agentdag.events import BarrierOpened, Event, NodeSettled, Reason, RunFinished, RunStatus, Status
 
@@ -40,8 +41,8 @@ def decoded(text: str) -> Event:
     return event
 
 
-def _plain(value: Usage | Failure) -> Any:
-    return value.plain()
+def _plain(value: Usage | Failure | Amount | Decimal) -> Any:
+    return format(value, "f") if isinstance(value, Decimal) else value.plain()
 
 
 _KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Event)}
@@ -49,6 +50,10 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "usage": Usage.of,
     "error": Failure.of,
     "fallback_error": Failure.of,
-    **dict.fromkeys(("arrived", "missing", "late", "pending"), tuple),
+    "reserved": Amount.of,
+    "charged": Amount.of,
+    "top_tier_usd": Decimal,
+    "cache_saved_usd": Decimal,
+    **dict.fromkeys(("arrived", "missing", "late", "pending", "degraded", "actions"), tuple),
 }
 """The fields that JSON does not hold as they are."""

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from agentdag.calls import MAYBE_BILLED, NO_USAGE, Usage
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, NOTHING, Amount, Usage
+from agentdag.errors import Failure
 from agentdag.events import (
     BarrierOpened,
     Event,
     NodeFallback,
+    NodeHedged,
     NodeResumed,
     NodeRetrying,
     NodeSettled,
@@ -55,6 +57,24 @@ class NodeRecord:
     passes: list[PassFinished] = field(default_factory=list)
     out: NodeStarted | None = None
     """Its last attempt, where no end of it is recorded."""
+    reserved: Amount = NOTHING
+    """What its calls may have cost since it began last."""
+    last_reserved: Amount = NOTHING
+    """What its last call may have cost."""
+    charged: Amount = NOTHING
+    """What it took of the budget before that."""
+
+    def reserve(self, amount: Amount | None) -> None:
+        """A call is made that may cost *amount*."""
+        self.last_reserved = amount or NOTHING
+        self.reserved += self.last_reserved
+
+    def came_to_nothing(self, failure: Failure) -> None:
+        """Its last attempt has failed; what was not billed is free again."""
+        self.out = None
+        if failure.billed == "no":
+            self.reserved -= self.last_reserved
+        self.last_reserved = NOTHING
 
     @property
     def in_doubt(self) -> bool:
@@ -90,6 +110,11 @@ class RunRecord:
     def options(self) -> Mapping[str, Any]:
         options: Mapping[str, Any] = self.given["options"]
         return options
+
+    @property
+    def charged(self) -> Amount:
+        """What all its lives took of a budget, as far as one was there: of a call that was cut off, the most."""
+        return sum((node.charged + node.reserved for node in self.nodes.values()), NOTHING)
 
     def node(self, name: str) -> NodeRecord:
         return self.nodes.setdefault(name, NodeRecord())
@@ -128,13 +153,7 @@ class RunRecord:
             case RunFinished():
                 self.finished = event
             case BarrierOpened():
-                node = self.node(event.node)
-                if node.opened is None or _sight(node.opened) != _sight(event):
-                    ended = {name: self.node(name).ended for name in event.missing}
-                    node.missed = {name: end for name, end in ended.items() if end is not None}
-                node.opened, node.opened_in = event, self.lives
-                if event.pass_number == 1:
-                    node.passes = []
+                self._opened(self.node(event.node), event)
             case NodeResumed(kept=True) if fingerprint is not None:
                 node = self.node(event.node)
                 node.out, node.ended = None, node.answers.get(fingerprint, node.ended)
@@ -142,16 +161,27 @@ class RunRecord:
             case NodeStarted():
                 node = self.node(event.node)
                 node.out, node.ended = event, None
+                node.reserve(event.reserved)
                 if (event.attempt, event.pass_number) == (1, 1):
                     self._sees_all(node)
+            case NodeHedged():
+                self.node(event.node).reserve(event.reserved)
             case NodeRetrying() | NodeFallback():
-                self.node(event.node).out = None
+                self.node(event.node).came_to_nothing(event.error)
             case PassFinished():
                 node = self.node(event.node)
                 node.out = None
                 node.passes.append(event)
             case NodeSettled():
                 self._settled(self.node(event.node), event, fingerprint)
+
+    def _opened(self, node: NodeRecord, event: BarrierOpened) -> None:
+        if node.opened is None or _sight(node.opened) != _sight(event):
+            ended = {name: self.node(name).ended for name in event.missing}
+            node.missed = {name: end for name, end in ended.items() if end is not None}
+        node.opened, node.opened_in = event, self.lives
+        if event.pass_number == 1:
+            node.passes = []
 
     def _sees_all(self, node: NodeRecord) -> None:
         """It goes on in this life; where nothing is told of what it sees, all that it needs is there."""
@@ -161,6 +191,8 @@ class RunRecord:
     def _settled(self, node: NodeRecord, event: NodeSettled, fingerprint: str | None) -> None:
         if not (event.cached or event.kept):
             self.spent += event.usage
+            node.charged += event.charged or NOTHING
+            node.reserved = node.last_reserved = NOTHING
         begun = node.out is not None and not (event.passes == 1 and event.attempts < node.out.attempt)
         if event.status is not Status.CANCELLED or not begun:
             node.out = None

@@ -1,0 +1,105 @@
+"""What a node's call takes of what is limited, and what becomes of its request where the budget is low."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentdag.calls import NOTHING, Amount, Sampling
+from agentdag.engine.asks import Prompted
+from agentdag.engine.run import Run
+from agentdag.limits.budget import Budget
+from agentdag.limits.governor import Claim
+from agentdag.limits.rates import Need
+from agentdag.plan.plan import PlanNode, PromptWork
+
+FRAMING = 64
+"""Tokens that a protocol puts around a prompt, at the most."""
+MAX_TOKENS = 4096
+"""The longest answer where a budget bounds it and the file does not."""
+EXPECTED_TIMES = 4
+"""... but so many times what is expected, where that is more."""
+SHORTEST = 64
+"""No answer is shrunk below so many tokens."""
+_LONGEST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""Under which of these names `params` may say how long an answer may be."""
+
+
+def purse_of(run: Run, node: PlanNode) -> Budget | None:
+    """What the calls of *node* are paid from: its own budget, within that of the run."""
+    terms = node.budget
+    if terms is None:
+        return run.budget
+    before = None if run.reuse is None else run.reuse.recorded(node.id)
+    spent = NOTHING if before is None else before.charged + before.reserved
+    return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=run.budget)
+
+
+def bounded(node: PlanNode, asked: Prompted) -> Prompted:
+    """*asked* with a longest answer, which a budget needs."""
+    if asked.sampling.max_tokens is not None:
+        return asked
+    most = max(MAX_TOKENS, EXPECTED_TIMES * (node.tokens or 0))
+    return replace(asked, sampling=replace(asked.sampling, max_tokens=most))
+
+
+def degraded(run: Run, work: PromptWork, asked: Prompted) -> tuple[Prompted, tuple[str, ...]]:
+    """*asked* as it is asked while the budget is low, and what was done to it."""
+    done: list[str] = []
+    lower = run.plan.one_tier_down(work) if run.low("downgrade") else None
+    if lower is not None:
+        asked = replace(asked, model=lower.model, sampling=lower.sampling)
+        done.append("downgrade")
+    most = asked.sampling.max_tokens
+    if run.low("shrink") and run.budget is not None:
+        whole = MAX_TOKENS if most is None else most
+        shrunk = max(min(SHORTEST, whole), int(whole * run.budget.left_share))
+        if shrunk < whole:
+            asked = replace(asked, sampling=replace(asked.sampling, max_tokens=shrunk))
+            done.append("shrink")
+    return asked, tuple(done)
+
+
+def budget_spent(run: Run) -> str:
+    """How much of the budget is gone, in words."""
+    budget = run.budget
+    if budget is None:
+        return "the budget is spent"
+    parts = []
+    if budget.tokens is not None:
+        parts.append(f"{budget.spent.tokens:,} of {budget.tokens:,} tokens")
+    if budget.cost_usd is not None:
+        parts.append(f"${budget.spent.cost_usd:.4f} of ${budget.cost_usd:f}")
+    return f"the budget is spent: {' and '.join(parts)}" if parts else "the budget of the batch is spent"
+
+
+def size_of(asked: Prompted) -> int:
+    """How many bytes *asked* has in UTF-8."""
+    size = len(asked.prompt.encode("utf-8", "replace"))
+    return size if asked.system is None else size + len(asked.system.encode("utf-8", "replace"))
+
+
+def claim_of(run: Run, node: PlanNode, asked: Prompted, purse: Budget | None) -> Claim:
+    """What an attempt of *asked* takes: of its lane by estimate, of *purse* at the most."""
+    lane = str(asked.model)
+    road = run.governor.lanes(lane)
+    counts = road is not None and road.counts_tokens
+    if not counts and purse is None:
+        return Claim()
+    size, most = size_of(asked), _longest(asked.sampling)
+    need, worst = Need(), NOTHING
+    if counts:
+        expected = min(most or node.rehearsal.tokens, node.rehearsal.tokens)
+        need = run.estimates.need(node.id, lane, size, expected)
+    if purse is not None:
+        prices = run.prices(asked.model)
+        cost = NOTHING.cost_usd if prices is None else prices.at_most(size + FRAMING, most)
+        worst = Amount(size + FRAMING + most, cost)
+    return Claim(need, worst)
+
+
+def _longest(sampling: Sampling) -> int:
+    """How many tokens all answers to one request may have together; 0 where nothing bounds them."""
+    said = [sampling.params.get(name) for name in _LONGEST]
+    most = max([sampling.max_tokens or 0, *(value for value in said if isinstance(value, int))])
+    times = sampling.params.get("n")
+    return most * times if isinstance(times, int) and times > 1 else most

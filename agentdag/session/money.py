@@ -1,0 +1,85 @@
+"""What the models of a plan cost, and what a run may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+from agentdag.calls import NOTHING, Amount
+from agentdag.errors import UsageError
+from agentdag.language.spec import PricesSpec, ProviderSpec
+from agentdag.limits.budget import Budget
+from agentdag.plan.plan import BudgetTerms, ModelRef, Plan, PromptWork
+from agentdag.providers import registry
+from agentdag.providers.prices import FREE, Prices, prices_of
+
+
+class PriceList:
+    """What each model of *providers* costs: as the file says, else as the table does."""
+
+    def __init__(self, providers: Mapping[str, ProviderSpec]) -> None:
+        self._providers = providers
+        self._known: dict[ModelRef, Prices | None] = {}
+
+    def __call__(self, model: ModelRef) -> Prices | None:
+        """The prices of *model*; None where nobody knows."""
+        if model not in self._known:
+            self._known[model] = self._look_up(model)
+        return self._known[model]
+
+    def _look_up(self, model: ModelRef) -> Prices | None:
+        spec = self._providers.get(model.provider) or ProviderSpec()
+        if spec.prices is not None:
+            return _declared(spec.prices)
+        kind = spec.type or model.provider
+        return FREE if kind == registry.SIMULATED else prices_of(kind, model.name)
+
+
+def _declared(said: PricesSpec) -> Prices:
+    cached = said.input if said.cached_input is None else said.cached_input
+    return Prices.flat(*(Decimal(str(each)) for each in (said.input, said.output, cached)))
+
+
+def models_of(plan: Plan) -> Iterator[ModelRef]:
+    """Every model that a run of *plan* may ask, those of lower tiers among them; each may come several times."""
+    degrades = plan.budget is not None and "downgrade" in plan.budget.actions
+    for node in plan.nodes:
+        for choice in node.choices:
+            if isinstance(choice.work, PromptWork):
+                yield choice.work.model
+                lower = plan.one_tier_down(choice.work) if degrades else None
+                if lower is not None:
+                    yield lower.model
+
+
+def check_prices(plan: Plan, prices: PriceList) -> None:
+    """Refuse a budget of money for a model whose price nobody knows."""
+    bounded = plan.budget is not None and plan.budget.cost_usd is not None
+    models = set(models_of(plan)) if bounded else set()
+    if not bounded:
+        own = (node for node in plan.nodes if node.budget is not None and node.budget.cost_usd is not None)
+        models = {choice.model for node in own for choice in node.choices if choice.model is not None}
+    unknown = sorted({str(model) for model in models if prices(model) is None})
+    if unknown:
+        provider = unknown[0].partition("/")[0]
+        raise UsageError(
+            f"the budget bounds the cost, and no price is known for {', '.join(unknown)}",
+            hint=f"say `providers: {{{provider}: {{prices: {{input: ..., output: ...}}}}}}`, or bound `tokens:`",
+        )
+
+
+def with_budget(plan: Plan, said: Mapping[str, str]) -> Plan:
+    """*plan* with the budget that the command line says, `cost` in USD or `tokens`; what it does not say stays."""
+    if not said:
+        return plan
+    terms = plan.budget or BudgetTerms()
+    tokens = int(said["tokens"]) if "tokens" in said else terms.tokens
+    cost = Decimal(said["cost"]) if "cost" in said else terms.cost_usd
+    return plan.spending(BudgetTerms(tokens, cost, terms.low_at, terms.actions))
+
+
+def budget_of(terms: BudgetTerms | None, spent: Amount = NOTHING, parent: Budget | None = None) -> Budget | None:
+    """What a run may spend on *terms*, within *parent*; None where nothing is bounded."""
+    if terms is None:
+        return parent
+    return Budget(terms.tokens, terms.cost_usd, low_at=terms.low_at, spent=spent, parent=parent)
