@@ -273,6 +273,12 @@ class BudgetLeft:
         """As machines read it; money is a string of decimal digits."""
         return {"tokens": self.tokens, "cost_usd": None if self.cost_usd is None else format(self.cost_usd, "f")}
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> BudgetLeft:
+        """What JSON holds of one; raises KeyError, TypeError or InvalidOperation where it is none."""
+        cost = plain["cost_usd"]
+        return cls(plain["tokens"], None if cost is None else Decimal(str(cost)))
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetLow:
@@ -326,6 +332,7 @@ class RunFinished:
     """What the same tokens would have cost with everything on the top tier, where that is known."""
     cache_saved_usd: Decimal | None = None
     """What the provider's prompt caches have saved, where prices are known."""
+    budget_left: BudgetLeft | None = None
     most_queued: int = 0
     """How many nodes waited at once, at the most, for a slot or a rate: many say that the cap is too small."""
 

@@ -17,6 +17,7 @@ import typer
 from agentdag.cli.complete import explained_words, node_durations
 from agentdag.cli.options import (
     AllowPath,
+    BudgetOption,
     Cache,
     Color,
     ColorOption,
@@ -43,6 +44,7 @@ from agentdag.cli.options import (
     Select,
     Simulate,
     Store,
+    TierOption,
     TimeScale,
     changes,
 )
@@ -71,6 +73,8 @@ def run(  # noqa: PLR0913 - one option each
     time_scale: TimeScale = None,
     seed: Seed = None,
     select: Select = None,
+    budget: BudgetOption = None,
+    tier: TierOption = None,
     cache: Cache = False,
     record: Record = None,
     replay: Replay = None,
@@ -109,6 +113,8 @@ def run(  # noqa: PLR0913 - one option each
             cache=cache,
             record=record,
             replay=replay,
+            budget=budget,
+            tiers=tier,
         )
     )
     arguments = RunArguments(
@@ -144,6 +150,8 @@ def resume(  # noqa: PLR0913 - one option each
     time_scale: TimeScale = None,
     seed: Seed = None,
     select: Select = None,
+    budget: BudgetOption = None,
+    tier: TierOption = None,
     cache: Cache = False,
     record: Record = None,
     max_failures: MaxFailures = None,
@@ -171,6 +179,8 @@ def resume(  # noqa: PLR0913 - one option each
             select=select,
             cache=cache,
             record=record,
+            budget=budget,
+            tiers=tier,
         ),
         max_failures=max_failures,
         repeat=frozenset(repeat or ()),

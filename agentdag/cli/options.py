@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from agentdag.cli.complete import input_values, run_ids
+from agentdag.errors import UsageError
+from agentdag.language.findings import did_you_mean
 
 
 class Color(StrEnum):
@@ -115,6 +118,22 @@ OutputFormat = Annotated[
 OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the outputs here instead of to stdout.")
 ]
+BudgetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="cost=2|tokens=100000",
+        help="What may be spent, in USD or tokens, instead of the file's word; of a batch, by all its rows together.",
+    ),
+]
+TierOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tier",
+        metavar="NAME=PROVIDER/MODEL",
+        help="Another model for a tier; '*=simulated/fast' for every tier and model.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the outputs, and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks, and what the SDKs log.")]
 Cache = Annotated[
@@ -144,8 +163,10 @@ def changes(  # noqa: PLR0913 - one option each
     cache: bool,
     record: Path | None,
     replay: Path | None = None,
+    budget: list[str] | None = None,
+    tiers: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The fields of `session.Options` that were typed."""
+    """The fields of `session.Options` that were typed; raises UsageError where one cannot be read."""
     typed = {
         "concurrency": concurrency,
         "schedule": None if schedule is None else schedule.value,
@@ -157,5 +178,34 @@ def changes(  # noqa: PLR0913 - one option each
         "record": record,
         "replay": replay,
         "replay_pace": time_scale,
+        "budget": _budget(budget) if budget else None,
+        "tiers": dict(_pair(each, "--tier", "NAME=provider/model") for each in tiers) if tiers else None,
     }
     return {name: value for name, value in typed.items() if value is not None}
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UsageError(f"{option} {text} is not understood", hint=f"write {option} {form}")
+    return name.strip(), value.strip()
+
+
+def _budget(given: list[str]) -> dict[str, str]:
+    """`cost` and `tokens`, as plain numbers in text."""
+    said: dict[str, str] = {}
+    for each in ",".join(given).split(","):
+        name, value = _pair(each, "--budget", "cost=2 or --budget tokens=100000")
+        if name not in {"cost", "tokens"}:
+            hint = did_you_mean(name, ["cost", "tokens"]) or "write --budget cost=2 or --budget tokens=100000"
+            raise UsageError(f"--budget {each}: a budget is of cost or of tokens, not of {name}", hint=hint)
+        digits = value.lstrip("$").replace("_", "")
+        try:
+            amount = Decimal(digits)
+        except InvalidOperation:
+            amount = Decimal(-1)
+        if not amount.is_finite() or amount < 0 or (name == "tokens" and amount != int(amount)):
+            what = "USD, such as 1.50" if name == "cost" else "a whole number of tokens"
+            raise UsageError(f"--budget {each}: {value} is no amount of {what}")
+        said[name] = format(amount if name == "cost" else Decimal(int(amount)), "f")
+    return said

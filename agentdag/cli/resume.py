@@ -167,7 +167,8 @@ def _told(taken: TakenUp) -> str:
 
 
 def _ended(status: RunStatus) -> str:
-    return "was interrupted" if status is RunStatus.INTERRUPTED else status.value
+    words = {RunStatus.INTERRUPTED: "was interrupted", RunStatus.OUT_OF_BUDGET: "ran out of budget"}
+    return words.get(status, status.value)
 
 
 def _doubts(plan: Plan, doubtful: Iterable[str], *, real: bool) -> list[str]:

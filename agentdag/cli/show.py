@@ -23,6 +23,7 @@ from agentdag.events import (
     NodeSettled,
     NodeStarted,
     PassFinished,
+    RunFinished,
     RunStatus,
     Status,
 )
@@ -31,7 +32,7 @@ from agentdag.store.fold import Entry, RunRecord
 from agentdag.store.history import History, RunLine, mode_of
 from agentdag.store.keeper import find_run, stores_around
 from agentdag.views.lines import settled_text
-from agentdag.views.words import count, failure, inert, inert_lines, money, seconds, why_failed
+from agentdag.views.words import count, failure, inert, inert_lines, left, money, seconds, waited, why_failed
 
 ROWS_TOLD = 20
 """Rows of a batch that are told one by one: those that have not succeeded."""
@@ -150,6 +151,7 @@ def _run_json(record: RunRecord) -> dict[str, Any]:
         "status": "interrupted" if finished is None else finished.status.value,
         "elapsed_s": None if finished is None else finished.elapsed_s,
         "usage": record.spent.plain(),
+        "most_queued": None if finished is None else finished.most_queued,
         "inputs": record.inputs,
         "outputs": None if finished is None else finished.outputs,
         "nodes": {name: _settled_json(each.ended) for name, each in record.nodes.items()},
@@ -161,7 +163,18 @@ def _settled_json(settled: NodeSettled | None) -> dict[str, Any] | None:
         return None
     told = {
         name: getattr(settled, name)
-        for name in ("latency_s", "attempts", "model", "reason", "cached", "kept", "fallback", "hedges", "passes")
+        for name in (
+            "latency_s",
+            "attempts",
+            "model",
+            "reason",
+            "cached",
+            "kept",
+            "fallback",
+            "hedges",
+            "passes",
+            "degraded",
+        )
     }
     error = None if settled.error is None else settled.error.plain()
     more = {"waits": dict(settled.waits), "usage": settled.usage.plain(), "error": error, "output": settled.output}
@@ -170,27 +183,40 @@ def _settled_json(settled: NodeSettled | None) -> dict[str, Any] | None:
 
 def _run_lines(record: RunRecord) -> Iterator[str]:
     finished = record.finished
-    status = "cut off, and not resumed" if finished is None else finished.status.value
+    status = "cut off, and not resumed" if finished is None else finished.status.replace("_", " ")
     lives = f", in {record.lives} lives" if record.lives > 1 else ""
     yield f"{record.id}  {inert(record.pipeline)}: {status}{lives}"
     yield _began(record.started, mode_of(record.options))
     if finished is not None:
         yield f"took    {seconds(finished.elapsed_s)}" + (f" ({inert(finished.reason)})" if finished.reason else "")
     yield f"used    {_used(record.spent)}"
+    if finished is not None:
+        yield from _limits(finished)
     for name, value in record.inputs.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         yield f"input   {name}: {short(text)}"
     yield ""
     titles = ("node", "status", "model", "try", "time", "waited", "in", "out", "cost", "")
     rows = [_node_cells(name, each.ended) for name, each in record.nodes.items()]
-    yield from table(titles, rows, right={3, 4, 5, 6, 7, 8})
+    yield from table(titles, rows, right={3, 4, 6, 7, 8})
+
+
+def _limits(finished: RunFinished) -> Iterator[str]:
+    """How the run stood to its limits."""
+    if finished.most_queued > 1:
+        yield f"queue   up to {count(finished.most_queued, 'node')} waited at once"
+    if finished.top_tier_usd and finished.usage.cost_usd is not None:
+        saved = 1 - finished.usage.cost_usd / finished.top_tier_usd
+        less = f": {saved:.0%} saved" if saved > 0 else ""
+        yield f"tiers   {money(finished.top_tier_usd)} with everything on the top tier{less}"
+    if finished.budget_left is not None:
+        yield f"budget  {left(finished.budget_left)} left"
 
 
 def _node_cells(name: str, settled: NodeSettled | None) -> tuple[str, ...]:
     if settled is None:
         return (name, "no end", *[""] * 8)
     usage = settled.usage
-    waited = sum(settled.waits.values())
     note = "cache" if settled.cached else failure(settled.error) if settled.error else settled.reason or ""
     return (
         name,
@@ -198,7 +224,7 @@ def _node_cells(name: str, settled: NodeSettled | None) -> tuple[str, ...]:
         settled.model or "",
         str(settled.attempts) if settled.attempts > 1 else "",
         seconds(settled.latency_s) if settled.attempts else "",
-        seconds(waited) if waited >= 0.05 else "",
+        waited(settled.waits),
         number(usage.input_tokens) if settled.attempts else "",
         number(usage.output_tokens) if settled.attempts else "",
         money(usage.cost_usd) if settled.attempts and settled.model else "",
@@ -253,8 +279,7 @@ def _node_json(requests: Sequence[_Request], settled: NodeSettled | None) -> dic
 def _node_lines(node: str, requests: Sequence[_Request], settled: NodeSettled | None) -> Iterator[str]:
     yield f"{node}: " + ("no end is on record" if settled is None else settled_text(settled))
     if settled is not None:
-        waits = ", ".join(f"{seconds(value)} for {name}" for name, value in settled.waits.items())
-        yield f"  waited {waits}" if waits else "  waited for nothing"
+        yield f"  waited {waited(settled.waits) or 'for nothing'}"
         yield f"  used {_used(settled.usage)}"
     for request in requests:
         plain = request.asked["request"]

@@ -164,7 +164,7 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
     """The closing words, on stderr."""
     from rich.console import Console
 
-    from agentdag.views.summary import summary
+    from agentdag.views.summary import About, summary
     from agentdag.views.table import render
 
     color = wants_color(sys.stderr, shown.color)
@@ -176,14 +176,17 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
                 console.print(line)
             console.print()
         if ending.finished is not None and (not shown.quiet or result.exit_code):
-            for line in summary(ending.finished, ending.settled, ending.joins):
+            tiers, options = session.plan.tiers, session.stage.options
+            top = f"the top tier ({tiers[-1].name}, {tiers[-1].model})" if len(tiers) > 1 else None
+            for line in summary(ending.finished, ending.settled, ending.joins, About(not options.real, top)):
                 console.print(line)
             if unused := session.stage.unused_recordings:
                 console.print(f"replay  {count(len(unused), 'recording')} not asked for: {names(unused)}")
             for trouble in store_trouble(session):
                 console.print(trouble)
             if result.status is not RunStatus.SUCCEEDED and (command := resume_command(session)) is not None:
-                console.print(f"resume  {command}")
+                more = " --budget ..." if result.status is RunStatus.OUT_OF_BUDGET else ""
+                console.print(f"resume  {command}{more}")
 
 
 def store_trouble(session: Session | BatchSession) -> list[str]:

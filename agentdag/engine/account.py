@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from agentdag.calls import NO_USAGE, Usage
+from agentdag.engine.afford import budget_left
 from agentdag.engine.run import Run
 from agentdag.events import NodeSettled, RunFinished, RunStatus, Status
 from agentdag.plan.forecast import measured_path_s
@@ -82,5 +83,6 @@ class Account:
             reason=reason,
             top_tier_usd=self.top_tier_usd,
             cache_saved_usd=self.cache_saved_usd or None,
+            budget_left=budget_left(self._run),
             most_queued=most_queued,
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from agentdag.calls import NOTHING, Amount, Sampling
 from agentdag.engine.asks import Prompted
 from agentdag.engine.run import Run
+from agentdag.events import BudgetLeft
 from agentdag.limits.budget import Budget
 from agentdag.limits.governor import Claim
 from agentdag.limits.rates import Need
@@ -59,17 +60,22 @@ def degraded(run: Run, work: PromptWork, asked: Prompted) -> tuple[Prompted, tup
     return asked, tuple(done)
 
 
-def budget_spent(run: Run) -> str:
-    """How much of the budget is gone, in words."""
-    budget = run.budget
-    if budget is None:
-        return "the budget is spent"
-    parts = []
-    if budget.tokens is not None:
-        parts.append(f"{budget.spent.tokens:,} of {budget.tokens:,} tokens")
-    if budget.cost_usd is not None:
-        parts.append(f"${budget.spent.cost_usd:.4f} of ${budget.cost_usd:f}")
-    return f"the budget is spent: {' and '.join(parts)}" if parts else "the budget of the batch is spent"
+def budget_left(run: Run) -> BudgetLeft | None:
+    """What of the budget is neither spent nor reserved; None where nothing is bounded."""
+    return None if run.budget is None else BudgetLeft(*run.budget.left())
+
+
+def too_little(run: Run, node: str, worst: Amount | None) -> str:
+    """Why *node*, which may take *worst*, was not paid for."""
+    left = budget_left(run)
+    if left is None or worst is None:
+        return "the budget of the batch is spent"
+    parts = [] if left.cost_usd is None else [(f"${left.cost_usd:.4f}", f"${worst.cost_usd:.4f}")]
+    parts += [] if left.tokens is None else [(f"{left.tokens:,} tokens", f"{worst.tokens:,}")]
+    if not parts:
+        return "the budget of the batch is spent"
+    has, needs = (" and ".join(each) for each in zip(*parts, strict=True))
+    return f"the budget has {has} left, and {node} may take {needs}"
 
 
 def size_of(asked: Prompted) -> int:

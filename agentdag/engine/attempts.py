@@ -15,7 +15,7 @@ from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.function import FunctionAgent, StandInAgent
 from agentdag.agents.llm import ModelAgent, unheard, unpriced
 from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Request
-from agentdag.engine.afford import bounded, claim_of, degraded, purse_of, size_of
+from agentdag.engine.afford import bounded, claim_of, degraded, purse_of, size_of, too_little
 from agentdag.engine.asks import Asked, Prompted, rendered
 from agentdag.engine.run import Run
 from agentdag.errors import ErrorKind, Failure
@@ -171,7 +171,7 @@ class NodeLife(Turn):
             if self._outcome.failure is None:
                 break
         if self.unfunded and not self._is_own_budget_spent:
-            self._run.out_of_budget = True
+            self._run.out_of_budget = self._run.out_of_budget or too_little(self._run, self.node.id, self.reserved)
 
     @property
     def _is_own_budget_spent(self) -> bool:

@@ -64,8 +64,8 @@ class Run:
     estimates: Estimates = field(default_factory=Estimates)
     budget: Budget | None = None
     """What the run may spend, over all its lives."""
-    out_of_budget: bool = False
-    """Whether something was not done because the budget has too little left."""
+    out_of_budget: str | None = None
+    """Why the budget did not do, once something was not done for its sake."""
     settled: dict[str, NodeSettled] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     """The ids of what has settled without a result."""

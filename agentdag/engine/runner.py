@@ -15,7 +15,7 @@ from functools import partial
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.account import Account
-from agentdag.engine.afford import budget_spent
+from agentdag.engine.afford import budget_left
 from agentdag.engine.ahead import Ahead
 from agentdag.engine.asks import Question
 from agentdag.engine.attempts import OUT_OF_BUDGET, NodeLife
@@ -27,7 +27,6 @@ from agentdag.engine.sights import sighted
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
     FAILURES,
-    BudgetLeft,
     BudgetLow,
     Exit,
     NodeResumed,
@@ -393,7 +392,7 @@ class Runner:
         self._is_low = True
         run.tell(BudgetLow(run.id, run.now(), run.budget.share, tuple(sorted(terms.actions))))
         if "stop" in terms.actions and self._stop_reason is None:
-            run.out_of_budget = True
+            run.out_of_budget = f"{run.budget.share:.0%} of the budget is spent, and `when_low` says stop"
             asyncio.get_running_loop().call_soon(self._safely, self._stop_spending)
 
     def _stop_spending(self) -> None:
@@ -587,8 +586,8 @@ class Runner:
         run, slots = self._run, self._slots
         waiting = self._waiting()
         queued = waiting["slot"] + waiting["rate"]
-        left = None if run.budget is None else BudgetLeft(*run.budget.left())
-        run.emit(RunProgress(run.id, run.now(), slots.held, queued, waiting, self._account.usage, left))
+        usage, left = self._account.usage, budget_left(run)
+        run.emit(RunProgress(run.id, run.now(), slots.held, queued, waiting, usage, left))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
 
     def _waiting(self) -> dict[str, int]:
@@ -614,7 +613,7 @@ class Runner:
         verdict = self._verdict(errors)
         reason = self._stop_reason
         if verdict[0] is RunStatus.OUT_OF_BUDGET:
-            reason = budget_spent(run)
+            reason = run.out_of_budget
         finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._most_queued)
         if run.log is not None:
             await run.log.recorded(finished)
@@ -630,7 +629,7 @@ class Runner:
             return RunStatus.FAILED, Exit.STORE
         if self._signal is not None:
             return RunStatus.INTERRUPTED, 128 + self._signal
-        if self._run.out_of_budget:
+        if self._run.out_of_budget is not None:
             return RunStatus.OUT_OF_BUDGET, Exit.BUDGET
         if self._timed_out or self._schedule.fatal or is_lost_by_failure(self._run, lost):
             return RunStatus.FAILED, Exit.FAILED

@@ -147,6 +147,8 @@ class Call(Generic[T]):
     failure: Failure | None = None
     doubtful: bool = False
     """Whether an attempt or a hedge that came to nothing may have been billed."""
+    spared: int = 0
+    """Attempts that used up no retry: they were refused together with others, before that could be known."""
 
 
 class _Ticket(NamedTuple):
@@ -193,6 +195,7 @@ class Governor:
                 if answer.failure is None:
                     self.retries.succeeded()
                     return call
+                call.spared += ticket.permit is not None and not ticket.permit.is_news
                 wait_s = self._give_up_or_wait_s(call, answer.failure, lane, turn)
                 if wait_s is None:
                     return call
@@ -221,7 +224,7 @@ class Governor:
             call.failure = Failure(ErrorKind.TOO_LONG, f"not asked: {why}", _provider(lane), final=True)
             return None
         seat.patience_s = turn.policy.max_delay_s
-        seat.careful = again and call.attempts >= turn.policy.retries
+        seat.careful = again and call.attempts - call.spared >= turn.policy.retries
         if road is not seat.lane:
             seat.leave()
             seat.move(road, claim.need)
@@ -238,8 +241,11 @@ class Governor:
                 await self._take(turn, again=again)
             if road is not None and seat.permit is None:  # let through to be told
                 asked_s = road.asked_s(self.slots.clock())
-                message = f"not asked: the provider wants to be left alone for {asked_s:.0f} s"
-                call.failure = call.failure or Failure(ErrorKind.RATE_LIMIT, message, _provider(lane), final=True)
+                why = "the provider refuses everything"
+                if asked_s > seat.patience_s:
+                    why = f"the provider wants to be left alone for {asked_s:.0f} s"
+                failure = Failure(ErrorKind.RATE_LIMIT, f"not asked: {why}", _provider(lane), final=True)
+                call.failure = call.failure or failure
                 return None
             if lane is not None and lane in self.shut:
                 shut = self.shut[lane]
@@ -352,7 +358,8 @@ class Governor:
         """Seconds until the next attempt, or None; what closes a lane for the run is remembered."""
         if lane is not None and failure.kind in _SHUTTING and failure.status != FORBIDDEN:
             self.shut[lane] = failure
-        wait_s = None if self.closing or turn.let_go else delay_s(failure, call.attempts, turn.policy, self.chance)
+        used = call.attempts - call.spared
+        wait_s = None if self.closing or turn.let_go else delay_s(failure, used, turn.policy, self.chance)
         if wait_s is None:
             return None
         why = None
@@ -377,7 +384,7 @@ def _settle(turn: Turn, ticket: _Ticket, attempt: Attempt, failure: Failure | No
         if failure is None and ended:
             lane.answered(permit)
         elif failure is not None and failure.kind is ErrorKind.RATE_LIMIT:
-            lane.refused(permit, now, after_s=failure.retry_after_s)
+            permit.is_news = lane.refused(permit, now, after_s=failure.retry_after_s)
         elif failure is not None and failure.kind is ErrorKind.OVERLOADED:
             lane.overloaded(permit, now, after_s=failure.retry_after_s)
         elif failure is not None and failure.status is not None and failure.kind is not ErrorKind.TIMEOUT:

@@ -34,6 +34,8 @@ DOUBTFUL, FIRM = 5.0, 50.0
 """After so many successes a guessed, or a measured, rate has grown by the factor e."""
 FIRM_DISTANCE, DOUBTFUL_DISTANCE = 1.25, 5.0
 """How many times the usual distance a careful call keeps from the one before it, where the rate was measured or not."""
+CALM = 2
+"""Successes since the last refusal after which a careful call no longer lets others go first."""
 ENOUGH = 20
 """Calls let through over which a rate is measured; older ones are forgotten."""
 FIRM_FROM = 5
@@ -101,6 +103,11 @@ class Pace:
         patience = FIRM if self._firm else DOUBTFUL
         growth = math.exp(min(LARGEST_EXPONENT, (self._successes / patience) ** 2))
         return min(self._measured, self._most) * growth
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether enough went well since the last refusal."""
+        return self._refused_at is None or self._successes >= CALM
 
     def wait_s(self, now: float, *, careful: bool = False) -> float:
         """Seconds until the next call may go; a *careful* one, which must not be refused again, keeps its distance."""
@@ -202,8 +209,11 @@ class InFlight:
         self._ever_refused = False
         self._fell = False
 
-    def wait_s(self, now: float) -> float:
-        """Seconds until one more may be out, unless one ends before that."""
+    def wait_s(self, now: float, *, careful: bool = False) -> float:
+        """Seconds until one more may be out, unless one ends before that; a *careful* one is never out beside more
+        than the server has held."""
+        if careful and self._ever_refused and self.out >= max(1, self._held):
+            return math.inf
         if self.out < self.limit:
             return 0.0
         if self.limit >= self.most:
@@ -230,7 +240,7 @@ class InFlight:
 
     def refused(self, now: float) -> bool:
         """A call was refused; whether that may be for how many were out."""
-        self._fell = self.out >= self._held - 1 or not self._ever_refused
+        self._fell = self.out >= max(1, self._held - 1) or not self._ever_refused
         if self._fell:
             self._fall()
             if self._ever_refused:

@@ -25,6 +25,8 @@ BURST_CALLS = 10
 OVERLOAD_PAUSE_S = 1.0
 """The longest pause after a first overload that names none; it doubles with each."""
 LONGEST_PAUSE_S = 30.0
+HOPELESS = 8
+"""After so many refusals in a row, with ever longer pauses between them, whoever would wait fails instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,15 @@ MEASURES: Mapping[str, Measure] = {
 class Permit:
     """One call's reservation on its lane; it is sent, or given back."""
 
-    __slots__ = ("lane", "marks", "need", "number", "sent_at")
+    __slots__ = ("is_news", "lane", "marks", "need", "number", "sent_at")
 
     def __init__(self, lane: Lane, need: Need, number: int) -> None:
         self.lane = lane
         self.need = need
         self.number = number
         self.sent_at: float | None = None
+        self.is_news = True
+        """Of one that was refused: whether that says anything new."""
         self.marks: dict[str, int] = {}
         """What the lane had sent of everything counted, this call among it."""
 
@@ -167,6 +171,8 @@ class Lane:
         self.in_flight = InFlight(FIRST_IN_FLIGHT if knows_nothing else math.inf, most)
         self.paused_until = -math.inf
         self._overloads = 0
+        self._refusals = 0
+        """In a row, those that were no news aside."""
         self._sent = 0
         self._known = 0
         """The number of the last call that was sent before the last refusal was known."""
@@ -194,7 +200,7 @@ class Lane:
             for bucket in self._buckets:
                 amount = bucket.of(need)
                 wait = max(wait, bucket.wait_s(amount, now), bucket.window_wait_s(amount, self._log, now))
-        return wait if wait > 0 else self.in_flight.wait_s(now)
+        return wait if wait > 0 else self.in_flight.wait_s(now, careful=careful)
 
     def _forget(self, now: float) -> None:
         """What was sent more than a minute ago counts no more."""
@@ -266,14 +272,17 @@ class Lane:
         self.in_flight.returned()
         self.in_flight.succeeded()
         self._pace.succeeded(since=permit.number > self._known)
-        self._overloads = 0
+        self._overloads = self._refusals = 0
 
     def ended(self) -> None:
         """A call came to nothing that tells of no limit: a timeout, a broken connection, a cancellation."""
         self.in_flight.returned()
 
-    def refused(self, permit: Permit, now: float, *, after_s: float | None = None) -> None:
-        """The server refused the call of *permit* for its rate (429), and asks to wait *after_s*, where it says so."""
+    def refused(self, permit: Permit, now: float, *, after_s: float | None = None) -> bool:
+        """The server refused the call of *permit* for its rate (429), and asks to wait *after_s*, where it says so.
+
+        Returns whether that is news: not of a call that went out before an earlier refusal was known.
+        """
         self.in_flight.returned()
         if after_s:
             self.paused_until = max(self.paused_until, now + after_s)
@@ -281,12 +290,24 @@ class Lane:
         if permit.number <= self._known:
             self.in_flight.refused_too()
             self._pace.refused_too()
-            return
+            return False
         self._known = self._sent
         for_the_rate = not self.in_flight.refused(now)
         sent_at = now if permit.sent_at is None else permit.sent_at
         pause_s = self._pace.refused(sent_at, now, for_the_rate=for_the_rate)
         self.paused_until = max(self.paused_until, now + pause_s)
+        self._refusals += 1
+        return True
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether enough went well since the last refusal that one may go which must not be refused again."""
+        return self._pace.is_calm
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nothing has gone through for so long that nobody needs to wait for it."""
+        return self._refusals >= HOPELESS
 
     def overloaded(self, permit: Permit, now: float, *, after_s: float | None = None) -> None:
         """The server is short of capacity (529): fewer at once, after a pause."""

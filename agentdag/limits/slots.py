@@ -34,22 +34,34 @@ class Place(Enum):
 class _Line:
     """All who wait for one lane; those who need none stand in a line of their own."""
 
-    __slots__ = ("_blocked_at", "_blocked_s", "arrivals", "heap", "lane", "waiting")
+    __slots__ = ("_blocked_at", "_blocked_s", "_careful", "_heap", "arrivals", "lane", "waiting")
 
     def __init__(self, lane: Lane | None) -> None:
         self.lane = lane
-        self.heap: list[tuple[int, float, int, Seat]] = []
+        self._heap: list[_Waiting] = []
+        self._careful: list[_Waiting] = []
+        """Those that must not be refused again: they let others find out how the lane is."""
         self.arrivals: deque[tuple[int, int, Seat]] = deque()
         self.waiting = 0
         self._blocked_at: float | None = None
         self._blocked_s = 0.0
 
+    def push(self, seat: Seat, arrival: int, granted: int) -> None:
+        """*seat* waits, as number *arrival* of all, when so many had been granted."""
+        heapq.heappush(self._careful if seat.careful else self._heap, (*seat.rank, arrival, seat))
+        self.arrivals.append((granted, arrival, seat))
+        self.waiting += 1
+
     def best(self) -> Seat:
         """The first by rank; somebody waits."""
-        heap = self.heap
-        while not heap[0][3].waits_since(heap[0][2]):
-            heapq.heappop(heap)
-        return heap[0][3]
+        usual = _top(self._heap)
+        careful = _top(self._careful) if self._careful else None
+        if careful is None or usual is None:
+            top = usual or careful
+        else:
+            top = min(usual, careful) if self.lane is None or self.lane.is_calm else usual
+        assert top is not None
+        return top[3]
 
     def oldest(self) -> tuple[int, int, Seat]:
         """Who came first: how many had been granted by then, its number, and itself; somebody waits."""
@@ -63,7 +75,7 @@ class _Line:
         if self.lane is None:
             return 0.0
         best = self.best()
-        if self.lane.asked_s(now) > best.patience_s:
+        if best.gives_up(now):
             return 0.0  # it goes through without a permit, and hears so
         wait_s = self.lane.wait_s(best.need, now, careful=best.careful)
         self.mark(now, blocked=wait_s > 0)
@@ -85,6 +97,17 @@ class _Line:
     def blocked_s(self, now: float) -> float:
         """For how many seconds in all the lane has held up the line."""
         return self._blocked_s + (0.0 if self._blocked_at is None else now - self._blocked_at)
+
+
+_Waiting = tuple[int, float, int, "Seat"]
+"""Rank, arrival, and who."""
+
+
+def _top(heap: list[_Waiting]) -> _Waiting | None:
+    """The first of *heap* that still waits."""
+    while heap and not heap[0][3].waits_since(heap[0][2]):
+        heapq.heappop(heap)
+    return heap[0] if heap else None
 
 
 class Slots:
@@ -130,9 +153,7 @@ class Slots:
         if not arrival:
             self._arrived += 1
             arrival = self._arrived
-        heapq.heappush(line.heap, (*seat.rank, arrival, seat))
-        line.arrivals.append((self._granted, arrival, seat))
-        line.waiting += 1
+        line.push(seat, arrival, self._granted)
         self.waiting += 1
         return arrival
 
@@ -252,11 +273,18 @@ class Seat:
         line = self.line
         if line.lane is not None:
             self.rate_s = line.blocked_s(now) - self._blocked_s
-            if line.lane.asked_s(now) <= self.patience_s:
+            if not self.gives_up(now):
                 self.permit = line.lane.take(self.need, now)
         grant, self._grant = self._grant, None
         if grant is not None:
             grant()
+
+    def gives_up(self, now: float) -> bool:
+        """Whether it does not wait for its lane: that would take too long, or be in vain."""
+        lane = self.line.lane
+        if lane is None:
+            return False
+        return lane.asked_s(now) > self.patience_s or (lane.is_hopeless and lane.paused_until > now)
 
     def move(self, lane: Lane | None, need: Need) -> None:
         """Ask for *need* of *lane* from the next time on; what is reserved and not sent is given back."""

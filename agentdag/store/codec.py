@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from agentdag.calls import Amount, Usage
 from agentdag.errors import Failure
-from agentdag.events import BarrierOpened, Event, NodeSettled, Reason, RunFinished, RunStatus, Status
+from agentdag.events import BarrierOpened, BudgetLeft, Event, NodeSettled, Reason, RunFinished, RunStatus, Status
 
 
 def encoded(event: Event) -> str:
@@ -41,7 +41,7 @@ def decoded(text: str) -> Event:
     return event
 
 
-def _plain(value: Usage | Failure | Amount | Decimal) -> Any:
+def _plain(value: Usage | Failure | Amount | BudgetLeft | Decimal) -> Any:
     return format(value, "f") if isinstance(value, Decimal) else value.plain()
 
 
@@ -52,6 +52,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "fallback_error": Failure.of,
     "reserved": Amount.of,
     "charged": Amount.of,
+    "budget_left": BudgetLeft.of,
     "top_tier_usd": Decimal,
     "cache_saved_usd": Decimal,
     **dict.fromkeys(("arrived", "missing", "late", "pending", "degraded", "actions"), tuple),

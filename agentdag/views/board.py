@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from agentdag.calls import NO_USAGE
 from agentdag.errors import Failure
 from agentdag.events import (
     BarrierOpened,
+    BudgetLow,
     Event,
     NodeFallback,
     NodeHedged,
@@ -23,9 +25,10 @@ from agentdag.events import (
     NodeStarted,
     PassFinished,
     RunFinished,
+    RunProgress,
     RunStarted,
 )
-from agentdag.views.words import failed_over, hedged, opened, passed, seconds
+from agentdag.views.words import failed_over, hedged, low, opened, passed, seconds
 
 PENDING, RUNNING, RETRYING, WAITING = "pending", "running", "retrying", "waiting"
 """Besides the settled statuses, what a row's status may be; a progressive join waits between two passes."""
@@ -73,6 +76,10 @@ class Board:
     input_tokens: int = 0
     output_tokens: int = 0
     """Of what has settled."""
+    cost_usd: Decimal | None = Decimal(0)
+    """Of what has settled; None where it is not known."""
+    progress: RunProgress | None = None
+    """What was told last of queues and the budget."""
     expected_s: float | None = None
     """How long the run is expected to take under its cap."""
     note: str = ""
@@ -115,8 +122,18 @@ class Board:
             case PassFinished():
                 self._change(self.rows[event.node], WAITING, event.at)
                 self._tell(event.node, passed(event))
+            case _:
+                self._run_told(event)
+
+    def _run_told(self, event: Event) -> None:
+        """Something happened that is of no single node."""
+        match event:
             case RunStarted():
                 self.started = event
+            case RunProgress():
+                self.progress = event
+            case BudgetLow():
+                self.latest = low(event)
             case RunFinished():
                 self.finished = event
 
@@ -158,5 +175,8 @@ class Board:
             row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens
             self.input_tokens += usage.input_tokens or 0
             self.output_tokens += usage.output_tokens or 0
+            if not event.kept:
+                known = self.cost_usd is not None and usage.cost_usd is not None
+                self.cost_usd = self.cost_usd + usage.cost_usd if known else None  # type: ignore[operator]
         else:
             row.output_tokens = None

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from agentdag.events import (
     BarrierOpened,
+    BudgetLow,
     Event,
     NodeFallback,
     NodeHedged,
@@ -23,7 +24,7 @@ from agentdag.events import (
     Status,
     event_json,
 )
-from agentdag.views.words import count, failed_over, failure, hedged, inert, opened, passed, seconds
+from agentdag.views.words import count, failed_over, failure, hedged, inert, low, opened, passed, seconds, waited
 
 
 class Lines:
@@ -38,8 +39,10 @@ class Lines:
         if isinstance(event, RunStarted):
             bounds = f"critical path {seconds(event.critical_path_s)}, {seconds(event.sequential_s)} in sequence"
             text = f"{inert(event.pipeline)}: {count(event.nodes, 'node')}, {event.concurrency} at once; {bounds}"
+        elif isinstance(event, BudgetLow):
+            text = low(event)
         elif isinstance(event, RunFinished):
-            text = f"{event.status} in {seconds(event.elapsed_s)}"
+            text = f"{event.status.replace('_', ' ')} in {seconds(event.elapsed_s)}"
         else:
             text = _text(event)
         if text:
@@ -56,8 +59,8 @@ def _text(event: Event) -> str | None:
             return f"started{again}" + (f" ({inert(event.model)})" if event.model else "")
         case NodeRetrying():
             return f"attempt {event.attempt} failed, again in {seconds(event.wait_s)}: {failure(event.error)}"
-        case NodeWaiting(on="slot"):
-            return f"waited {seconds(event.seconds)} for a slot"
+        case NodeWaiting(on="slot" | "rate" | "budget"):
+            return f"waited {waited({event.on: event.seconds})}"
         case BarrierOpened():
             return opened(event)
         case NodeHedged():
@@ -96,6 +99,9 @@ def _how(event: NodeSettled) -> str:
         facts.append(f"by {inert(event.model or '')} as fallback {event.fallback}{why}")
     if event.hedges:
         facts.append("hedged" if event.hedges == 1 else f"hedged {event.hedges} times")
+    if event.degraded:
+        done = [f"downgraded to {inert(event.model or '')}"] if "downgrade" in event.degraded else []
+        facts += [*done, *(["shortened"] if "shrink" in event.degraded else [])]
     if event.passes > 1:
         facts.append(f"{event.passes} passes")
     return "".join(f", {fact}" for fact in facts)

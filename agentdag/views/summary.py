@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 
 from agentdag.events import BarrierOpened, NodeSettled, RunFinished, RunStatus, Status
 from agentdag.views.lines import settled_text
-from agentdag.views.words import count, failure, inert, lacked, names, seconds
+from agentdag.views.words import count, failure, inert, lacked, left, money, names, seconds, waited
 
 MAX_LISTED = 20
 _TROUBLE = frozenset({Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
-_STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red", RunStatus.INTERRUPTED: "bold yellow"}
+_STYLES = {
+    RunStatus.SUCCEEDED: "bold green",
+    RunStatus.FAILED: "bold red",
+    RunStatus.OUT_OF_BUDGET: "bold yellow",
+    RunStatus.INTERRUPTED: "bold yellow",
+}
+MAX_WAITED = 3
+"""Nodes whose waits are told one by one."""
 
 
-def summary(finished: RunFinished, settled: list[NodeSettled], joins: Sequence[BarrierOpened] = ()) -> list[Text]:
+class About(NamedTuple):
+    """What the closing words need to know besides: whether nobody is paid, and what the top tier is."""
+
+    simulated: bool = False
+    top_tier: str | None = None
+
+
+def summary(
+    finished: RunFinished,
+    settled: list[NodeSettled],
+    joins: Sequence[BarrierOpened] = (),
+    about: About = About(),  # noqa: B008 - a frozen value
+) -> list[Text]:
     """The lines to print at the end: failures first, then what they kept from running, then what did without."""
     failed = [node for node in settled if node.status in _TROUBLE]
     lines = [_trouble(node) for node in failed[:MAX_LISTED]]
@@ -34,13 +55,55 @@ def summary(finished: RunFinished, settled: list[NodeSettled], joins: Sequence[B
         lines.append(Text(f"output {inert(name)} is null: {inert(why)}", style="yellow"))
     lines.append(_verdict(finished, settled))
     lines.append(_time(finished))
+    lines += _waited(settled, finished.most_queued)
     usage = finished.usage
     if usage.input_tokens or usage.output_tokens:
-        about = "about " if usage.estimated else ""
-        tokens = f"{about}{usage.input_tokens or 0:,} in, {usage.output_tokens or 0:,} out"
-        cached = f", {usage.cached_tokens:,} of the input from the provider's cache" if usage.cached_tokens else ""
-        lines.append(Text(f"tokens  {tokens}{cached}"))
+        told = "about " if usage.estimated else ""
+        lines.append(Text(f"tokens  {told}{usage.input_tokens or 0:,} in, {usage.output_tokens or 0:,} out"))
+        lines += _cost(finished, about)
+    lines += _budget(finished, settled)
     return lines
+
+
+def _waited(settled: Sequence[NodeSettled], most_queued: int) -> list[Text]:
+    """What the nodes waited for in all, and those that waited most."""
+    total: Counter[str] = Counter()
+    for node in settled:
+        total.update(node.waits)
+    if not (told := waited(total)):
+        return []
+    deep = f"; up to {most_queued:,} queued" if most_queued > 1 else ""
+    most = sorted(settled, key=lambda node: -sum(node.waits.values()))[:MAX_WAITED]
+    each = "; ".join(f"{inert(node.node)} {words}" for node in most if (words := waited(node.waits)))
+    return [Text(f"waited  {told}{deep}"), Text(f"        most: {each}", style="dim")]
+
+
+def _cost(finished: RunFinished, about: About) -> list[Text]:
+    """What it cost, what tiers have saved, and what the provider's caches have."""
+    cost, lines = finished.usage.cost_usd, []
+    if cost or cost is None:
+        line = f"cost    {money(cost)}" + (" if it were real" if about.simulated else "")
+        top = finished.top_tier_usd
+        if cost is not None and top and about.top_tier is not None:
+            line += f"; with everything on {inert(about.top_tier)} {money(top)}"
+            line += f": {1 - cost / top:.0%} saved" if cost < top else ""
+        lines.append(Text(line))
+    if cached := finished.usage.cached_tokens:
+        saved = finished.cache_saved_usd
+        worth = f", {money(saved)} saved" if saved is not None and saved > 0 else ""
+        lines.append(Text(f"cache   {cached:,} of the input tokens from the provider's cache{worth}"))
+    return lines
+
+
+def _budget(finished: RunFinished, settled: Sequence[NodeSettled]) -> list[Text]:
+    """What of the budget is left, and what was done to keep within it."""
+    if finished.budget_left is None:
+        return []
+    line = f"budget  {left(finished.budget_left) or 'nothing'} left"
+    for action, done in (("downgrade", "downgraded"), ("shrink", "shortened")):
+        if ids := [node.node for node in settled if action in node.degraded]:
+            line += f"; {done}: {names(ids)}"
+    return [Text(line)]
 
 
 def _trouble(node: NodeSettled) -> Text:
@@ -76,7 +139,7 @@ def _replaced(node: NodeSettled) -> Text:
 
 
 def _verdict(finished: RunFinished, settled: Sequence[NodeSettled]) -> Text:
-    line = Text(finished.status.value, style=_STYLES[finished.status])
+    line = Text(finished.status.replace("_", " "), style=_STYLES[finished.status])
     counts = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in finished.nodes.items())
     line.append(f"  {count(sum(finished.nodes.values()), 'node')}: {counts}", style="")
     kept, cached = sum(node.kept for node in settled), sum(node.cached for node in settled)

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.text import Text
 
 from agentdag.views.board import PENDING, RETRYING, RUNNING, WAITING, Board, Row
-from agentdag.views.words import inert, seconds
+from agentdag.views.words import WAITED_FOR, inert, left, money, seconds
 
 _MARKS = {
     PENDING: ("·", "dim"),
@@ -164,10 +164,24 @@ def _footer(board: Board, now: float) -> list[Text]:
     told += [f"{counts[status]} {status.replace('_', ' ')}" for status in _COUNTED if counts[status]]
     made = board.output_tokens + board.streaming_tokens()
     tokens = f"{board.input_tokens:,} tokens in, {made:,} out"
+    tokens += f", cost {money(board.cost_usd)}" if board.cost_usd or board.cost_usd is None else ""
     lines = [line, Text(f"{', '.join(told)}; {tokens}", style="dim")]
+    lines += _limits(board)
     if board.latest:
         lines.append(Text(inert(board.latest), style="yellow"))
     return [*lines, Text(board.note, style="bold yellow")] if board.note else lines
+
+
+def _limits(board: Board) -> list[Text]:
+    """Who waits for which limit, and what of the budget is left."""
+    progress = board.progress
+    if progress is None or board.finished is not None:
+        return []
+    told = [f"{number} {WAITED_FOR[cause]}" for cause, number in progress.waiting.items() if number]
+    parts = [f"waiting: {', '.join(told)}"] if told else []
+    if progress.budget_left is not None:
+        parts.append(f"{left(progress.budget_left)} of the budget left")
+    return [Text("; ".join(parts), style="dim")] if parts else []
 
 
 def _fitted(line: Text, width: int, *, ascii_only: bool) -> Text:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TextIO
 
 from agentdag.errors import Failure
-from agentdag.events import BarrierOpened, NodeFallback, NodeHedged, NodeSettled, PassFinished, Reason, RunFinished
+from agentdag.events import (
+    BarrierOpened,
+    BudgetLeft,
+    BudgetLow,
+    NodeFallback,
+    NodeHedged,
+    NodeSettled,
+    PassFinished,
+    Reason,
+    RunFinished,
+)
 from agentdag.language.findings import inert
 
 __all__ = [
@@ -17,12 +27,15 @@ __all__ = [
     "hedged",
     "inert",
     "inert_lines",
+    "left",
+    "low",
     "money",
     "names",
     "opened",
     "passed",
     "seconds",
     "speaks",
+    "waited",
     "why_failed",
 ]
 
@@ -69,6 +82,28 @@ def speaks(stream: TextIO, text: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+WAITED_FOR = {"slot": "for a slot", "rate": "for a rate", "budget": "for the budget", "retry": "for a retry"}
+"""What a node waits for, in words."""
+SHORTEST_TOLD_S = 0.05
+
+
+def waited(waits: Mapping[str, float]) -> str:
+    """9.1 s for a rate, 0.4 s for a slot: the longest first; empty where it is nothing worth a word."""
+    told = sorted(((value, cause) for cause, value in waits.items() if value >= SHORTEST_TOLD_S), reverse=True)
+    return ", ".join(f"{seconds(value)} {WAITED_FOR.get(cause, cause)}" for value, cause in told)
+
+
+def left(budget: BudgetLeft) -> str:
+    """What of a budget is left."""
+    parts = [] if budget.cost_usd is None else [money(budget.cost_usd)]
+    parts += [] if budget.tokens is None else [count(budget.tokens, "token")]
+    return " and ".join(parts)
+
+
+def low(event: BudgetLow) -> str:
+    return f"{event.share:.0%} of the budget is spent; from now on: {', '.join(event.actions)}"
 
 
 def failure(error: Failure, attempts: int = 0) -> str:

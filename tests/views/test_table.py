@@ -67,7 +67,7 @@ def test_each_state_shows_as_it_is() -> None:
     assert lines[5].split() == ["✗", "1", "n3", "failed", "openai/m", "2.5", "s", "rate_limit:", "slow<U+0…"]
     assert lines[6].split() == ["·", "2", "n4", "pending", "openai/gpt-5-mini"]
     assert lines[7] == "5.0 s; critical path 10.0 s, in sequence 20.0 s"
-    assert lines[8] == "1 running, 1 pending, 1 retrying, 1 failed; 1,000 tokens in, 53 out"
+    assert lines[8] == "1 running, 1 pending, 1 retrying, 1 failed; 1,000 tokens in, 53 out, cost unknown"
     assert lines[9] == "n1: again in 1.0 s: rate_limit"
 
 
@@ -161,7 +161,9 @@ def test_the_summary_lists_failures_before_what_they_stopped() -> None:
     assert lines[1] == "c skipped: a failed"
     assert lines[2] == "output o is null: no"
     assert lines[4] == "time    9.0 s; critical path 8.0 s; one after another 18.0 s, 2.0 times as long"
-    assert lines[5].startswith("tokens  about 1 in, 2 out, 3 of the input")
+    assert lines[5] == "tokens  about 1 in, 2 out"
+    assert lines[6] == "cost    unknown"
+    assert lines[7] == "cache   3 of the input tokens from the provider's cache"
 
 
 def joins(shown: Board) -> list[str]:
