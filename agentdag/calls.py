@@ -150,7 +150,9 @@ class Rehearsal:
 class Request:
     """One model call. `node` and `attempt` (from 1) say whose it is, `hedge` which of the same calls beside it.
 
-    `provider` is the provider's name in the pipeline, whoever answers in its place.
+    `provider` is the provider's name in the pipeline, whoever answers in its place. The first `lead` characters of the
+    prompt, with all of the system prompt, are what other calls begin with too, if that is not None: the provider's
+    cache is asked to keep it, as `cache_key`.
     """
 
     node: str
@@ -164,6 +166,8 @@ class Request:
     rehearsal: Rehearsal = Rehearsal()
     hedge: int = 0
     provider: str = ""
+    lead: int | None = None
+    cache_key: str | None = None
 
 
 class Gauge(NamedTuple):

@@ -157,7 +157,7 @@ class NodeProgress:
 
 @dataclass(frozen=True, slots=True)
 class NodeWaiting:
-    """A node stopped waiting on `on` (`slot`, `rate`, `budget` or `retry`) after `seconds`."""
+    """A node stopped waiting on `on` (`slot`, `rate`, `budget`, `cache` or `retry`) after `seconds`."""
 
     type: ClassVar = "node.waiting"
     run: str

@@ -5,7 +5,7 @@ An agent reaches the world only through the task's governor; its failure is a va
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,13 +18,12 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Task:
-    """One node's turn at the governor, and who hears what streams; *began* is called when an answer begins to."""
+    """One node's turn at the governor, and who hears what streams."""
 
     node: str
     governor: Governor
     turn: Turn
     on_delta: OnDelta
-    began: Callable[[], None] = lambda: None
 
     def call(self, act: Act[T], lane: str | None = None, claim: Claim = NO_CLAIM) -> Awaitable[Call[T]]:
         """*act* through the governor's door. *lane* names the model on its key, *claim* what each attempt takes."""

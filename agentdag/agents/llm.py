@@ -44,9 +44,14 @@ class ModelAgent:
 
     async def perform(self, task: Task) -> Outcome:
         async def ask(attempt: Attempt) -> Reply:
+            deltas = 0
+
             def on_delta(piece: str) -> None:
+                nonlocal deltas
                 attempt.heard()
-                task.began()
+                deltas += 1
+                if piece or deltas > 1:  # the first, empty one says that a stream begins
+                    attempt.speaks()
                 if piece and not attempt.hedge:
                     task.on_delta(piece)
 

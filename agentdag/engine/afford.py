@@ -12,6 +12,7 @@ from agentdag.limits.budget import Budget
 from agentdag.limits.governor import Claim
 from agentdag.limits.rates import Need
 from agentdag.plan.plan import PlanNode, PromptWork
+from agentdag.store.schema import digest
 
 FRAMING = 64
 """Tokens that a protocol puts around a prompt, at the most."""
@@ -21,6 +22,8 @@ EXPECTED_TIMES = 4
 """... but so many times what is expected, where that is more."""
 SHORTEST = 64
 """No answer is shrunk below so many tokens."""
+LEAST_CACHED_BYTES = 4096
+"""Providers cache beginnings of 1,024 tokens or more."""
 _LONGEST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """Under which of these names `params` may say how long an answer may be."""
 
@@ -78,6 +81,14 @@ def too_little(run: Run, node: str, worst: Amount | None) -> str:
     return f"the budget has {has} left, and {node} may take {needs}"
 
 
+def prefix_of(run: Run, asked: Prompted) -> str | None:
+    """The digest of what *asked* begins with, as others do, where that is worth a provider's cache."""
+    if not run.plan.cache_warm:
+        return None
+    text = f"{asked.system or ''}\x00{asked.prompt[: asked.lead or 0]}"
+    return digest((str(asked.model), text)) if len(text.encode("utf-8", "replace")) >= LEAST_CACHED_BYTES else None
+
+
 def size_of(asked: Prompted) -> int:
     """How many bytes *asked* has in UTF-8."""
     size = len(asked.prompt.encode("utf-8", "replace"))
@@ -89,8 +100,9 @@ def claim_of(run: Run, node: PlanNode, asked: Prompted, purse: Budget | None) ->
     lane = str(asked.model)
     road = run.governor.lanes(lane)
     counts = road is not None and road.counts_tokens
+    prefix = prefix_of(run, asked)
     if not counts and purse is None:
-        return Claim()
+        return Claim(prefix=prefix)
     size, most = size_of(asked), _longest(asked.sampling)
     need, worst = Need(), NOTHING
     if counts:
@@ -100,7 +112,7 @@ def claim_of(run: Run, node: PlanNode, asked: Prompted, purse: Budget | None) ->
         prices = run.prices(asked.model)
         cost = NOTHING.cost_usd if prices is None else prices.at_most(size + FRAMING, most)
         worst = Amount(size + FRAMING + most, cost)
-    return Claim(need, worst)
+    return Claim(need, worst, prefix)
 
 
 def _longest(sampling: Sampling) -> int:

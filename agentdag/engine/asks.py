@@ -20,6 +20,8 @@ class Prompted:
     prompt: str
     system: str | None
     sampling: Sampling
+    lead: int | None = None
+    """So many characters of the prompt are what others begin with too; None where nobody asked."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it; what is not said is left out."""
@@ -52,9 +54,17 @@ def rendered(work: PromptWork | CallWork, names: Mapping[str, Any], codes: Mappi
     """What *work* asks where its templates see *names*; raises TemplateError."""
     if isinstance(work, PromptWork):
         system = None if work.system is None else work.system.render(names)
-        return Prompted(work.model, work.prompt.render(names), system, work.sampling)
+        prompt = work.prompt.render(names)
+        return Prompted(work.model, prompt, system, work.sampling, _lead(work, prompt, names))
     arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
     return Called(function_name(work), arguments, codes.get(function_name(work), ""))
+
+
+def _lead(work: PromptWork, prompt: str, names: Mapping[str, Any]) -> int | None:
+    if work.lead is None:
+        return None
+    shared = work.lead.render(names)
+    return len(shared) if prompt.startswith(shared) else 0
 
 
 class Question(NamedTuple):

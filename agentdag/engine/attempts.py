@@ -237,10 +237,12 @@ class NodeLife(Turn):
                 prompt=asked.prompt,
                 system=asked.system,
                 sampling=asked.sampling,
-                stream=run.stream or policy.timeout.idle_s is not None,
+                stream=run.stream or policy.timeout.idle_s is not None or claim.prefix is not None,
                 timeout_s=policy.attempt_s,
                 rehearsal=node.rehearsal,
                 provider=asked.model.provider,
+                lead=None if claim.prefix is None else asked.lead or 0,
+                cache_key=claim.prefix,
             )
             provider = simulator or run.providers[asked.model.provider]
             lane = str(asked.model)

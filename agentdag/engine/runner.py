@@ -592,14 +592,14 @@ class Runner:
 
     def _waiting(self) -> dict[str, int]:
         """How many nodes wait for what."""
-        waiting = dict.fromkeys(("slot", "rate", "budget", "retry"), 0)
+        waiting = dict.fromkeys(("slot", "rate", "budget", "cache", "retry"), 0)
         waiting["slot"] = len(self._backlog)
         idle = [life for number in self._tasks if not (life := self._lives[number]).in_flight]
         for seat in (*self._queued.values(), *(life.seat for life in idle if life.seat.place is Place.WAITING)):
             waiting["rate" if seat.line.is_blocked else "slot"] += 1
         for life in idle:
             if life.seat.place is Place.AWAY:
-                waiting["budget" if life.is_poor else "retry"] += 1
+                waiting[life.away_for] += 1
         return waiting
 
     def _give_up(self, bug: Exception) -> None:

@@ -21,6 +21,7 @@ from agentdag.limits.deadlines import Deadline, Deadlines
 from agentdag.limits.policy import UNBOUNDED, Allowance, Hedge, Policy, RetryBudget, delay_s
 from agentdag.limits.rates import Lane, Need, Permit
 from agentdag.limits.slots import NO_NEED, Place, Seat, Slots
+from agentdag.limits.warmth import Warmth
 
 T = TypeVar("T")
 
@@ -39,11 +40,11 @@ class Turn:
     __slots__ = (
         "allowance",
         "attempts_before",
+        "away_for",
         "charged",
         "doubtful",
         "hedges",
         "in_flight",
-        "is_poor",
         "let_go",
         "policy",
         "purse",
@@ -75,8 +76,8 @@ class Turn:
         """What was set aside in the purse for the present attempt."""
         self.charged = NOTHING
         """What its calls were charged to the purse, in all."""
-        self.is_poor = False
-        """Whether it waits until the purse holds enough again."""
+        self.away_for = "retry"
+        """What it waits for while it neither has a slot nor waits for one."""
         self.unfunded = False
         """Whether a call was not made because the purse has too little left."""
 
@@ -93,16 +94,17 @@ class Turn:
         """An attempt failed; the next begins in *wait_s*."""
 
     def waited(self, on: str, seconds: float) -> None:
-        """*seconds* were spent waiting on a slot, a rate, the budget, or a retry."""
+        """*seconds* were spent waiting on a slot, a rate, the budget, a warm cache, or a retry."""
 
 
 class Attempt:
     """What an act is told of itself, and tells. `number` counts from 1, over all calls of the node; `hedge` is 0 for
     the first call of an attempt, then 1, 2 ..."""
 
-    __slots__ = ("deadline", "hedge", "number", "room", "usage")
+    __slots__ = ("_on_words", "deadline", "hedge", "number", "room", "usage")
 
-    def __init__(self, number: int, hedge: int, deadline: Deadline) -> None:
+    def __init__(self, number: int, hedge: int, deadline: Deadline, on_words: Callable[[], None] | None = None) -> None:
+        self._on_words = on_words
         self.number = number
         self.hedge = hedge
         self.deadline = deadline
@@ -112,6 +114,12 @@ class Attempt:
     def heard(self) -> None:
         """The answer's stream has begun, or a piece of it came."""
         self.deadline.heard()
+
+    def speaks(self) -> None:
+        """The model has read what it was asked: the first of its own words came."""
+        if self._on_words is not None:
+            self._on_words()
+            self._on_words = None
 
     def told(self, usage: Usage, room: Room) -> None:
         """The answer says what it took, and what is left."""
@@ -123,6 +131,8 @@ class Claim(NamedTuple):
 
     need: Need = NO_NEED
     worst: Amount = NOTHING
+    prefix: str | None = None
+    """The digest of what its prompt shares with others, where one of them is to go first."""
 
 
 NO_CLAIM = Claim()
@@ -174,6 +184,7 @@ class Governor:
     """Whether the run is ending: what fails now is not tried again."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     lanes: Callable[[str | None], Lane | None] = lambda _: None
+    warmth: Warmth = field(default_factory=lambda: Warmth(lambda: time.monotonic()))  # noqa: PLW0108 - as of now
 
     async def call(self, act: Act[T], turn: Turn, lane: str | None = None, claim: Claim = NO_CLAIM) -> Call[T]:
         """Run *act* until it succeeds or the turn's policy gives up; each attempt takes *claim*.
@@ -183,6 +194,9 @@ class Governor:
         call: Call[T] = Call()
         turn.doubtful = False
         again = False
+        leads = claim.prefix is not None and await self._goes_first(turn, claim.prefix)
+        if not leads:
+            claim = claim._replace(prefix=None)
         try:
             while True:
                 ticket = await self._admitted(call, turn, lane, claim, again=again)
@@ -214,6 +228,19 @@ class Governor:
                 again = paced
         finally:
             turn.seat.leave()
+            if claim.prefix is not None:
+                self.warmth.left(claim.prefix, answered=call.failure is None)
+
+    async def _goes_first(self, turn: Turn, prefix: str) -> bool:
+        """Whether the turn's call is the first of all that begin alike; else wait until that one has been read."""
+        if self.warmth.must_wait(prefix):
+            begun, turn.away_for = time.monotonic(), "cache"
+            turn.seat.leave()
+            while self.warmth.must_wait(prefix):
+                await self.warmth.wait(prefix)
+            turn.away_for = "retry"
+            turn.waited("cache", time.monotonic() - begun)
+        return self.warmth.enter(prefix)
 
     async def _admitted(
         self, call: Call[T], turn: Turn, lane: str | None, claim: Claim, *, again: bool
@@ -277,13 +304,13 @@ class Governor:
         if reservation is None and turn.purse.may_fit(worst):
             begun = time.monotonic()
             turn.seat.leave()
-            turn.is_poor = True
+            turn.away_for = "budget"
             while reservation is None and turn.purse.may_fit(worst):
                 looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 turn.purse.when_settled(partial(_look, looked))
                 await looked
                 reservation = turn.purse.reserve(worst)
-            turn.is_poor = False
+            turn.away_for = "retry"
             turn.waited("budget", time.monotonic() - begun)
         if reservation is None:
             what = f"up to {worst.tokens:,} tokens" + (f" and ${worst.cost_usd:.4f}" if worst.cost_usd else "")
@@ -304,7 +331,7 @@ class Governor:
         turn.started(number)
         turn.in_flight = True
         if turn.policy.hedge is None:
-            answer = await self._ask(act, turn, lane, number, ticket)
+            answer = await self._ask(act, turn, lane, number, ticket, prefix=claim.prefix)
             if turn.allowance is not UNBOUNDED:
                 turn.allowance.spend(answer.latency_s)
         else:
@@ -324,13 +351,14 @@ class Governor:
         *,
         hedge: int = 0,
         spent_s: float = 0.0,
+        prefix: str | None = None,
     ) -> _Answer[T]:
         """One call within its bounds; *spent_s* of the turn's time are gone already. What it took is settled."""
         policy, left_s = turn.policy, turn.allowance.left_s - spent_s
         result, failure, ended = None, None, False
         begun = time.monotonic()
         deadline = self.deadlines.enter(min(policy.attempt_s, left_s), policy.timeout.idle_s, turn)
-        attempt = Attempt(number, hedge, deadline)
+        attempt = Attempt(number, hedge, deadline, None if prefix is None else partial(self.warmth.warmed, prefix))
         try:
             result = await act(attempt)
             ended = True
@@ -468,8 +496,9 @@ class _Race(Generic[T]):
 
     async def _call(self, hedge: int, ticket: _Ticket) -> _Answer[T] | None:
         spent_s = time.monotonic() - self._begun
+        prefix = None if hedge else self._claim.prefix
         return await self._governor._ask(  # noqa: SLF001 - a part of it
-            self._act, self._turn, self._lane, self._number, ticket, hedge=hedge, spent_s=spent_s
+            self._act, self._turn, self._lane, self._number, ticket, hedge=hedge, spent_s=spent_s, prefix=prefix
         )
 
     async def _spare(self, number: int) -> _Answer[T] | None:

@@ -28,6 +28,7 @@ from agentdag.language.templates import NODE_NAMES, OUTPUT_NAMES, PASS_NAMES, Pr
 from agentdag.limits.policy import Hedge, Policy, Timeout
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
+from agentdag.plan.leads import with_leads
 from agentdag.plan.lint import Linter, UnknownModel
 from agentdag.plan.nodes import Draft, NodeCompiler, model_ref, said
 from agentdag.plan.plan import DEFAULT_LATENCY_S, BudgetTerms, CallWork, Choice, Plan, PlanNode, PromptWork, Tier
@@ -203,6 +204,8 @@ class _Compiler:
     def _plan(self, graph: Graph, outputs: Mapping[str, ValueTemplate], numbers: Mapping[str, int]) -> Plan:
         spec = self.spec
         nodes = tuple(self._node(draft, graph.wave_of[numbers[draft.id]]) for draft in self.drafts.values())
+        if spec.defaults.cache_warm:
+            nodes = with_leads(nodes)
         return Plan(
             name=spec.name or (self.path.stem if str(self.path) != "-" else "pipeline"),
             description=spec.description,

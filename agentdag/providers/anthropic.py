@@ -114,10 +114,10 @@ class AnthropicProvider:
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": sampling.max_tokens or DEFAULT_MAX_TOKENS,
-            "messages": [{"role": "user", "content": request.prompt}],
+            "messages": [{"role": "user", "content": _content(request)}],
         }
         given = {
-            "system": request.system,
+            "system": _system(request),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "stop_sequences": list(sampling.stop) or None,
@@ -149,6 +149,26 @@ class AnthropicProvider:
 
     async def aclose(self) -> None:
         """Nothing to close: the HTTP client is the run's."""
+
+
+_KEEP = {"cache_control": {"type": "ephemeral"}}
+
+
+def _content(request: Request) -> str | list[dict[str, Any]]:
+    """The prompt; what others begin with too in a block of its own, which the cache is asked to keep."""
+    if not request.lead:
+        return request.prompt
+    shared, own = request.prompt[: request.lead], request.prompt[request.lead :]
+    if not own.strip() or not shared.strip():  # a block of white space is refused
+        return [{"type": "text", "text": request.prompt, **_KEEP}]
+    return [{"type": "text", "text": shared, **_KEEP}, {"type": "text", "text": own}]
+
+
+def _system(request: Request) -> str | list[dict[str, Any]] | None:
+    """The system prompt, which the cache is asked to keep where it is all that calls share."""
+    if request.system is None or request.lead is None or request.lead > 0:
+        return request.system
+    return [{"type": "text", "text": request.system, **_KEEP}]
 
 
 def _usage(told: Mapping[str, Any], request: Request, text: str) -> Usage:

@@ -27,6 +27,7 @@ class OpenAIProvider:
 
         self._settings = settings
         own_server = settings.base_url is not None and settings.type == "openai"
+        self._takes_cache_keys = not own_server
         self._max_tokens_field = settings.max_tokens_field or ("max_tokens" if own_server else "max_completion_tokens")
         shared: dict[str, Any] = {
             "max_retries": 0,
@@ -120,6 +121,7 @@ class OpenAIProvider:
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
             "reasoning_effort": sampling.reasoning_effort,
+            "prompt_cache_key": request.cache_key if self._takes_cache_keys else None,
         }
         body |= {key: value for key, value in given.items() if value is not None}
         return body | dict(sampling.params)

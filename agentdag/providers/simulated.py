@@ -36,6 +36,8 @@ class SimulatedProvider:
         self._name = name
         self._stream = stream
         self._seed = seed
+        self._cached: set[str] = set()
+        """What stands in the cache that it plays."""
 
     async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
         """The answer that `request.rehearsal` asks for; raises CallError where it says so."""
@@ -52,6 +54,7 @@ class SimulatedProvider:
             message = f"simulated {failing} in attempt {request.attempt}"
             raise call_error(Failure(failing, message, self._name, _STATUS.get(failing)))
         text = self._text(request)
+        read, written = self._cache(request)
         ttft_s = None
         stream = request.stream if self._stream is None else self._stream
         if stream and latency_s > 0:
@@ -67,10 +70,19 @@ class SimulatedProvider:
         asked = (request.system or "") + request.prompt
         most = request.sampling.max_tokens
         made = play.tokens if most is None else min(play.tokens, most)
-        usage = Usage(estimate_tokens(asked), made, 0)
+        usage = Usage(estimate_tokens(asked), made, read, written_tokens=written)
         return Reply(
             text, usage, "stop" if made == play.tokens else "length", f"sim-{request.node}-{request.attempt}", ttft_s
         )
+
+    def _cache(self, request: Request) -> tuple[int, int]:
+        """How many tokens of the prompt are read from the cache, and how many are written to it."""
+        if request.cache_key is None:
+            return 0, 0
+        shared = estimate_tokens((request.system or "") + request.prompt[: request.lead or 0])
+        known = request.cache_key in self._cached
+        self._cached.add(request.cache_key)
+        return (shared, 0) if known else (0, shared)
 
     @staticmethod
     def _failing(request: Request, chance: Random) -> ErrorKind | None:

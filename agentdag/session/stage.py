@@ -30,6 +30,7 @@ from agentdag.limits.governor import Governor
 from agentdag.limits.policy import RetryBudget
 from agentdag.limits.rates import MINUTE_S, Lane, Quotas
 from agentdag.limits.slots import Slots
+from agentdag.limits.warmth import Warmth
 from agentdag.plan.plan import CallWork, Plan, PlanNode, function_name
 from agentdag.plan.select import selected
 from agentdag.providers import registry
@@ -70,6 +71,7 @@ class Stage:
         self._lanes: dict[str, Lane | None] = {}
         self._estimates = Estimates()
         self._batch_budget: Budget | None = None
+        self._warmth: Warmth | None = None
         self.observers = Observers(observers)
         self.keeper = keeper
         self._said = options.plain(self.plan)
@@ -160,7 +162,7 @@ class Stage:
             providers=self._providers,
             functions=self._functions,
             simulator=self._simulator,
-            governor=Governor(self.slots, Random(), self._retries, self._shut, lanes=self.lane),  # noqa: S311 - no secret in it
+            governor=self._governor(),
             emit=self.observers,
             redact=self._secrets.redact,
             now=_clock(),
@@ -176,6 +178,13 @@ class Stage:
         if self.keeper is not None:
             self._keep(run, self.keeper, record, batch)
         return run
+
+    def _governor(self) -> Governor:
+        """The door for one run, to what all runs here share."""
+        chance = Random()  # noqa: S311 - no secret in it
+        governor = Governor(self.slots, chance, self._retries, self._shut, lanes=self.lane)
+        governor.warmth = self._warmth = self._warmth or governor.warmth
+        return governor
 
     def _keep(self, run: Run, keeper: Keeper, record: RunRecord | None, batch: tuple[str, int] | None) -> None:
         """Write the run to its store, and take from there what is there already."""

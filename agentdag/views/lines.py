@@ -59,7 +59,7 @@ def _text(event: Event) -> str | None:
             return f"started{again}" + (f" ({inert(event.model)})" if event.model else "")
         case NodeRetrying():
             return f"attempt {event.attempt} failed, again in {seconds(event.wait_s)}: {failure(event.error)}"
-        case NodeWaiting(on="slot" | "rate" | "budget"):
+        case NodeWaiting(on="slot" | "rate" | "budget" | "cache"):
             return f"waited {waited({event.on: event.seconds})}"
         case BarrierOpened():
             return opened(event)

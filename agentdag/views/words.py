@@ -84,7 +84,13 @@ def speaks(stream: TextIO, text: str) -> bool:
     return True
 
 
-WAITED_FOR = {"slot": "for a slot", "rate": "for a rate", "budget": "for the budget", "retry": "for a retry"}
+WAITED_FOR = {
+    "slot": "for a slot",
+    "rate": "for a rate",
+    "budget": "for the budget",
+    "cache": "for a warm cache",
+    "retry": "for a retry",
+}
 """What a node waits for, in words."""
 SHORTEST_TOLD_S = 0.05
 

@@ -1,0 +1,64 @@
+"""The beginning that the prompts of several nodes share, as far as the file shows it: what a provider can cache.
+
+Prompts begin alike where their templates do, up to the first that only one of them has. Tags are not looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os.path import commonprefix
+
+from agentdag.language.templates import NODE_NAMES, Template
+from agentdag.plan.plan import Choice, PlanNode, PromptWork
+
+
+def with_leads(nodes: Sequence[PlanNode]) -> tuple[PlanNode, ...]:
+    """*nodes*, each prompt with the beginning that it shares with another one to the same model."""
+    leads = _leads([choice.work for node in nodes for choice in node.choices if isinstance(choice.work, PromptWork)])
+    templates = {text: Template(text, NODE_NAMES) for text in set(leads.values()) if text}
+
+    def led(choice: Choice) -> Choice:
+        work = choice.work
+        if not isinstance(work, PromptWork):
+            return choice
+        lead = templates.get(leads[_key(work)])
+        return choice if lead is None or lead.problems else replace(choice, work=replace(work, lead=lead))
+
+    return tuple(replace(node, choices=tuple(led(choice) for choice in node.choices)) for node in nodes)
+
+
+_Key = tuple[str, str, str]
+
+
+def _key(work: PromptWork) -> _Key:
+    """Who is asked, and the whole of what is asked, as it is written."""
+    return str(work.model), "" if work.system is None else work.system.text, work.prompt.text
+
+
+def _leads(works: Sequence[PromptWork]) -> Mapping[_Key, str]:
+    """The shared beginning of each; in the order of the texts, what is most alike stands side by side."""
+    counts: dict[_Key, int] = {}
+    for work in works:
+        counts[_key(work)] = counts.get(_key(work), 0) + 1
+    keys = sorted(counts)
+    leads = {}
+    for number, key in enumerate(keys):
+        beside = [other for other in keys[max(0, number - 1) : number + 2] if other != key and other[:2] == key[:2]]
+        shared = [key[2]] if counts[key] > 1 else []
+        shared += [commonprefix([key[2], other[2]]) for other in beside]  # noqa: RUF071 - of texts, not of paths
+        shared.append(key[2].partition("{")[0])  # the same in every row of a batch
+        leads[key] = max((_whole(text) for text in shared), key=len)
+    return leads
+
+
+def _whole(text: str) -> str:
+    """*text* before any tag or comment, up to its last whole line, or expression: so that three prompts of which two
+    share a few words more share one beginning all the same."""
+    for mark in ("{%", "{#"):
+        text = text.partition(mark)[0]
+    opened, closed = text.rfind("{{"), text.rfind("}}")
+    if opened > closed:
+        return text[:opened]
+    line, end = text.rfind("\n") + 1, closed + len("}}") if closed >= 0 else 0
+    return text[: max(line, end)]
