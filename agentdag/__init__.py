@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Failure,
         FinalError,
         Finding,
+        QueueFull,
         RetryableError,
         Span,
         SpecError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
     from agentdag.events import (
         BarrierOpened,
+        BudgetLow,
         Event,
         NodeProgress,
         NodeResumed,
@@ -47,16 +49,20 @@ if TYPE_CHECKING:
         Status,
         event_json,
     )
+    from agentdag.limits.pool import AgentPool, PoolStatistics, Settled
     from agentdag.plan.plan import Plan
     from agentdag.providers.settings import Settings
-    from agentdag.session import Options, RunResult, aresume, arun, load, resume, run
+    from agentdag.session import Agent, Options, RunResult, aresume, arun, load, resume, run
 
-_HOMES = ("calls", "errors", "events", "plan.plan", "providers.settings", "session")
+_HOMES = ("calls", "errors", "events", "limits.pool", "plan.plan", "providers.settings", "session")
 """The modules that the names below come from, cheapest first."""
 
 __all__ = [
+    "Agent",
+    "AgentPool",
     "AgentdagError",
     "BarrierOpened",
+    "BudgetLow",
     "CallError",
     "ErrorKind",
     "Event",
@@ -73,7 +79,9 @@ __all__ = [
     "OnDelta",
     "Options",
     "Plan",
+    "PoolStatistics",
     "Provider",
+    "QueueFull",
     "Reply",
     "Request",
     "RetryableError",
@@ -84,6 +92,7 @@ __all__ = [
     "RunStatus",
     "Sampling",
     "Settings",
+    "Settled",
     "Span",
     "SpecError",
     "Status",

@@ -60,7 +60,7 @@ class _RowLines:
         if isinstance(event, RunFinished):
             row = event.run.rpartition(".")[2]
             why = "" if event.status is RunStatus.SUCCEEDED or not event.reason else f": {inert(event.reason)}"
-            text = f"{event.status} in {seconds(event.elapsed_s)}{why}"
+            text = f"{event.status.replace('_', ' ')} in {seconds(event.elapsed_s)}{why}"
             self._write(f"row {row:>{self._width}} | {text}\n")
 
 

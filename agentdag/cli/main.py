@@ -192,6 +192,94 @@ def resume(  # noqa: PLR0913 - one option each
     raise typer.Exit(resume_run(arguments, began=STARTED))
 
 
+@app.command(epilog="Example: agentdag pool prompts.jsonl -o answers.jsonl --model openai/gpt-5-mini -c 50")
+def pool(  # noqa: PLR0913 - one option each
+    rows: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help='JSON lines: {"prompt": ...} or a text each; or CSV with a header.'),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="PROVIDER/NAME", help="Whom to ask.")],
+    output: OutputFile = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", metavar="N", min=1, help="How many may be asked at once.")
+    ] = 8,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", metavar="TEMPLATE", help="What to ask: 'Summarise: {{ inputs.text }}' reads a row's `text`."
+        ),
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", metavar="N", min=1, help="The longest answer.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="90s", help="Bounds one attempt; 10 m unless told.")
+    ] = None,
+    retry: Annotated[
+        int | None, typer.Option("--retry", metavar="N", min=0, help="How often an attempt is repeated; 2 unless told.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", metavar="URL", help="A server of your own that speaks the protocol.")
+    ] = None,
+    rpm: Annotated[
+        int | None, typer.Option("--rpm", metavar="N", min=1, help="Requests a minute; learned unless told.")
+    ] = None,
+    tpm: Annotated[
+        int | None, typer.Option("--tpm", metavar="N", min=1, help="Tokens a minute; learned unless told.")
+    ] = None,
+    budget: BudgetOption = None,
+    simulate: Simulate = False,
+    time_scale: TimeScale = None,
+    seed: Seed = None,
+    cache: Cache = False,
+    record: Record = None,
+    replay: Replay = None,
+    max_failures: MaxFailures = None,
+    output_format: OutputFormat = RunFormat.auto,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    color: ColorOption = Color.auto,
+    store: Store = None,
+    no_store: NoStore = False,
+) -> None:
+    """Ask a model every prompt of a file: under the same limits, budget and journal as a run, no pipeline needed."""
+    from agentdag.cli.pool import PoolArguments, run_pool
+    from agentdag.cli.watch import Shown
+    from agentdag.session import Options
+
+    options = Options(
+        **changes(
+            concurrency=None,
+            schedule=None,
+            simulate=simulate,
+            time_scale=time_scale,
+            seed=seed,
+            select=None,
+            cache=cache,
+            record=record,
+            replay=replay,
+            budget=budget,
+        )
+    )
+    asks = {"system": system, "max_tokens": max_tokens, "timeout": timeout, "retry": retry}
+    limits = {"base_url": base_url, "rpm": rpm, "tpm": tpm}
+    arguments = PoolArguments(
+        rows=rows,
+        model=model,
+        prompt=prompt,
+        limits={key: value for key, value in limits.items() if value is not None},
+        asks={key: value for key, value in asks.items() if value is not None},
+        concurrency=concurrency,
+        options=options,
+        shown=Shown(format=output_format.value, output=output, quiet=quiet, debug=debug, color=color.value),
+        max_failures=max_failures,
+        store=store,
+        no_store=no_store,
+    )
+    raise typer.Exit(run_pool(arguments))
+
+
 runs_app = typer.Typer(help="List what ran, the newest first.", invoke_without_command=True)
 app.add_typer(runs_app, name="runs", epilog="Example: agentdag runs -p pipelines/due_diligence.yaml -n 5")
 

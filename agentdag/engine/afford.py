@@ -70,13 +70,12 @@ def budget_left(run: Run) -> BudgetLeft | None:
 
 def too_little(run: Run, node: str, worst: Amount | None) -> str:
     """Why *node*, which may take *worst*, was not paid for."""
-    left = budget_left(run)
-    if left is None or worst is None:
-        return "the budget of the batch is spent"
+    budget = None if run.budget is None or worst is None else run.budget.too_small(worst)
+    if budget is None or worst is None:
+        return "the budget is spent"
+    left = BudgetLeft(*budget.left())
     parts = [] if left.cost_usd is None else [(f"${left.cost_usd:.4f}", f"${worst.cost_usd:.4f}")]
     parts += [] if left.tokens is None else [(f"{left.tokens:,} tokens", f"{worst.tokens:,}")]
-    if not parts:
-        return "the budget of the batch is spent"
     has, needs = (" and ".join(each) for each in zip(*parts, strict=True))
     return f"the budget has {has} left, and {node} may take {needs}"
 

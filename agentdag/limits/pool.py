@@ -11,12 +11,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from agentdag.errors import QueueFull, UsageError
+from agentdag.limits.rates import Lane
 from agentdag.limits.slots import Place, Seat, Slots
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S")
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
@@ -52,7 +54,18 @@ class Settled(NamedTuple, Generic[T]):
         return self.error is None
 
 
+def _now() -> float:
+    """Seconds on the clock of the event loop, whichever clock that is by now."""
+    return time.monotonic()
+
+
 OnFull = Verdict | Callable[[PoolStatistics], Verdict]
+
+
+class Seated(Protocol[T_co]):
+    """What is called with the pool and its seat, so that it can give the slot back while it only waits."""
+
+    def in_pool(self, pool: AgentPool, seat: Seat, *args: Any, **kwargs: Any) -> Awaitable[T_co]: ...
 
 
 class _Work:
@@ -61,7 +74,7 @@ class _Work:
     __slots__ = ("act", "future", "number", "priority", "seat", "submitted_at", "task", "timeout_s")
 
     def __init__(
-        self, act: Callable[[], Awaitable[Any]], future: asyncio.Future[Any], priority: int, timeout_s: float | None
+        self, act: Callable[[Seat], Awaitable[Any]], future: asyncio.Future[Any], priority: int, timeout_s: float | None
     ) -> None:
         self.act = act
         self.future = future
@@ -94,7 +107,7 @@ class AgentPool:
                 raise UsageError(f"{name} is at least {least}, not {value}")
         if isinstance(on_full, str) and on_full not in {"wait", "reject"}:
             raise UsageError(f"on_full is wait, reject, or a callable, not {on_full}")
-        self.slots = Slots(concurrency, self._wake, on_idle, alarm=self._ring_in, clock=lambda: time.monotonic())  # noqa: PLW0108 - tests put another clock in its place
+        self.slots = Slots(concurrency, self._wake, on_idle, alarm=self._ring_in, clock=_now)
         self.queue_limit = queue_limit
         self.timeout_s = timeout
         self.on_full = on_full
@@ -110,20 +123,29 @@ class AgentPool:
         self._waking = False
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
+        self._lanes: dict[str, Lane] = {}
+        self._leaving: list[Callable[[], Awaitable[None]]] = []
 
     def submit(
         self, act: Callable[..., Awaitable[T]], *args: Any, priority: Priority = "normal", **kwargs: Any
     ) -> asyncio.Future[T]:
         """Have *act* called with these arguments as soon as a slot is free; its result is the future's.
 
-        Within a priority the first comes first. Cancelling the future takes it out of the queue, or cancels the call.
+        An `Agent`, or whatever else is `Seated`, gives its slot back while it waits for a rate or a retry. Within a
+        priority the first comes first. Cancelling the future takes it out of the queue, or cancels the call.
         Raises QueueFull where the queue is full and *on_full* says so; must be called where an event loop runs.
         """
         if self._closed:
             raise UsageError("the pool is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        work = _Work(lambda: act(*args, **kwargs), future, PRIORITIES[priority], self.timeout_s)
+        seated = getattr(act, "in_pool", None)
+
+        def call(seat: Seat) -> Awaitable[T]:
+            done: Awaitable[T] = act(*args, **kwargs) if seated is None else seated(self, seat, *args, **kwargs)
+            return done
+
+        work = _Work(call, future, PRIORITIES[priority], self.timeout_s)
         if self._is_full():
             if self._verdict() == "reject":
                 raise QueueFull(f"{self._queued} wait already, as many as queue_limit allows")
@@ -188,6 +210,18 @@ class AgentPool:
                 future.cancel()
         await self.drain()
         self.close()
+        for leave in self._leaving:
+            await leave()
+
+    def lane(self, name: str, make: Callable[[], Lane]) -> Lane:
+        """The limits of the model *name*, which all calls from this pool share."""
+        if name not in self._lanes:
+            self._lanes[name] = make()
+        return self._lanes[name]
+
+    def when_left(self, leave: Callable[[], Awaitable[None]]) -> None:
+        """Await *leave* when the pool's block is left."""
+        self._leaving.append(leave)
 
     def close(self) -> None:
         """Take nothing more."""
@@ -229,7 +263,8 @@ class AgentPool:
     async def _perform(self, work: _Work) -> None:
         try:
             async with asyncio.timeout(work.timeout_s):
-                result = await work.act()
+                assert work.seat is not None
+                result = await work.act(work.seat)
         except asyncio.CancelledError:
             work.future.cancel()
             raise

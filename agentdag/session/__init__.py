@@ -1,5 +1,6 @@
 """Wires runs: providers, functions, limits, store, observers and the engine."""
 
+from agentdag.session.agent import Agent
 from agentdag.session.batch import (
     BatchResult,
     BatchSession,
@@ -24,6 +25,7 @@ from agentdag.session.run import (
 )
 
 __all__ = [
+    "Agent",
     "BatchResult",
     "BatchSession",
     "BatchSpec",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agentdag.calls import NO_USAGE, Usage
+from agentdag.calls import NO_USAGE, NOTHING, Amount, Usage
 from agentdag.engine.batch import Batch
 from agentdag.engine.run import Run
 from agentdag.engine.runner import Runner
@@ -101,14 +101,18 @@ class BatchSession:
         if spec.output is not None and spec.output.exists() and spec.output.samefile(spec.rows):
             raise UsageError(f"{spec.output} is the file of the rows", hint="give the results another one with -o")
         self._before: dict[int, tuple[str, str | None]] = {}
+        spent = NOTHING
         if batch_id is not None:
             self._before = self._rows_before()
+            spent = self._spent_before()
+        self._budget = self.stage.bound_batch(spent)
         self._optional = {node.id for node in self.plan.nodes if node.optional}
         self._print_line = print_line
         self._done: dict[int, str] = {}
         self._results: Results
         self._batch: Batch[tuple[Row, Run]]
         self._signals: list[int] = []
+        self._out_of_budget = False
 
     @property
     def interrupts(self) -> int:
@@ -144,6 +148,8 @@ class BatchSession:
             return Exit.STORE
         if self._signals:
             return 128 + self._signals[0]
+        if self._out_of_budget:
+            return Exit.BUDGET
         whole = self.result.kept + self.result.succeeded == self.result.rows
         return Exit.SUCCEEDED if whole and self.result.reason is None else Exit.FAILED
 
@@ -151,6 +157,13 @@ class BatchSession:
         """The rows that had begun in earlier lives of the batch, with their runs and how these ended."""
         assert self.stage.keeper is not None
         return {row: (run, status) for row, run, status in self.stage.keeper.history.rows(self.id)}
+
+    def _spent_before(self) -> Amount:
+        """What all rows took of the batch's budget in its earlier lives, where it has one."""
+        keeper = self.stage.keeper
+        if keeper is None or not self.stage.options.budget:
+            return NOTHING
+        return sum((keeper.history.record(run).charged for run, _ in self._before.values()), NOTHING)
 
     def _rows_done(self) -> Iterator[tuple[int, str]]:
         """The rows that had succeeded with the inputs that they have now, and their runs."""
@@ -203,6 +216,11 @@ class BatchSession:
         if finished.status is RunStatus.SUCCEEDED:
             result.succeeded += 1
             return
+        if finished.status is RunStatus.OUT_OF_BUDGET:
+            if self._budget is not None:
+                result.reason = result.reason or finished.reason
+                self._batch.stop()
+            self._out_of_budget = True
         if finished.status is not RunStatus.FAILED:
             return
         result.failed += 1

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 def rows_of(path: Path, plan: Plan, common: Mapping[str, Any]) -> Iterator[Row]:
     """The rows of *path*, each with the *common* inputs where it has none of its own; raises UsageError."""
-    read = _csv_rows(path, plan) if path.suffix.lower() == ".csv" else _json_rows(path)
+    read = _csv_rows(path, plan) if path.suffix.lower() == ".csv" else _json_rows(path, list(plan.inputs))
     for number, given in enumerate(read, start=1):
         yield Row(number, {**common, **{name: value for name, value in given.items() if not name.startswith(OWN)}})
 
@@ -58,7 +58,8 @@ def check_rows(path: Path, plan: Plan, common: Mapping[str, Any]) -> int:
     return number
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path, inputs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One object a line; or, where there is but one input, its value alone."""
     with _opened(path) as stream:
         for line, text in enumerate(stream, start=1):
             if not text.strip():
@@ -67,6 +68,8 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 given = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise UsageError(f"{path}:{line} is no JSON: {error}", hint="write one JSON object a line") from None
+            if isinstance(given, str) and len(inputs) == 1:
+                given = {inputs[0]: given}
             if not isinstance(given, dict):
                 raise UsageError(f"{path}:{line} is no JSON object", hint='write {"name": value}')
             yield given
