@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from agentdag.cli.files import pipelines
 from agentdag.errors import Finding, Span
 from agentdag.events import Exit
 from agentdag.language.findings import to_json, to_text
 from agentdag.plan.compile import Compiled
-from agentdag.session import compile_pipeline
+from agentdag.plan.preview import Preview, Step
+from agentdag.session import compile_pipeline, costs_of
 from agentdag.views.lines import writer
-from agentdag.views.words import count
+from agentdag.views.words import count, inert, money
+
+MAX_DEAR = 5
+"""Nodes whose cost is told one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +49,10 @@ def validate_paths(arguments: ValidateArguments) -> int:
         out(_resolved(compiled))
     elif arguments.format == "text":
         out(_colored(to_text(findings), sys.stdout, arguments.color) + "\n\n" if findings else "")
+        err("".join(_cost_text(seen) for seen in _costs(compiled)))
     else:
-        out(_for_machines(arguments, findings, found.files))
+        costs = [_cost_json(seen) for seen in _costs(compiled)] if arguments.format == "json" else []
+        out(_for_machines(arguments, findings, found.files, costs))
     if found.files and arguments.format == "text":
         told = [count(errors, "error")] if errors else []
         told += [count(warnings, "warning")] if warnings else []
@@ -56,16 +62,46 @@ def validate_paths(arguments: ValidateArguments) -> int:
     return Exit.USAGE if failed else Exit.SUCCEEDED
 
 
+def _costs(compiled: Sequence[Compiled]) -> Iterator[Preview]:
+    """What runs of the pipelines are expected to cost and at the most, where that is known and something."""
+    for each in compiled:
+        seen = None if each.plan is None else costs_of(each.plan)
+        if seen is not None and seen.high.cost_usd and not seen.unpriced:
+            yield seen
+
+
+def _cost_text(seen: Preview) -> str:
+    """A run's cost, and which nodes make up most of it."""
+    asked = [step for step in seen.steps if step.low.cost_usd]
+    dearest = sorted(asked, key=lambda step: -(step.low.cost_usd or 0))[:MAX_DEAR]
+    told = ", ".join(f"{step.node.id} {money(step.low.cost_usd)} to {money(step.high.cost_usd)}" for step in dearest)
+    more = f", {len(asked) - len(dearest)} more" if len(asked) > len(dearest) else ""
+    cost = f"{money(seen.low.cost_usd)} expected, {money(seen.high.cost_usd)} at most"
+    return f"{inert(str(seen.plan.path))}: a run costs {cost} ({told}{more})\n"
+
+
+def _cost_json(seen: Preview) -> dict[str, Any]:
+    nodes = [{"id": step.node.id, **_bounds(step)} for step in seen.steps if step.node.model is not None]
+    return {"file": str(seen.plan.path), **_bounds(seen), "nodes": nodes}
+
+
+def _bounds(seen: Preview | Step) -> dict[str, str | None]:
+    told = {"expected_usd": seen.low.cost_usd, "worst_usd": seen.high.cost_usd}
+    return {name: None if cost is None else format(cost, "f") for name, cost in told.items()}
+
+
 def _no_pipeline(folder: Path) -> Finding:
     place = Span(str(folder), 1, 1, 1, 1)
     return Finding("AD101", "error", place, "there is no pipeline in this folder", "name the file itself")
 
 
-def _for_machines(arguments: ValidateArguments, findings: Sequence[Finding], files: Sequence[Path]) -> str:
+def _for_machines(
+    arguments: ValidateArguments, findings: Sequence[Finding], files: Sequence[Path], costs: Sequence[dict[str, Any]]
+) -> str:
     from agentdag.language.reports import to_github, to_junit, to_sarif
 
     render: dict[str, Callable[[], str]] = {
-        "json": lambda: to_json(findings, len(files)) + "\n",
+        "json": lambda: to_json(findings, len(files), costs) + "\n",
         "github": lambda: to_github(findings),
         "sarif": lambda: to_sarif(findings),
         "junit": lambda: to_junit(findings, [str(file) for file in files], strict=arguments.strict),

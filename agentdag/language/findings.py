@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 from agentdag.errors import Finding, Severity
 
@@ -93,14 +94,15 @@ def inert(text: str) -> str:
 _VISIBLE = {"\n": " ", "\t": " ", "\r": " ", "\u3000": "\u3000", "\xa0": " ", "\u2028": " ", "\u2029": " "}
 
 
-def to_json(findings: Sequence[Finding], files: int) -> str:
-    """The findings of *files* checked files, as the appendix of the contract has it."""
+def to_json(findings: Sequence[Finding], files: int, costs: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The findings of *files* checked files, as the appendix of the contract has it, and what runs of them cost."""
     return json.dumps(
         {
             "files": files,
             "errors": sum(finding.severity == "error" for finding in findings),
             "warnings": sum(finding.severity == "warning" for finding in findings),
             "findings": [_plain(finding) for finding in findings],
+            "costs": list(costs),
         },
         indent=2,
     )

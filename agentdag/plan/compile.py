@@ -29,7 +29,7 @@ from agentdag.limits.policy import Hedge, Policy, Timeout
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.leads import with_leads
-from agentdag.plan.lint import Linter, UnknownModel
+from agentdag.plan.lint import Linter, Pricing
 from agentdag.plan.nodes import Draft, NodeCompiler, model_ref, said
 from agentdag.plan.plan import DEFAULT_LATENCY_S, BudgetTerms, CallWork, Choice, Plan, PlanNode, PromptWork, Tier
 from agentdag.plan.values import check_input_specs
@@ -53,7 +53,7 @@ def compile_file(
     *,
     provider_types: Mapping[str, frozenset[str]],
     allowed: Sequence[Path] = (),
-    lint: UnknownModel | None = None,
+    lint: Pricing | None = None,
 ) -> Compiled:
     """Read and compile the pipeline at *path* (`-` reads standard input). Raises nothing on bad input.
 
@@ -77,7 +77,7 @@ def compile_text(
     *,
     provider_types: Mapping[str, frozenset[str]],
     allowed: Sequence[Path] = (),
-    lint: UnknownModel | None = None,
+    lint: Pricing | None = None,
 ) -> Compiled:
     """As `compile_file`, of *text*; files that it names are relative to the folder of *path*."""
     try:
@@ -106,10 +106,10 @@ def compile_text(
     return Compiled(None if any(f.severity == "error" for f in found) else plan, found)
 
 
-def _lint(compiler: _Compiler, plan: Plan, secrets: Sequence[str], unknown_model: UnknownModel) -> None:
+def _lint(compiler: _Compiler, plan: Plan, secrets: Sequence[str], pricing: Pricing) -> None:
     """Everything that is allowed and most likely a mistake."""
     report = compiler.report
-    Linter(plan, compiler.spec, compiler.drafts, report, unknown_model).lint()
+    Linter(plan, compiler.spec, compiler.drafts, report, pricing).lint()
     source = report.document.source
     for secret in secrets:
         span = source.span_at(source.text.find(secret), len(secret))

@@ -6,10 +6,11 @@ A false alarm is worse than silence: where only the data of a run could tell, no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Protocol
 
 from agentdag.calls import BYTES_PER_TOKEN, estimate_tokens
 from agentdag.language.check import Report
@@ -24,16 +25,27 @@ from agentdag.plan.files import FileProblem, locate
 from agentdag.plan.forecast import DUST_S
 from agentdag.plan.graph import width
 from agentdag.plan.nodes import Draft
-from agentdag.plan.plan import Plan, PlanNode, PromptWork
+from agentdag.plan.plan import ModelRef, Plan, PlanNode, PromptWork
 
 Path_ = tuple[str | int, ...]
-UnknownModel = Callable[[str, str], Collection[str] | None]
-"""Given a provider's type and a model: the models that are known, where this one ought to be and is not; else None."""
+
+
+class Pricing(Protocol):
+    """What is known of prices, given a provider's type and a model."""
+
+    def unknown_model(self, kind: str, model: str) -> Collection[str] | None:
+        """The models that are known, where this one ought to be and is not; else None."""
+
+    def prices_of(self, kind: str, model: str) -> object | None:
+        """What the model costs, or None where nobody knows."""
+
 
 FAR_ABOVE = 20
 """How many times what a node is expected to take its timeout may be."""
 LONG_TIMEOUT_S = 300.0
 """A timeout up to here is not far above anything."""
+ROUTING_TOKENS = 20
+"""An answer of so many tokens or fewer is a label, not a thought."""
 LONG_PROMPT_TOKENS = 50_000
 MAX_NAMED = 3
 MAX_OTHERS = 3
@@ -52,7 +64,7 @@ class Linter:
     spec: PipelineSpec
     drafts: Mapping[str, Draft]
     report: Report
-    unknown_model: UnknownModel
+    pricing: Pricing
 
     def lint(self) -> None:
         awaited = self._waits()
@@ -63,6 +75,8 @@ class Linter:
         self._cap()
         self._prompts()
         self._models()
+        self._budgets()
+        self._routing()
 
     def _waits(self) -> AbstractSet[str]:
         """Needless waits, and a cap that costs time; the nodes that are waited for in vain."""
@@ -234,12 +248,49 @@ class Linter:
             said = spec.providers.get(provider)
             if said is not None and (said.base_url or said.prices):
                 continue
-            known = self.unknown_model((said.type if said else None) or provider, name)
+            known = self.pricing.unknown_model((said.type if said else None) or provider, name)
             if known is not None:
                 message = f"no price is known for `{model}`, so its cost cannot be told"
                 hint = did_you_mean(name, known) or "check the name"
                 hint += f" If it is right, say `providers: {{{provider}: {{prices: ...}}}}`"
                 self.report.at(path, "AD609", message, hint)
+
+    def _budgets(self) -> None:
+        """Budgets of money for models whose price nobody knows."""
+        spec = self.spec
+        whole = spec.budget is not None and spec.budget.cost is not None
+        for node in self.plan.nodes:
+            own = node.budget is not None and node.budget.cost_usd is not None
+            for choice in node.choices if whole or own else ():
+                model = choice.model
+                if model is None or self._is_priced(model):
+                    continue
+                path: Path_ = ("nodes", node.id, "budget", "cost") if own else ("budget", "cost")
+                message = f"no price is known for `{model}`, which `{node.id}` asks: its cost cannot be bounded"
+                hint = f"say `providers: {{{model.provider}: {{prices: {{input: ..., output: ...}}}}}}`"
+                self.report.at(path, "AD210", message, f"{hint}, or bound `tokens` instead")
+                return
+
+    def _is_priced(self, model: ModelRef) -> bool:
+        said = self.spec.providers.get(model.provider)
+        kind = (said.type if said else None) or model.provider
+        if kind == "simulated" or (said is not None and said.prices is not None):
+            return True
+        return self.pricing.prices_of(kind, model.name) is not None
+
+    def _routing(self) -> None:
+        """Short fixed answers, asked from the dearest tier."""
+        tiers = [tier.name for tier in self.plan.tiers]
+        for node in self.plan.nodes if len(tiers) > 1 else ():
+            work = node.work
+            if not isinstance(work, PromptWork) or work.tier != tiers[-1]:
+                continue
+            told = [each for each in (work.sampling.max_tokens, node.tokens) if each is not None]
+            if told and min(told) <= ROUTING_TOKENS:
+                message = f"`{node.id}` asks the top tier `{tiers[-1]}` for an answer of {min(told)} tokens"
+                hint = f"a short answer is work for a cheaper model: try `tier: {tiers[0]}`"
+                own = "tier" in self.spec.nodes[node.id].model_fields_set
+                self.report.at(("nodes", node.id, *(("tier",) if own else ())), "AD611", message, hint, key=not own)
 
 
 def _unguarded(template: Template, maybe: list[str], needs: Sequence[str]) -> Iterator[Unguarded]:

@@ -9,7 +9,7 @@ from agentdag.session.batch import (
     take_up_batch,
     unfinished,
 )
-from agentdag.session.options import Options, compile_pipeline, foreseen, lasting, load, planned
+from agentdag.session.options import Options, compile_pipeline, costs_of, foreseen, lasting, load, planned
 from agentdag.session.run import (
     RunResult,
     Session,
@@ -37,6 +37,7 @@ __all__ = [
     "aresume",
     "arun",
     "compile_pipeline",
+    "costs_of",
     "foreseen",
     "keeper_of",
     "kept_inputs",

@@ -20,7 +20,7 @@ from agentdag.plan.compile import Compiled, compile_file
 from agentdag.plan.nodes import model_ref
 from agentdag.plan.plan import ModelRef, Plan
 from agentdag.plan.preview import Preview, preview
-from agentdag.plan.values import resolve_inputs
+from agentdag.plan.values import FileText, resolve_inputs
 from agentdag.providers import prices, registry
 from agentdag.session.money import PriceList, check_prices, with_budget
 from agentdag.store.history import Pace
@@ -108,7 +108,7 @@ class Options:
 def compile_pipeline(path: str | Path, *, allowed: tuple[Path, ...] = (), lint: bool = False) -> Compiled:
     """The pipeline at *path* with everything that was found in it; with *lint* warnings too."""
     types = registry.provider_types()
-    return compile_file(Path(path), provider_types=types, allowed=allowed, lint=prices.unknown_model if lint else None)
+    return compile_file(Path(path), provider_types=types, allowed=allowed, lint=prices if lint else None)
 
 
 def load(path: str | Path, *, allowed: tuple[Path, ...] = ()) -> Plan:
@@ -191,6 +191,20 @@ def foreseen(plan: Plan, inputs: Mapping[str, Any] | None = None, options: Optio
         return None if known is None else known.of(usage)
 
     return preview(plan, resolve_inputs(plan, inputs or {}), cost=cost, names=names)
+
+
+def costs_of(plan: Plan) -> Preview | None:
+    """What a run of *plan* would cost on its default inputs, or empty ones; None where nobody knows."""
+    empty: dict[str, Any] = {"integer": 0, "number": 0, "boolean": False, "array": [], "object": {}}
+    given = {
+        name: FileText("") if spec.type == "file" else (spec.enum or [empty.get(spec.type, "")])[0]
+        for name, spec in plan.inputs.items()
+        if spec.required
+    }
+    try:
+        return foreseen(plan, given)
+    except UsageError:
+        return None
 
 
 def run_id() -> str:

@@ -20,7 +20,7 @@ from agentdag.language.codes import codes
 from agentdag.language.schema import json_schema
 from agentdag.language.spec import known_keys
 
-COMMANDS = ["run", "resume", "show", "stats", "validate", "graph", "init", "schema", "explain", "runs"]
+COMMANDS = ["run", "resume", "pool", "show", "stats", "validate", "graph", "init", "schema", "explain", "runs"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -38,7 +38,7 @@ def test_all_commands_are_tried_here() -> None:
 
 def test_every_word_is_explained() -> None:
     known = set(words())
-    for path in ((), ("nodes", "x"), ("limits",), ("defaults",), ("tiers", "x"), ("providers", "x"), ("inputs", "x")):
+    for path in ((), ("nodes", "x"), ("limits",), ("defaults",), ("tiers", "x"), ("providers", "x"), ("inputs", "x"), ("budget",)):
         assert set(known_keys(path) or ["?"]) <= known
     for kind in (*ErrorKind, *Status, *RunStatus):
         assert kind.value in known
@@ -94,7 +94,9 @@ def test_init_writes_a_pipeline_that_is_good_and_runs(tmp_path: Path) -> None:
     assert text.startswith("# yaml-language-server: $schema=pipeline.schema.json\n")
     assert json.loads((folder / "pipeline.schema.json").read_text()) == json_schema()
     checked = agentdag("validate", "--strict", ".", cwd=folder)
-    assert (checked.returncode, checked.stderr) == (0, "1 file checked: no problems\n")
+    assert checked.returncode == 0
+    assert checked.stderr.startswith("pipeline.yaml: a run costs $")
+    assert checked.stderr.endswith("\n1 file checked: no problems\n")
     ran = agentdag("run", "pipeline.yaml", "--simulate", "--quiet", "--time-scale", "0.001", cwd=folder)
     assert ran.returncode == 0
     assert ran.stdout.startswith("[gpt-5, simulated]")

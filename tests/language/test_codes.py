@@ -11,7 +11,7 @@ import pytest
 from agentdag.language.codes import Code, codes
 from agentdag.plan.advice import advise
 from agentdag.plan.compile import Compiled, compile_text
-from agentdag.providers.prices import unknown_model
+from agentdag.providers import prices
 from agentdag.providers.registry import provider_types
 
 ADVICE_ALONE = {"AD508", "AD509"}
@@ -23,7 +23,7 @@ def compiled(text: str, folder: Path) -> Compiled:
     (folder / "prompts" / "brief.md").write_text("Say hello.")
     (folder / "long.txt").write_text("word " * 50_000)
     (folder / "chapter.txt").write_text("word")
-    return compile_text(text, folder / "p.yaml", provider_types=provider_types(), lint=unknown_model)
+    return compile_text(text, folder / "p.yaml", provider_types=provider_types(), lint=prices)
 
 
 @pytest.mark.parametrize("code", codes().values(), ids=lambda code: code.code)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agentdag.language.findings import to_text
 from agentdag.language.reports import to_github, to_junit, to_sarif
 from agentdag.plan.compile import Compiled, compile_text
-from agentdag.providers.prices import unknown_model
+from agentdag.providers import prices
 from agentdag.providers.registry import provider_types
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,7 +38,7 @@ SECRET = re.compile(r"(?<![A-Za-z0-9_-])sk-proj-4fT9qLw2Zx8Rk1Vb6Nc3Ym7D")
 
 def check(text: str, slowest: list[float]) -> Compiled:
     began = time.process_time()
-    compiled = compile_text(text, ROOT / "pipelines" / "p.yaml", provider_types=TYPES, lint=unknown_model)
+    compiled = compile_text(text, ROOT / "pipelines" / "p.yaml", provider_types=TYPES, lint=prices)
     shown = to_text(compiled.findings)
     slowest[0] = max(slowest[0], time.process_time() - began)
     assert compiled.plan is not None or any(finding.severity == "error" for finding in compiled.findings)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from agentdag.plan.compile import compile_text
-from agentdag.providers.prices import unknown_model
+from agentdag.providers import prices
 from agentdag.providers.registry import provider_types
 
 UNUSED = "nodes:\n  a: {prompt: hi, model: openai/gpt-5-mini}\ninputs:\n"
 
 
 def codes_of(text: str, tmp_path: Path) -> list[tuple[str, int]]:
-    found = compile_text(text, tmp_path / "p.yaml", provider_types=provider_types(), lint=unknown_model).findings
+    found = compile_text(text, tmp_path / "p.yaml", provider_types=provider_types(), lint=prices).findings
     return [(finding.code, finding.span.line) for finding in found]
 
 

@@ -14,7 +14,7 @@ import pytest
 from agentdag.language.codes import codes
 from agentdag.language.findings import to_text
 from agentdag.plan.compile import compile_text
-from agentdag.providers.prices import unknown_model
+from agentdag.providers import prices
 from agentdag.providers.registry import provider_types
 
 CORPUS = Path(__file__).parent.parent / "corpus"
@@ -29,7 +29,7 @@ def said_of(file: Path) -> str:
     os.chdir(file.parent)
     try:
         text = file.read_text(encoding="utf-8")
-        found = compile_text(text, Path(file.name), provider_types=provider_types(), lint=unknown_model).findings
+        found = compile_text(text, Path(file.name), provider_types=provider_types(), lint=prices).findings
     finally:
         os.chdir(here)
     return to_text(found).replace(str(file.parent), "FOLDER") + "\n"

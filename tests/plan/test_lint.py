@@ -9,7 +9,7 @@ import pytest
 from agentdag.language.findings import to_text
 from agentdag.language.secrets import starred, written_secrets
 from agentdag.plan.compile import compile_text
-from agentdag.providers.prices import unknown_model
+from agentdag.providers import prices
 from agentdag.providers.registry import provider_types
 
 THREE = """\
@@ -29,7 +29,7 @@ nodes:
 
 def codes_of(text: str, tmp_path: Path, needs: str = "needs: [x, y, z]") -> list[str]:
     whole = THREE.format(text=text, needs=needs)
-    found = compile_text(whole, tmp_path / "p.yaml", provider_types=provider_types(), lint=unknown_model).findings
+    found = compile_text(whole, tmp_path / "p.yaml", provider_types=provider_types(), lint=prices).findings
     return [finding.code for finding in found if finding.severity == "error" or finding.code == "AD601"]
 
 
@@ -133,6 +133,6 @@ def test_what_is_no_key_is_left_alone(text: str) -> None:
     ],
 )
 def test_a_key_in_a_broken_pipeline_is_not_shown(text: str, tmp_path: Path) -> None:
-    found = compile_text(text, tmp_path / "p.yaml", provider_types=provider_types(), lint=unknown_model).findings
+    found = compile_text(text, tmp_path / "p.yaml", provider_types=provider_types(), lint=prices).findings
     assert found
     assert "8f3kPz0Qm2" not in to_text(found)
