@@ -43,6 +43,8 @@ FIRM_FROM = 5
 TAIL = 64
 """Last calls before a refusal that are looked at one by one."""
 LONGEST_PAUSE_S = 30.0
+SLOWEST = 1 / 60
+"""Calls a second: however long nothing goes through, one is tried that often."""
 LARGEST_EXPONENT = 20.0
 
 
@@ -171,7 +173,7 @@ class Pace:
             whole_s = sent_at - self._refused_at
             if self._through <= 0 and for_the_rate:
                 self._failures += 1
-                self._most = min(self.rate / 2, 1 / max(whole_s, 1e-3))
+                self._most = max(SLOWEST, min(self.rate / 2, 1 / max(whole_s, 1e-3)))
             tail_s = tuple(sent_at - each for each in self._times if each < sent_at)
             self._spans.append(_Span(self._through, whole_s, active_s, tail_s))
         self._successes = 0
@@ -254,12 +256,12 @@ class InFlight:
         if self._fell:
             self._fall()
 
-    def overloaded(self, now: float) -> None:
-        """The server is short of capacity, whatever it has held before."""
+    def overloaded(self, until: float) -> None:
+        """The server is short of capacity, whatever it has held before, and is left alone *until* then."""
         self._ever_refused = True
         self.limit = max(1, min(self.limit, self.out // 2))
         self._held = int(self.limit)
-        self._probe_at = now + self._probe_s
+        self._probe_at = until + self._probe_s
 
     def _fall(self) -> None:
         self.limit = max(1, min(self.limit, self.out))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from agentdag.calls import Gauge, Room
+from agentdag.calls import Room
 from agentdag.limits.pace import FIRST_IN_FLIGHT, InFlight, Pace
 
 MINUTE_S = 60.0
@@ -58,6 +58,19 @@ class Need(NamedTuple):
     output_tokens: int = 0
 
 
+class Sent(NamedTuple):
+    """What a lane has sent in all."""
+
+    calls: int = 0
+    need: Need = Need()
+
+    def since(self, before: Sent, name: str) -> int:
+        """How much of what *name* counts was sent after *before*."""
+        if name == "requests":
+            return self.calls - before.calls
+        return MEASURES[name](self.need) - MEASURES[name](before.need)
+
+
 Measure = Callable[[Need], int]
 MEASURES: Mapping[str, Measure] = {
     "requests": lambda _: 1,
@@ -71,7 +84,7 @@ MEASURES: Mapping[str, Measure] = {
 class Permit:
     """One call's reservation on its lane; it is sent, or given back."""
 
-    __slots__ = ("is_news", "lane", "marks", "need", "number", "sent_at")
+    __slots__ = ("by_then", "is_news", "lane", "need", "number", "sent_at")
 
     def __init__(self, lane: Lane, need: Need, number: int) -> None:
         self.lane = lane
@@ -80,8 +93,8 @@ class Permit:
         self.sent_at: float | None = None
         self.is_news = True
         """Of one that was refused: whether that says anything new."""
-        self.marks: dict[str, int] = {}
-        """What the lane had sent of everything counted, this call among it."""
+        self.by_then = Sent()
+        """What the lane had sent when it was, this call among it."""
 
 
 class Bucket:
@@ -99,7 +112,6 @@ class Bucket:
         self.minute_s = minute_s
         self.in_minute = 0
         """Reserved and not sent, or sent within the last minute."""
-        self.sent = 0
         self._at = -math.inf
 
     def fill(self, now: float) -> None:
@@ -127,13 +139,15 @@ class Bucket:
                 return max(0.0, permit.sent_at + self.minute_s - now)
         return math.inf
 
-    def told(self, gauge: Gauge, permit: Permit, now: float) -> None:
-        """The server said what was left when it took the call of *permit*; what was sent since then is taken off."""
-        if gauge.remaining is None or permit.sent_at is None:
-            return
+    def told(self, remaining: int, sent_at: float, since: int, now: float) -> None:
+        """The server had *remaining* left when it took a call that was sent at *sent_at*; *since* went out after it."""
         self.fill(now)
-        left = gauge.remaining + self.rate * (now - permit.sent_at) - (self.sent - permit.marks.get(self.name, 0))
+        left = remaining + self.rate * (now - sent_at) - since
         self.level = min(self.level, left) if self.most < math.inf else min(self.capacity, left)
+
+
+def _plus(a: Need, b: Need) -> Need:
+    return Need(a.input_tokens + b.input_tokens, a.output_tokens + b.output_tokens)
 
 
 def _declared(quotas: Quotas) -> list[Bucket]:
@@ -174,6 +188,7 @@ class Lane:
         self._refusals = 0
         """In a row, those that were no news aside."""
         self._sent = 0
+        self._total = Sent()
         self._known = 0
         """The number of the last call that was sent before the last refusal was known."""
         self._asked_until = -math.inf
@@ -229,9 +244,8 @@ class Lane:
     def sent(self, permit: Permit, now: float) -> None:
         """The call of *permit* goes out."""
         permit.sent_at = now
-        for bucket in self._buckets:
-            bucket.sent += bucket.of(permit.need)
-            permit.marks[bucket.name] = bucket.sent
+        calls, need = self._total
+        permit.by_then = self._total = Sent(calls + 1, _plus(need, permit.need))
         if permit in self._log:
             self._log.move_to_end(permit)
 
@@ -252,8 +266,6 @@ class Lane:
             bucket.level -= more
             if permit in self._log:
                 bucket.in_minute += more
-            if permit.sent_at is not None:
-                bucket.sent += more
 
     def told(self, permit: Permit, room: Room, now: float) -> None:
         """The server said with an answer how much room there is."""
@@ -264,8 +276,9 @@ class Lane:
                 self._buckets.append(Bucket(name, rate, gauge.limit, math.inf, self.quotas.minute_s))
                 self._buckets[-1].fill(now)
         for bucket in self._buckets:
-            if bucket.name in room:
-                bucket.told(room[bucket.name], permit, now)
+            left = room[bucket.name].remaining if bucket.name in room else None
+            if left is not None and permit.sent_at is not None:
+                bucket.told(left, permit.sent_at, self._total.since(permit.by_then, bucket.name), now)
 
     def answered(self, permit: Permit) -> None:
         """The call of *permit* was answered, well or badly, but not for want of room."""
@@ -315,7 +328,6 @@ class Lane:
         if permit.number <= self._known and not after_s:
             return
         self._known = self._sent
-        self.in_flight.overloaded(now)
         if after_s is None:
             longest_s = min(LONGEST_PAUSE_S, OVERLOAD_PAUSE_S * 2.0**self._overloads)
             after_s = self._chance.uniform(longest_s / 2, longest_s)
@@ -323,6 +335,7 @@ class Lane:
             self._asked_until = max(self._asked_until, now + after_s)
         self._overloads += 1
         self.paused_until = max(self.paused_until, now + after_s)
+        self.in_flight.overloaded(self.paused_until)
 
     def asked_s(self, now: float) -> float:
         """Seconds for which the server has asked to be left alone."""

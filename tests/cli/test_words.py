@@ -38,7 +38,16 @@ def test_all_commands_are_tried_here() -> None:
 
 def test_every_word_is_explained() -> None:
     known = set(words())
-    for path in ((), ("nodes", "x"), ("limits",), ("defaults",), ("tiers", "x"), ("providers", "x"), ("inputs", "x"), ("budget",)):
+    for path in (
+        (),
+        ("nodes", "x"),
+        ("limits",),
+        ("defaults",),
+        ("tiers", "x"),
+        ("providers", "x"),
+        ("inputs", "x"),
+        ("budget",),
+    ):
         assert set(known_keys(path) or ["?"]) <= known
     for kind in (*ErrorKind, *Status, *RunStatus):
         assert kind.value in known
