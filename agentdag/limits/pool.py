@@ -146,7 +146,7 @@ class AgentPool:
             return done
 
         work = _Work(call, future, PRIORITIES[priority], self.timeout_s)
-        if self._is_full():
+        if self._held_back or not self._has_room():
             if self._verdict() == "reject":
                 raise QueueFull(f"{self._queued} wait already, as many as queue_limit allows")
             self._submitted += 1
@@ -230,10 +230,11 @@ class AgentPool:
             self._alarm.cancel()
             self._alarm = None
 
-    def _is_full(self) -> bool:
-        if self.queue_limit is None or (self.slots.held < self.slots.cap and not self._queued):
-            return False
-        return bool(self._held_back) or self._queued >= self.queue_limit
+    def _has_room(self) -> bool:
+        """Whether one more may be queued, or begin at once."""
+        if self.queue_limit is None or self._queued < self.queue_limit:
+            return True
+        return self.slots.held + self._queued < self.slots.cap
 
     def _verdict(self) -> Verdict:
         return self.on_full(self.statistics()) if callable(self.on_full) else self.on_full
@@ -255,7 +256,7 @@ class AgentPool:
 
     def _feed(self) -> None:
         """Room appeared in the queue."""
-        while self._held_back and (self.queue_limit is None or self._queued < self.queue_limit):
+        while self._held_back and self._has_room():
             _, _, work = heapq.heappop(self._held_back)
             if not work.future.done():
                 self._enqueue(work)
@@ -284,6 +285,7 @@ class AgentPool:
             work.future.cancel()  # it was cancelled before its first step
         if work.seat is not None:
             work.seat.leave()
+        self._feed()
 
     def _ended(self, work: _Work) -> None:
         """The future of *work* is done, perhaps because its owner has cancelled it."""
