@@ -35,7 +35,7 @@ def purse_of(run: Run, node: PlanNode) -> Budget | None:
         return run.budget
     before = None if run.reuse is None else run.reuse.recorded(node.id)
     spent = NOTHING if before is None else before.charged + before.reserved
-    return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=run.budget)
+    return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=run.budget, name="its own budget")
 
 
 def bounded(node: PlanNode, asked: Prompted) -> Prompted:
@@ -73,11 +73,9 @@ def too_little(run: Run, node: str, worst: Amount | None) -> str:
     budget = None if run.budget is None or worst is None else run.budget.too_small(worst)
     if budget is None or worst is None:
         return "the budget is spent"
-    left = BudgetLeft(*budget.left())
-    parts = [] if left.cost_usd is None else [(f"${left.cost_usd:.4f}", f"${worst.cost_usd:.4f}")]
-    parts += [] if left.tokens is None else [(f"{left.tokens:,} tokens", f"{worst.tokens:,}")]
-    has, needs = (" and ".join(each) for each in zip(*parts, strict=True))
-    return f"the budget has {has} left, and {node} may take {needs}"
+    return f"{budget.name} has {budget.left_text()} left, and {node} may take {worst.tokens:,} tokens" + (
+        f" and ${worst.cost_usd:.4f}" if worst.cost_usd else ""
+    )
 
 
 def prefix_of(run: Run, asked: Prompted) -> str | None:

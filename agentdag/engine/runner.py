@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,7 @@ from agentdag.events import (
     later,
 )
 from agentdag.limits.deadlines import LET_GO_S
+from agentdag.limits.rates import Lane
 from agentdag.limits.slots import NO_NEED, Place, Rank, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, remaining_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
@@ -75,8 +77,9 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         """Of those that run at this moment."""
         self._queued: dict[int, Seat] = {}
-        self._backlog: list[tuple[Rank, int, float]] = []
-        """Those that are ready and not queued, and since when: a heap."""
+        self._backlog: dict[Lane | None, list[tuple[Rank, int, float]]] = {}
+        """Those that are ready and not queued, and since when, by their lane: heaps."""
+        self._queued_on: Counter[Lane | None] = Counter()
         self._most_queued = 0
         self._is_low = False
         """Whether it was told that the budget is low."""
@@ -259,27 +262,41 @@ class Runner:
         due, self._due = self._due or self._schedule.take_ready(), []
         now = self._run.now()
         for number in due:
-            heapq.heappush(self._backlog, (self._ranks[number], number, now))
+            lane = self._lane_of(number)
+            heapq.heappush(self._backlog.setdefault(lane, []), (self._ranks[number], number, now))
         self._feed_queue()
         self._slots.hand_out()
         self._ahead.go_on_soon()
 
-    def _feed_queue(self) -> None:
-        """Queue those that are ready, best first, as far as `limits.queue` allows."""
-        most = self._run.plan.queue
-        while self._backlog and (most is None or len(self._queued) < most):
-            _, number, ready_at = heapq.heappop(self._backlog)
-            if self._schedule.state(number) is State.READY and number not in self._queued:
-                self._queue(number, ready_at)
-        self._most_queued = max(self._most_queued, len(self._queued) + len(self._backlog))
+    def _lane_of(self, number: int) -> Lane | None:
+        model = self._run.plan.nodes[number].model
+        return None if model is None else self._run.governor.lanes(str(model))
 
-    def _queue(self, number: int, ready_at: float) -> None:
+    def _feed_queue(self) -> None:
+        """Queue those that are ready, best first, as far as `limits.queue` allows: so many for each lane, that nobody
+        waits for another's."""
+        most = self._run.plan.queue
+        for lane, backlog in self._backlog.items():
+            while backlog and (most is None or self._queued_on[lane] < most):
+                _, number, ready_at = heapq.heappop(backlog)
+                if self._schedule.state(number) is State.READY and number not in self._queued:
+                    self._queue(number, lane, ready_at)
+        self._most_queued = max(self._most_queued, len(self._queued) + self._held_back)
+
+    @property
+    def _held_back(self) -> int:
+        """How many are ready, and wait outside of the queue."""
+        return sum(map(len, self._backlog.values()))
+
+    def _queue(self, number: int, lane: Lane | None, ready_at: float) -> None:
         run, node = self._run, self._run.plan.nodes[number]
-        lane = None if node.model is None else run.governor.lanes(str(node.model))
-        need = run.estimates.typical(node.id, str(node.model)) if lane is not None and lane.counts_tokens else NO_NEED
+        need = NO_NEED
+        if lane is not None and lane.counts_tokens:
+            need = run.estimates.typical(node.id, str(node.model))
         seat = Seat(self._slots, self._ranks[number], lane, need)
         seat.patience_s = node.policy.max_delay_s
         self._queued[number] = seat
+        self._queued_on[lane] += 1
         seat.request(partial(self._safely, partial(self._launch, number, seat, ready_at)))
         if run.log is not None and run.budget is None and number not in self._lives and node.may_repeat:
             self._ahead.add(number, self._ranks[number], seat)
@@ -287,7 +304,9 @@ class Runner:
     def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
         """*number* holds its slot: begin, or begin the next pass."""
         del self._queued[number]
-        self._feed_queue()
+        self._queued_on[seat.lane] -= 1
+        if self._run.plan.queue is not None:
+            self._feed_queue()
         now = self._run.now()
         if self._ranks[number][0] == LOW and number not in self._lives and self._run.low("shed"):
             self._shed(number, seat)
@@ -508,6 +527,7 @@ class Runner:
         _LOG.warning("node %s does not stop although it was cancelled: it is left behind", life.node.id)
         life.let_go = True
         del self._tasks[number]
+        life.abandon(self._slots.clock())
         life.seat.leave()
         if life.unwanted is not None or self._stop_reason is not None:
             self._settle(number, self._cut_off(life))
@@ -547,6 +567,7 @@ class Runner:
     def _leave_queue_of(self, number: int) -> None:
         seat = self._queued.pop(number, None)
         if seat is not None:
+            self._queued_on[seat.lane] -= 1
             self._ahead.take(number)
             seat.leave()
 
@@ -554,6 +575,7 @@ class Runner:
         for seat in self._queued.values():
             seat.leave()
         self._queued.clear()
+        self._queued_on.clear()
         self._backlog.clear()
         self._ahead.clear()
 
@@ -593,7 +615,7 @@ class Runner:
     def _waiting(self) -> dict[str, int]:
         """How many nodes wait for what."""
         waiting = dict.fromkeys(("slot", "rate", "budget", "cache", "retry"), 0)
-        waiting["slot"] = len(self._backlog)
+        waiting["slot"] = self._held_back
         idle = [life for number in self._tasks if not (life := self._lives[number]).in_flight]
         for seat in (*self._queued.values(), *(life.seat for life in idle if life.seat.place is Place.WAITING)):
             waiting["rate" if seat.line.is_blocked else "slot"] += 1

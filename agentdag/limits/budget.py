@@ -57,7 +57,9 @@ class Budget:
         low_at: float = 1.0,
         spent: Amount = NOTHING,
         parent: Budget | None = None,
+        name: str = "the budget",
     ) -> None:
+        self.name = name
         self.tokens = tokens
         self.cost_usd = cost_usd
         self.low_at = low_at
@@ -139,6 +141,12 @@ class Budget:
         taken = self.spent + self.reserved
         tokens = None if self.tokens is None else max(0, self.tokens - taken.tokens)
         return tokens, None if self.cost_usd is None else max(Decimal(0), self.cost_usd - taken.cost_usd)
+
+    def left_text(self) -> str:
+        """What is left, in words."""
+        tokens, cost = self.left()
+        parts = [] if tokens is None else [f"{tokens:,} tokens"]
+        return " and ".join([*parts, *([] if cost is None else [f"${cost:.4f}"])]) or "nothing"
 
     @property
     def left_share(self) -> float:

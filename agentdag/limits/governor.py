@@ -30,6 +30,8 @@ _PACED = frozenset({ErrorKind.RATE_LIMIT, ErrorKind.OVERLOADED})
 """Failures after which it is the lane that says when the next attempt may be made."""
 FORBIDDEN = 403
 """This one call was not allowed; others with the same key may be."""
+LOSERS_S = 1.0
+"""How long the answer waits for the calls beside it to stop."""
 IDLE_SLOTS_ONLY = (9, 0.0)
 """The rank of a hedge: behind everybody who waits for a slot."""
 
@@ -51,6 +53,7 @@ class Turn:
         "recorded",
         "reserved",
         "seat",
+        "tickets",
         "unfunded",
     )
 
@@ -78,8 +81,16 @@ class Turn:
         """What its calls were charged to the purse, in all."""
         self.away_for = "retry"
         """What it waits for while it neither has a slot nor waits for one."""
+        self.tickets: set[Ticket] = set()
+        """Of the calls that are out."""
         self.unfunded = False
         """Whether a call was not made because the purse has too little left."""
+
+    def abandon(self, now: float) -> None:
+        """Nobody waits for its calls any more, which do not stop: what they were admitted with is settled."""
+        for ticket in self.tickets:
+            ticket.settle(self, None, None, now, ended=False)
+        self.tickets.clear()
 
     async def admit(self, attempt: int, hedge_after_s: float | None = None) -> None:
         """Return when the attempt, or a hedge of it, may be made: when it is on record."""
@@ -161,14 +172,46 @@ class Call(Generic[T]):
     """Attempts that used up no retry: they were refused together with others, before that could be known."""
 
 
-class _Ticket(NamedTuple):
-    """What one attempt was admitted with."""
+class Ticket:
+    """What one call was admitted with, until it is settled: once, whoever comes first."""
 
-    permit: Permit | None = None
-    reservation: Reservation | None = None
+    __slots__ = ("_is_open", "permit", "reservation")
+
+    def __init__(self, permit: Permit | None = None, reservation: Reservation | None = None) -> None:
+        self.permit = permit
+        self.reservation = reservation
+        self._is_open = permit is not None or reservation is not None
+
+    def settle(self, turn: Turn, attempt: Attempt | None, failure: Failure | None, now: float, *, ended: bool) -> None:
+        """Tell the lane and the budget what became of a call; one that was cut may have been billed."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        usage = None if attempt is None else attempt.usage
+        if self.reservation is not None:
+            if failure is not None and failure.billed == "no":
+                self.reservation.release()
+            else:
+                turn.charged += self.reservation.settle(usage if ended and failure is None else None)
+        if self.permit is not None:
+            _settle_lane(self.permit, usage, failure, now, answered=ended and failure is None)
+            if attempt is not None and attempt.room:
+                self.permit.lane.told(self.permit, attempt.room, now)
 
 
-_NO_TICKET = _Ticket()
+def _settle_lane(permit: Permit, usage: Usage | None, failure: Failure | None, now: float, *, answered: bool) -> None:
+    lane = permit.lane
+    if usage is not None:
+        lane.correct(permit, Need(usage.input_tokens or 0, usage.output_tokens or 0))
+    kind = None if failure is None else failure.kind
+    if failure is not None and kind is ErrorKind.RATE_LIMIT:
+        permit.is_news = lane.refused(permit, now, after_s=failure.retry_after_s)
+    elif failure is not None and kind is ErrorKind.OVERLOADED:
+        lane.overloaded(permit, now, after_s=failure.retry_after_s)
+    elif answered or (failure is not None and failure.status is not None and kind is not ErrorKind.TIMEOUT):
+        lane.answered(permit)
+    else:
+        lane.ended()
 
 
 @dataclass
@@ -244,7 +287,7 @@ class Governor:
 
     async def _admitted(
         self, call: Call[T], turn: Turn, lane: str | None, claim: Claim, *, again: bool
-    ) -> _Ticket | None:
+    ) -> Ticket | None:
         """Wait until an attempt may be made: for the budget, its lane, at last a slot. None where it may not."""
         seat, road = turn.seat, self.lanes(lane)
         if road is not None and road.counts_tokens and (why := road.too_large(claim.need)) is not None:
@@ -281,7 +324,7 @@ class Governor:
             call.attempts += 1
             if turn.recorded:
                 await turn.admit(turn.attempts_before + call.attempts)
-            ticket, reservation = _Ticket(seat.sent(), reservation), None
+            ticket, reservation = Ticket(seat.sent(), reservation), None
             return ticket
         finally:
             if reservation is not None:
@@ -313,8 +356,9 @@ class Governor:
             turn.away_for = "retry"
             turn.waited("budget", time.monotonic() - begun)
         if reservation is None:
-            what = f"up to {worst.tokens:,} tokens" + (f" and ${worst.cost_usd:.4f}" if worst.cost_usd else "")
-            why = f"not asked: it may take {what}, and the budget has less left"
+            what = f"{worst.tokens:,} tokens" + (f" and ${worst.cost_usd:.4f}" if worst.cost_usd else "")
+            small = turn.purse.too_small(worst) or turn.purse
+            why = f"not asked: it may take {what}, and {small.name} has {small.left_text()} left"
             turn.unfunded = True
             if call.failure is None:
                 call.failure = Failure(ErrorKind.BUDGET, why, final=True)
@@ -324,7 +368,7 @@ class Governor:
         return reservation
 
     async def _attempt(
-        self, act: Act[T], turn: Turn, lane: str | None, call: Call[T], claim: Claim, ticket: _Ticket
+        self, act: Act[T], turn: Turn, lane: str | None, call: Call[T], claim: Claim, ticket: Ticket
     ) -> _Answer[T]:
         """One attempt, with the hedges beside it."""
         number = turn.attempts_before + call.attempts
@@ -347,7 +391,7 @@ class Governor:
         turn: Turn,
         lane: str | None,
         number: int,
-        ticket: _Ticket,
+        ticket: Ticket,
         *,
         hedge: int = 0,
         spent_s: float = 0.0,
@@ -357,6 +401,7 @@ class Governor:
         policy, left_s = turn.policy, turn.allowance.left_s - spent_s
         result, failure, ended = None, None, False
         begun = time.monotonic()
+        turn.tickets.add(ticket)
         deadline = self.deadlines.enter(min(policy.attempt_s, left_s), policy.timeout.idle_s, turn)
         attempt = Attempt(number, hedge, deadline, None if prefix is None else partial(self.warmth.warmed, prefix))
         try:
@@ -371,8 +416,8 @@ class Governor:
             attempt.room = attempt.room or error.room
         finally:
             deadline.done = True
-            if ticket is not _NO_TICKET:
-                _settle(turn, ticket, attempt, failure, self.slots.clock(), ended=ended)
+            ticket.settle(turn, attempt, failure, self.slots.clock(), ended=ended)
+            turn.tickets.discard(ticket)
         if deadline.swallowed:  # the act was cut, and let something else show
             deadline.ran_out()
             failure = failure and _timeout(policy, deadline, left_s, turn.allowance, lane)
@@ -399,33 +444,6 @@ class Governor:
             call.failure = replace(failure, message=f"{failure.message} (not tried again: {why})")
             return None
         return wait_s
-
-
-def _settle(turn: Turn, ticket: _Ticket, attempt: Attempt, failure: Failure | None, now: float, *, ended: bool) -> None:
-    """Tell the lane and the budget what became of a call; one that was cancelled may have been billed."""
-    permit, reservation = ticket
-    usage = attempt.usage
-    if permit is not None:
-        lane = permit.lane
-        if usage is not None:
-            lane.correct(permit, Need(usage.input_tokens or 0, usage.output_tokens or 0))
-        if failure is None and ended:
-            lane.answered(permit)
-        elif failure is not None and failure.kind is ErrorKind.RATE_LIMIT:
-            permit.is_news = lane.refused(permit, now, after_s=failure.retry_after_s)
-        elif failure is not None and failure.kind is ErrorKind.OVERLOADED:
-            lane.overloaded(permit, now, after_s=failure.retry_after_s)
-        elif failure is not None and failure.status is not None and failure.kind is not ErrorKind.TIMEOUT:
-            lane.answered(permit)
-        else:
-            lane.ended()
-        if attempt.room:
-            lane.told(permit, attempt.room, now)
-    if reservation is not None:
-        if failure is not None and failure.billed == "no":
-            reservation.release()
-        else:
-            turn.charged += reservation.settle(usage if ended and failure is None else None)
 
 
 def _look(looked: asyncio.Future[None]) -> None:
@@ -464,10 +482,12 @@ class _Race(Generic[T]):
         self._claim = claim
         self._begun = time.monotonic()
         self._out: set[asyncio.Task[_Answer[T] | None]] = set()
+        self._seats: list[Seat] = []
+        """Of the hedges."""
         self._in_line: set[asyncio.Task[_Answer[T] | None]] = set()
         """Hedges that wait for an idle slot."""
 
-    async def run(self, hedge: Hedge, ticket: _Ticket) -> _Answer[T]:
+    async def run(self, hedge: Hedge, ticket: Ticket) -> _Answer[T]:
         """The first good answer, or the failure of whatever was out last."""
         first = asyncio.create_task(self._call(0, ticket))
         self._out = {first}
@@ -494,7 +514,7 @@ class _Race(Generic[T]):
         finally:
             await self._drop_rest()
 
-    async def _call(self, hedge: int, ticket: _Ticket) -> _Answer[T] | None:
+    async def _call(self, hedge: int, ticket: Ticket) -> _Answer[T] | None:
         spent_s = time.monotonic() - self._begun
         prefix = None if hedge else self._claim.prefix
         return await self._governor._ask(  # noqa: SLF001 - a part of it
@@ -510,9 +530,10 @@ class _Race(Generic[T]):
             if reservation is None:
                 return None
         seat = Seat(governor.slots, IDLE_SLOTS_ONLY, governor.lanes(self._lane), self._claim.need)
+        self._seats.append(seat)
         try:
             await seat.take()
-            if not governor.is_open(self._lane):
+            if not governor.is_open(self._lane) or (seat.lane is not None and seat.permit is None):
                 return None
             after_s = time.monotonic() - self._begun
             if turn.recorded:
@@ -523,7 +544,7 @@ class _Race(Generic[T]):
             self._in_line = {each for each in self._in_line if each is not task}
             turn.hedges += 1
             turn.hedged(self._number, after_s)
-            ticket, reservation = _Ticket(seat.sent(), reservation), None
+            ticket, reservation = Ticket(seat.sent(), reservation), None
             return await self._call(number, ticket)
         finally:
             if reservation is not None:
@@ -536,4 +557,8 @@ class _Race(Generic[T]):
         for task in self._out:
             task.cancel()
         if self._out:
-            await asyncio.wait(self._out)
+            _, stuck = await asyncio.wait(self._out, timeout=LOSERS_S)
+            if stuck:  # they do not stop: the answer does not wait for them, and nobody else does
+                self._turn.abandon(self._governor.slots.clock())
+                for seat in self._seats:
+                    seat.leave()

@@ -14,13 +14,15 @@ from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from agentdag.errors import QueueFull, UsageError
-from agentdag.limits.rates import Lane
+from agentdag.limits.rates import Lane, Quotas
 from agentdag.limits.slots import Place, Seat, Slots
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S")
 
+SHORTEST_ALARM_S = 1e-6
+"""A shorter one would not move a clock."""
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 Priority = Literal["high", "normal", "low"]
 Verdict = Literal["wait", "reject"]
@@ -68,6 +70,18 @@ class Seated(Protocol[T_co]):
     def in_pool(self, pool: AgentPool, seat: Seat, *args: Any, **kwargs: Any) -> Awaitable[T_co]: ...
 
 
+def at_least(name: str, value: Any, least: int) -> None:
+    """Raise UsageError where *value* is neither None nor a whole number of *least* or more."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise UsageError(f"{name} is a whole number of at least {least}, not {value!r}")
+
+
+def above_zero(name: str, value: Any) -> None:
+    """Raise UsageError where *value* is neither None nor a number above zero."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+        raise UsageError(f"{name} is a number of seconds above 0, not {value!r}")
+
+
 class _Work:
     """One submission on its way to a slot."""
 
@@ -83,7 +97,7 @@ class _Work:
         self.submitted_at = time.monotonic()
         self.number = 0
         self.seat: Seat | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
 
 
 class AgentPool:
@@ -101,11 +115,12 @@ class AgentPool:
         timeout: float | None = None,
         on_full: OnFull = "wait",
         on_idle: Callable[[], None] = lambda: None,
+        lanes: dict[str, Lane] | None = None,
     ) -> None:
-        for name, value, least in (("concurrency", concurrency, 1), ("queue_limit", queue_limit, 0)):
-            if value is not None and value < least:
-                raise UsageError(f"{name} is at least {least}, not {value}")
-        if isinstance(on_full, str) and on_full not in {"wait", "reject"}:
+        at_least("concurrency", concurrency, 1)
+        at_least("queue_limit", queue_limit, 0)
+        above_zero("timeout", timeout)
+        if not callable(on_full) and on_full not in {"wait", "reject"}:
             raise UsageError(f"on_full is wait, reject, or a callable, not {on_full}")
         self.slots = Slots(concurrency, self._wake, on_idle, alarm=self._ring_in, clock=_now)
         self.queue_limit = queue_limit
@@ -113,7 +128,7 @@ class AgentPool:
         self.on_full = on_full
         self._held_back: list[tuple[int, int, _Work]] = []
         self._open: set[asyncio.Future[Any]] = set()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._submitted = 0
         self._queued = 0
         self._most_queued = 0
@@ -123,7 +138,7 @@ class AgentPool:
         self._waking = False
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._lanes: dict[str, Lane] = {}
+        self._lanes = {} if lanes is None else lanes
         self._leaving: list[Callable[[], Awaitable[None]]] = []
 
     def submit(
@@ -135,8 +150,21 @@ class AgentPool:
         priority the first comes first. Cancelling the future takes it out of the queue, or cancels the call.
         Raises QueueFull where the queue is full and *on_full* says so; must be called where an event loop runs.
         """
+        return self._submit(act, args, kwargs, priority, waits=False)
+
+    def _submit(
+        self,
+        act: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        priority: Priority,
+        *,
+        waits: bool,
+    ) -> asyncio.Future[T]:
         if self._closed:
             raise UsageError("the pool is closed")
+        if priority not in PRIORITIES:
+            raise UsageError(f"priority is high, normal or low, not {priority}")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         seated = getattr(act, "in_pool", None)
@@ -147,12 +175,13 @@ class AgentPool:
 
         work = _Work(call, future, PRIORITIES[priority], self.timeout_s)
         if self._held_back or not self._has_room():
-            if self._verdict() == "reject":
+            if not waits and self._verdict() == "reject":
                 raise QueueFull(f"{self._queued} wait already, as many as queue_limit allows")
             self._submitted += 1
             heapq.heappush(self._held_back, (work.priority, self._submitted, work))
         else:
             self._enqueue(work)
+            self.slots.hand_out()
         self._open.add(future)
         future.add_done_callback(lambda _: self._ended(work))
         self._most_queued = max(self._most_queued, self._queued + len(self._held_back))
@@ -167,7 +196,7 @@ class AgentPool:
         out: list[asyncio.Future[T]] = []
         try:
             for item in items:
-                out.append(self.submit(act, item))
+                out.append(self._submit(act, (item,), {}, "normal", waits=True))
                 if len(out) >= ahead:
                     yield await out.pop(0)
             while out:
@@ -205,19 +234,36 @@ class AgentPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Everything ends before the pool closes; where the block was left by an exception, everything is cancelled."""
-        if kind is not None:
-            for future in list(self._open):
-                future.cancel()
-        await self.drain()
-        self.close()
-        for leave in self._leaving:
-            await leave()
+        try:
+            if kind is not None:
+                self._cancel_all()
+            await self.drain()
+        except asyncio.CancelledError:
+            self._cancel_all()
+            await self.drain()
+            raise
+        finally:
+            self.close()
+            for leave in self._leaving:
+                await leave()
 
-    def lane(self, name: str, make: Callable[[], Lane]) -> Lane:
-        """The limits of the model *name*, which all calls from this pool share."""
-        if name not in self._lanes:
-            self._lanes[name] = make()
-        return self._lanes[name]
+    def _cancel_all(self) -> None:
+        for future in list(self._open):
+            future.cancel()
+
+    def lane(self, name: str, quotas: Quotas, *, learns: bool) -> Lane:
+        """The limits of the model *name*, which all calls from this pool share.
+
+        *quotas* hold from now on, if others did not declare any; raises UsageError where they declared others.
+        """
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = Lane(quotas, learns=learns)
+        elif quotas.says_anything and lane.quotas != quotas:
+            if lane.quotas.says_anything:
+                raise UsageError(f"{name} was declared with other limits in this pool")
+            lane.declare(quotas)
+        return lane
 
     def when_left(self, leave: Callable[[], Awaitable[None]]) -> None:
         """Await *leave* when the pool's block is left."""
@@ -237,13 +283,15 @@ class AgentPool:
         return self.slots.held + self._queued < self.slots.cap
 
     def _verdict(self) -> Verdict:
-        return self.on_full(self.statistics()) if callable(self.on_full) else self.on_full
+        verdict = self.on_full(self.statistics()) if callable(self.on_full) else self.on_full
+        if verdict not in {"wait", "reject"}:
+            raise UsageError(f"on_full says wait or reject, not {verdict}")
+        return verdict
 
     def _enqueue(self, work: _Work) -> None:
         work.seat = Seat(self.slots, (work.priority, 0.0))
         self._queued += 1
         work.seat.request(lambda: self._begin(work))
-        self.slots.hand_out()
 
     def _begin(self, work: _Work) -> None:
         """*work* has its slot."""
@@ -260,32 +308,34 @@ class AgentPool:
             _, _, work = heapq.heappop(self._held_back)
             if not work.future.done():
                 self._enqueue(work)
+                self._wake()
 
-    async def _perform(self, work: _Work) -> None:
+    async def _perform(self, work: _Work) -> Any:
+        assert work.seat is not None
         try:
             async with asyncio.timeout(work.timeout_s):
-                assert work.seat is not None
-                result = await work.act(work.seat)
-        except asyncio.CancelledError:
-            work.future.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001 - it is the caller's, who has the future
-            if not work.future.done():
-                self._failed += 1
-                work.future.set_exception(error)
-        else:
-            if not work.future.done():
-                self._done += 1
-                work.future.set_result(result)
+                return await work.act(work.seat)
+        except StopIteration as error:  # which no future takes
+            raise RuntimeError(f"StopIteration: {error}") from error
 
-    def _left(self, task: asyncio.Task[None], work: _Work) -> None:
-        """The call of *work* has really ended: only now its slot is free."""
+    def _left(self, task: asyncio.Task[Any], work: _Work) -> None:
+        """The call of *work* has really ended: its slot is free, and then whoever waits for it is told."""
         self._running.discard(task)
-        if not work.future.done():
-            work.future.cancel()  # it was cancelled before its first step
         if work.seat is not None:
             work.seat.leave()
         self._feed()
+        if task.cancelled():
+            work.future.cancel()
+            return
+        error = task.exception()
+        if work.future.done():
+            return
+        if error is None:
+            self._done += 1
+            work.future.set_result(task.result())
+        else:
+            self._failed += 1
+            work.future.set_exception(error)
 
     def _ended(self, work: _Work) -> None:
         """The future of *work* is done, perhaps because its owner has cancelled it."""
@@ -315,7 +365,7 @@ class AgentPool:
             if self._alarm.when() <= loop.time() + seconds and not self._alarm.cancelled():
                 return
             self._alarm.cancel()
-        self._alarm = loop.call_later(seconds, self._ring)
+        self._alarm = loop.call_later(max(seconds, SHORTEST_ALARM_S), self._ring)
 
     def _ring(self) -> None:
         self._alarm = None

@@ -120,24 +120,23 @@ class Bucket:
                 self.level = min(self.capacity, self.level + self.rate * (now - self._at))
             self._at = now
 
-    def wait_s(self, amount: int, now: float) -> float:
+    def wait_s(self, amount: float, now: float) -> float:
         """Seconds until the bucket holds *amount*, or is full: what is larger than the bucket is then owed."""
         self.fill(now)
         short = min(amount, self.capacity) - self.level
         return 0.0 if short <= 1e-9 else short / self.rate
 
-    def window_wait_s(self, amount: int, log: OrderedDict[Permit, None], now: float) -> float:
-        """Seconds until the last minute leaves room for *amount*; infinite until something is sent or given back."""
+    def window_wait_s(self, amount: float, log: OrderedDict[Permit, None], now: float) -> float:
+        """Seconds until the last minute leaves room for *amount*, if nothing is given back before."""
         over = self.in_minute + amount - self.most
         if over <= 0:
             return 0.0
         for permit in log:
-            if permit.sent_at is None:
-                break
-            over -= self.of(permit.need)
-            if over <= 0:
-                return max(0.0, permit.sent_at + self.minute_s - now)
-        return math.inf
+            if permit.sent_at is not None:
+                over -= self.of(permit.need)
+                if over <= 0:
+                    return max(0.0, permit.sent_at + self.minute_s - now)
+        return self.minute_s  # what is not sent yet makes room a minute after it is, if not before
 
     def told(self, remaining: int, sent_at: float, since: int, now: float) -> None:
         """The server had *remaining* left when it took a call that was sent at *sent_at*; *since* went out after it."""
@@ -193,6 +192,14 @@ class Lane:
         """The number of the last call that was sent before the last refusal was known."""
         self._asked_until = -math.inf
 
+    def declare(self, quotas: Quotas) -> None:
+        """Keep to *quotas* as well, from now on."""
+        self.quotas = quotas
+        declared = _declared(quotas)
+        names = {bucket.name for bucket in declared}
+        self._buckets = [*declared, *(bucket for bucket in self._buckets if bucket.name not in names)]
+        self._told |= names
+
     @property
     def counts_tokens(self) -> bool:
         """Whether what a call needs makes any difference."""
@@ -213,7 +220,7 @@ class Lane:
         if self._buckets:
             self._forget(now)
             for bucket in self._buckets:
-                amount = bucket.of(need)
+                amount = min(bucket.of(need), bucket.most)  # more never fits, as whoever asks for it is told
                 wait = max(wait, bucket.wait_s(amount, now), bucket.window_wait_s(amount, self._log, now))
         return wait if wait > 0 else self.in_flight.wait_s(now, careful=careful)
 

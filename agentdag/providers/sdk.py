@@ -121,6 +121,8 @@ class SdkClient:
         return call_error(bad_response(message, self.provider, request_id=request_id, final=final))
 
 
+MOST_DIGITS = 12
+"""A larger count is none."""
 _COUNTED = ("requests", "tokens", "input-tokens", "output-tokens")
 
 
@@ -140,9 +142,9 @@ def room_of(headers: Mapping[str, str]) -> Room:
 
 def _number(text: str | None) -> int | None:
     """A whole number in a header, or None where it is anything else."""
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
 
 
 def count(value: Any) -> int | None:
     """A token count, or None where the server sent anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**MOST_DIGITS else None

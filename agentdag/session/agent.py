@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from random import Random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from agentdag.agents.agent import Task
 from agentdag.agents.llm import ModelAgent, unpriced
@@ -15,9 +17,10 @@ from agentdag.errors import TRANSIENT, UsageError, call_error
 from agentdag.language.scalars import MODEL_NAME
 from agentdag.language.spec import ProviderSpec
 from agentdag.language.templates import Template
-from agentdag.limits.governor import Governor, Turn
+from agentdag.limits.estimates import Estimates
+from agentdag.limits.governor import Claim, Governor, Turn
 from agentdag.limits.policy import Policy, RetryBudget, Timeout
-from agentdag.limits.pool import AgentPool
+from agentdag.limits.pool import AgentPool, above_zero, at_least
 from agentdag.limits.rates import Lane, Quotas
 from agentdag.limits.slots import Seat
 from agentdag.plan.nodes import model_ref
@@ -32,12 +35,26 @@ RETRIES_OF_AN_AGENT = 1_000_000
 """A pool has no end at which its nodes could be counted: each call's own `retries` bounds it."""
 
 
+class _Home:
+    """What an agent has in one pool: a provider, which is closed when the pool is left, and a door to it."""
+
+    def __init__(self, provider: Provider, http: SharedHttp, governor: Governor) -> None:
+        self.provider = provider
+        self.governor = governor
+        self._http = http
+
+    async def aclose(self) -> None:
+        self.governor.deadlines.close()
+        await self.provider.aclose()
+        await self._http.aclose()
+
+
 class Agent:
     """Asks *model* (`provider/name`) with *prompt*, a template over `input`: a text, or a mapping whose parts it reads.
 
     `await agent("...")` gives the answer's text, and raises CallError where it failed for good. In an `AgentPool` it
     gives its slot back while it waits for a rate or a retry. `usage` is of all its calls. Raises UsageError where the
-    model or the prompt is wrong, or a key is missing.
+    model, the prompt or a number is wrong; the first call does where a key is missing.
     """
 
     def __init__(  # noqa: PLR0913 - what a node of a pipeline may say
@@ -56,30 +73,45 @@ class Agent:
     ) -> None:
         if not MODEL_NAME.fullmatch(model):
             raise UsageError(f"{model} names no model", hint="write provider/name, such as openai/gpt-5-mini")
+        for name, value, least in (
+            ("max_tokens", max_tokens, 1),
+            ("retries", retries, 0),
+            ("rpm", rpm, 1),
+            ("tpm", tpm, 1),
+        ):
+            at_least(name, value, least)
+        above_zero("timeout", timeout)
         self.model = model_ref(model)
         self._prompt = _checked(prompt)
         self._system = None if system is None else _checked(system)
         self._sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         self._policy = Policy(Timeout(timeout), retries, 1.0, 60.0, TRANSIENT)
-        self._spec = ProviderSpec(base_url=base_url, type=None if base_url is None else _type_of(self.model.provider))
+        self._kind = self.model.provider if base_url is None else _type_of(self.model.provider)
+        if self._kind not in registry.provider_types():
+            known = ", ".join(sorted(registry.provider_types()))
+            raise UsageError(f"there is no provider `{self._kind}`", hint=f"known are {known}")
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise UsageError(f"base_url {base_url} is no address", hint="begin with https:// or http://")
+        self._base_url = base_url
         self._quotas = Quotas(rpm=rpm, tpm=tpm)
-        self._prices = PriceList({self.model.provider: self._spec})
-        self._provider: Provider | None = None
-        self._http: SharedHttp | None = None
+        self._price = PriceList({self.model.provider: ProviderSpec(type=self._kind)})(self.model)
         self._secrets = Secrets()
-        self._own: AgentPool | None = None
+        self._homes: WeakKeyDictionary[AgentPool, _Home] = WeakKeyDictionary()
+        self._estimates = Estimates()
+        self._lanes: dict[str, Lane] = {}
+        """Of its calls outside of any pool."""
         self.usage: Usage = NO_USAGE
 
     async def __call__(self, input: Any = None) -> str:  # noqa: A002 - as templates call it
-        """The answer where the prompt's `input` is *input*."""
-        self._own = self._own or AgentPool(MOST_CONNECTIONS)
-        return await self._own.submit(self, input)
+        """The answer where the prompt's `input` is *input*; calls in one `AgentPool` share their connections too."""
+        async with AgentPool(1, lanes=self._lanes) as pool:
+            return await pool.submit(self, input)
 
     async def in_pool(self, pool: AgentPool, seat: Seat, input: Any = None) -> str:  # noqa: A002 - likewise
-        """The answer, asked from a pool's *seat*."""
+        """The answer, asked from a *seat* of *pool*."""
         seen: Mapping[str, Any] = {"input": input}
         name = str(self.model)
-        provider = self._made(pool)
+        home = self._homes.get(pool) or self._moved_into(pool, name)
         request = Request(
             node="agent",
             attempt=1,
@@ -90,49 +122,45 @@ class Agent:
             timeout_s=self._policy.attempt_s,
             provider=self.model.provider,
         )
-        learns = not isinstance(provider, SimulatedProvider)
-        lane = pool.lane(name, lambda: Lane(self._quotas, learns=learns))
-        governor = Governor(pool.slots, Random(), RetryBudget(RETRIES_OF_AN_AGENT), lanes=lambda _: lane)  # noqa: S311 - no secret in it
-        prices = self._prices(self.model)
+        size = len(request.prompt.encode("utf-8", "replace"))
+        expected = min(self._sampling.max_tokens or request.rehearsal.tokens, request.rehearsal.tokens)
         asked = ModelAgent(
-            provider, request, name, self._secrets.redact, price=unpriced if prices is None else prices.of
+            home.provider,
+            request,
+            name,
+            self._secrets.redact,
+            price=unpriced if self._price is None else self._price.of,
+            claim=Claim(self._estimates.need("agent", name, size, expected)),
+            heard=partial(self._estimates.learn, "agent", name, size),
         )
-        outcome = await asked.perform(Task("agent", governor, Turn(self._policy, seat), lambda _: None))
+        outcome = await asked.perform(Task("agent", home.governor, Turn(self._policy, seat), lambda _: None))
         self.usage += outcome.usage
         if outcome.failure is not None:
             raise call_error(outcome.failure)
         return str(outcome.output)
 
-    def _made(self, pool: AgentPool) -> Provider:
-        """The provider, which lasts until the pool that asked for it first is left."""
-        if self._provider is None:
-            self._http = SharedHttp(MOST_CONNECTIONS)
-            kind = self._spec.type or self.model.provider
-            if kind == registry.SIMULATED:
-                self._provider = SimulatedProvider()
-            else:
-                known = registry.provider_types()
-                if kind not in known:
-                    raise UsageError(f"there is no provider `{kind}`", hint=f"known are {', '.join(sorted(known))}")
-                settings = Settings(
-                    name=self.model.provider,
-                    type=kind,
-                    http=self._http,
-                    secrets=self._secrets,
-                    environment=os.environ,
-                    base_url=self._spec.base_url,
-                )
-                self._provider = registry.create(settings)
-            pool.when_left(self.aclose)
-        return self._provider
-
-    async def aclose(self) -> None:
-        """Close its connections; the next call opens new ones."""
-        provider, http, self._provider, self._http = self._provider, self._http, None, None
-        if provider is not None:
-            await provider.aclose()
-        if http is not None:
-            await http.aclose()
+    def _moved_into(self, pool: AgentPool, name: str) -> _Home:
+        """A home in *pool*, until that is left; raises UsageError where a key is missing, or limits contradict."""
+        http = SharedHttp(min(MOST_CONNECTIONS, pool.slots.cap))
+        provider: Provider
+        if self._kind == registry.SIMULATED:
+            provider = SimulatedProvider()
+        else:
+            settings = Settings(
+                name=self.model.provider,
+                type=self._kind,
+                http=http,
+                secrets=self._secrets,
+                environment=os.environ,
+                base_url=self._base_url,
+            )
+            provider = registry.create(settings)
+        lane = pool.lane(f"{name} at {self._base_url}", self._quotas, learns=self._kind != registry.SIMULATED)
+        chance = Random()  # noqa: S311 - no secret in it
+        governor = Governor(pool.slots, chance, RetryBudget(RETRIES_OF_AN_AGENT), lanes=lambda _: lane)
+        home = self._homes[pool] = _Home(provider, http, governor)
+        pool.when_left(home.aclose)
+        return home
 
 
 def _checked(text: str) -> Template:

@@ -116,9 +116,10 @@ def test_waiting_for_a_rate_holds_no_slot(plan: PlanOf) -> None:
     assert result.elapsed_s == pytest.approx(9.01, abs=0.01)
     assert result.nodes["q"].waits.get("slot", 0) < 0.02
     assert result.nodes["s9"].waits["rate"] == pytest.approx(9.0, abs=0.2)
-    assert [event.seconds for event in told if isinstance(event, NodeWaiting) and event.node == "s9"] == [pytest.approx(9.0, abs=0.2)]  # fmt: skip
+    waits = [event for event in told if isinstance(event, NodeWaiting) and event.node == "s9" and event.on == "rate"]
+    assert [event.seconds for event in waits] == [pytest.approx(9.0, abs=0.2)]
     waiting = [event.waiting for event in told if isinstance(event, RunProgress)]
-    assert waiting[0]["rate"] == 8
+    assert waiting[0]["rate"] in {8, 9}  # the second is let go just then
     assert waiting[0]["slot"] == 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
@@ -223,20 +223,62 @@ def test_agents_in_a_pool_share_its_limits_and_hold_no_slot_while_they_wait(wire
 def test_an_agent_alone_answers_or_raises(wire: WireServer) -> None:
     wire.script["broken"] = ["401"]
 
-    async def ask(agent: Agent) -> str:
-        try:
-            return await agent("hello")
-        finally:
-            await agent.aclose()
-
-    def answered(agent: Agent) -> Awaitable[str]:
-        return ask(agent)
-
-    assert asyncio.run(ask(Agent("openai/m", base_url=wire.openai_url))).startswith("Hello from the wire")  # type: ignore[arg-type]
+    agent = Agent("openai/m", base_url=wire.openai_url)
+    for _ in range(2):  # each in a loop of its own
+        assert asyncio.run(agent("hello")).startswith("Hello from the wire")  # type: ignore[arg-type]
     with pytest.raises(CallError) as caught:
-        asyncio.run(ask(Agent("openai/broken", base_url=wire.openai_url)))
+        asyncio.run(Agent("openai/broken", base_url=wire.openai_url)("hello"))  # type: ignore[arg-type]
     assert caught.value.failure.kind is ErrorKind.AUTH
     with pytest.raises(UsageError, match="names no model"):
         Agent("gpt-5")
     with pytest.raises(UsageError, match="the prompt is wrong"):
         Agent("openai/m", "{{ inptu }}")
+    for wrong in ({"rpm": 0}, {"max_tokens": 0}, {"retries": -1}, {"timeout": "30s"}, {"base_url": "nowhere"}):
+        with pytest.raises(UsageError):
+            Agent("openai/m", **wrong)  # type: ignore[arg-type]
+
+
+def test_agents_of_one_model_keep_to_what_either_declares(wire: WireServer) -> None:
+    async def main() -> None:
+        async with AgentPool(30) as pool:
+            free, bound = (Agent("openai/m", base_url=wire.openai_url, rpm=rpm) for rpm in (None, 60))
+            first = pool.submit(free, "a")
+            out = [pool.submit((free, bound)[number % 2], number) for number in range(20)]
+            await first
+            await asyncio.sleep(0)
+            await asyncio.wait(out, timeout=0.3)
+            assert sum(future.done() for future in out) <= 12  # ten at once, then one a second
+            with pytest.raises(UsageError, match="other limits"):
+                await pool.submit(Agent("openai/m", base_url=wire.openai_url, rpm=90), "b")
+            for future in out:
+                future.cancel()
+
+    asyncio.run(main())
+
+
+def test_many_slots_that_come_back_at_once_do_not_pile_up() -> None:
+    async def main() -> None:
+        pool = AgentPool(400, queue_limit=10)
+        futures = [pool.submit(Work(), number) for number in range(2000)]
+        await pool.drain()
+        assert all(future.done() for future in futures)
+        assert pool.statistics().in_flight == 0
+
+    run_virtually(main())
+
+
+def test_leaving_that_is_cancelled_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        work = Work(1000.0)
+
+        async def block() -> None:
+            async with AgentPool(2) as pool:
+                for number in range(6):
+                    pool.submit(work, number)
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(block(), 0.1)
+        assert work.running == 0
+        assert len(work.began) == 2
+
+    run_virtually(main())
