@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Outcome, Task
 from agentdag.calls import MAYBE_BILLED, NO_USAGE, Provider, Reply, Request, Usage
@@ -43,7 +43,7 @@ class ModelAgent:
     heard: Callable[[Usage], None] = unheard
 
     async def perform(self, task: Task) -> Outcome:
-        async def ask(attempt: Attempt) -> Reply:
+        async def ask(attempt: Attempt) -> _Answer:
             deltas = 0
 
             def on_delta(piece: str) -> None:
@@ -55,32 +55,48 @@ class ModelAgent:
                 if piece and not attempt.hedge:
                     task.on_delta(piece)
 
-            request = replace(self.request, attempt=attempt.number, hedge=attempt.hedge)
-            reply = await self.provider.complete(request, on_delta)
-            reply = self._priced(_checked(reply, self.lane.partition("/")[0]))
-            attempt.told(reply.usage, reply.room)
-            self.heard(reply.usage)
-            return reply
+            request = self.request
+            if (attempt.number, attempt.hedge) != (request.attempt, request.hedge):
+                request = replace(request, attempt=attempt.number, hedge=attempt.hedge)
+            reply = _checked(await self.provider.complete(request, on_delta), self.lane.partition("/")[0])
+            usage = self._priced(reply.usage)
+            attempt.told(usage, reply.room)
+            self.heard(usage)
+            return _Answer(reply, usage)
 
         call = await task.call(ask, self.lane, self.claim)
         if call.failure is not None or call.result is None:
             usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
             return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
-        reply = call.result
+        reply, usage = call.result
         return Outcome(
             call.attempts,
             call.latency_s,
             self.redact(reply.text),
-            usage=reply.usage + MAYBE_BILLED if call.doubtful and self.billed else reply.usage,
+            usage=usage + MAYBE_BILLED if call.doubtful and self.billed else usage,
             ttft_s=reply.ttft_s,
             finish_reason=reply.finish_reason,
         )
 
-    def _priced(self, reply: Reply) -> Reply:
-        """*reply* with its cost, where the provider did not tell it."""
-        if reply.usage.cost_usd is not None:
-            return reply
-        return replace(reply, usage=replace(reply.usage, cost_usd=self.price(reply.usage)))
+    def _priced(self, usage: Usage) -> Usage:
+        """*usage* with its cost, where the provider did not tell it."""
+        if usage.cost_usd is not None:
+            return usage
+        return Usage(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            self.price(usage),
+            usage.estimated,
+            usage.written_tokens,
+        )
+
+
+class _Answer(NamedTuple):
+    """What came, and what it took, priced."""
+
+    reply: Reply
+    usage: Usage
 
 
 def _checked(reply: Any, provider: str) -> Reply:

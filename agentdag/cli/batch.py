@@ -7,7 +7,7 @@ import sys
 from agentdag.cli.children import end_children
 from agentdag.cli.watch import Shown, attended, check_output, resume_command, store_trouble
 from agentdag.errors import UsageError
-from agentdag.events import Event, RunFinished, RunStatus
+from agentdag.events import Event, Exit, RunFinished, RunStatus
 from agentdag.session import BatchResult, BatchSession, run_loop
 from agentdag.views.lines import JsonLines, writer
 from agentdag.views.progress import Progress, render
@@ -87,5 +87,5 @@ def _tell_end(session: BatchSession, result: BatchResult) -> None:
     lines += store_trouble(session)
     command = resume_command(session)
     if done < result.rows and command is not None:
-        lines.append(f"resume  {command}")
+        lines.append(f"resume  {command}" + (" --budget ..." if result.exit_code == Exit.BUDGET else ""))
     writer(sys.stderr)("\n".join(lines) + "\n")

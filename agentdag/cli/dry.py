@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agentdag.calls import Amount, Usage
 from agentdag.events import Exit
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.plan import CallWork, Plan
@@ -39,6 +40,7 @@ def _text(seen: Preview, *, terminal: bool) -> str:
     time += f"; {count(assumed, 'node')} without `expect` counted 1 s" if assumed else ""
     lines += ["", time]
     lines.append(f"tokens  about {low.input_tokens:,} in, {low.output_tokens:,} out")
+    lines += _budget(seen)
     if not high.cost_usd and not seen.unpriced:
         return "\n".join([*lines, "cost    nothing"])
     told = f"cost    {money(low.cost_usd)} to {money(high.cost_usd)}"
@@ -52,6 +54,29 @@ def _text(seen: Preview, *, terminal: bool) -> str:
         f"        max_tokens allows, or {LONGEST_ANSWER} times as long as expected where the file does not say"
     )
     return "\n".join(lines)
+
+
+def _budget(seen: Preview) -> list[str]:
+    """Whether what is expected, and the most that can come, stay within the budget."""
+    terms = seen.plan.budget
+    if terms is None:
+        return []
+
+    def within(usage: Usage) -> bool:
+        taken = Amount.used(usage)
+        tokens_fit = terms.tokens is None or taken.tokens <= terms.tokens
+        return tokens_fit and (terms.cost_usd is None or taken.cost_usd <= terms.cost_usd)
+
+    bounds = [] if terms.cost_usd is None else [money(terms.cost_usd)]
+    bounds += [] if terms.tokens is None else [count(terms.tokens, "token")]
+    if not bounds:
+        return []
+    verdict = "what is expected does not fit: the run ends early, with exit code 3"
+    if within(seen.low):
+        verdict = (
+            "always enough" if within(seen.high) else "enough for what is expected, not for the most that can come"
+        )
+    return [f"budget  {' and '.join(bounds)}: {verdict}"]
 
 
 def _step_lines(step: Step, *, terminal: bool) -> Iterator[str]:

@@ -123,7 +123,7 @@ BudgetOption = Annotated[
     typer.Option(
         "--budget",
         metavar="cost=2|tokens=100000",
-        help="What may be spent, in USD or tokens, instead of the file's word; of a batch, by all its rows together.",
+        help="What may be spent, instead of what the file says of each; `none` for any amount. Of a batch: in all.",
     ),
 ]
 TierOption = Annotated[
@@ -199,6 +199,9 @@ def _budget(given: list[str]) -> dict[str, str]:
         if name not in {"cost", "tokens"}:
             hint = did_you_mean(name, ["cost", "tokens"]) or "write --budget cost=2 or --budget tokens=100000"
             raise UsageError(f"--budget {each}: a budget is of cost or of tokens, not of {name}", hint=hint)
+        if value == "none":
+            said[name] = value
+            continue
         digits = value.lstrip("$").replace("_", "")
         try:
             amount = Decimal(digits)

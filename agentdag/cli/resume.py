@@ -30,7 +30,7 @@ from agentdag.session import (
 )
 from agentdag.store.fold import RunRecord
 from agentdag.store.history import History
-from agentdag.store.keeper import Keeper, find_run, key_of, stores_around
+from agentdag.store.keeper import Keeper, find_run, stores_around
 from agentdag.views.lines import writer
 from agentdag.views.words import count, inert, names
 
@@ -91,7 +91,7 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
         plan,
         replace(taken.spec, common=common, output=shown.output, max_failures=most),
         options=options,
-        keeper=Keeper(history, key_of(history.folder, plan.path, plan.name)),
+        keeper=Keeper(history, taken.pipeline),
         print_line=writer(sys.stdout),
         batch_id=run,
     )
@@ -120,7 +120,7 @@ def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArgument
         repeat=frozenset(repeat),
         skip=frozenset(skip),
         doubtful=frozenset(node.id for node in doubtful),
-        **arguments.changes,
+        **{**arguments.changes, "budget": {**options.budget, **arguments.changes.get("budget", {})}},
     )
 
 

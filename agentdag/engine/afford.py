@@ -9,8 +9,8 @@ from agentdag.engine.asks import Prompted
 from agentdag.engine.run import Run
 from agentdag.events import BudgetLeft
 from agentdag.limits.budget import Budget
-from agentdag.limits.governor import Claim
-from agentdag.limits.rates import Need
+from agentdag.limits.governor import NO_CLAIM, Claim
+from agentdag.limits.rates import Lane, Need
 from agentdag.plan.plan import PlanNode, PromptWork
 from agentdag.store.schema import digest
 
@@ -38,12 +38,23 @@ def purse_of(run: Run, node: PlanNode) -> Budget | None:
     return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=run.budget, name="its own budget")
 
 
-def bounded(node: PlanNode, asked: Prompted) -> Prompted:
-    """*asked* with a longest answer, which a budget needs."""
+def bounded(run: Run, node: PlanNode, asked: Prompted, purse: Budget) -> Prompted:
+    """*asked* with a longest answer, which a budget needs: no longer than what is not spent of it can pay."""
     if asked.sampling.max_tokens is not None:
         return asked
     most = max(MAX_TOKENS, EXPECTED_TIMES * (node.tokens or 0))
-    return replace(asked, sampling=replace(asked.sampling, max_tokens=most))
+    asks = size_of(asked) + FRAMING
+    prices = run.prices(asked.model)
+    cost = NOTHING.cost_usd if prices is None else prices.at_most(asks, 0)
+    each = NOTHING.cost_usd if prices is None else prices.at_most(asks, 1) - cost
+    tokens_left, cost_left = purse.unspent()
+    rooms = [most]
+    if tokens_left is not None:
+        rooms.append(tokens_left - asks)
+    if cost_left is not None and each:
+        rooms.append(int((cost_left - cost) / each))
+    fits = min(rooms)
+    return replace(asked, sampling=replace(asked.sampling, max_tokens=fits if fits >= SHORTEST else most))
 
 
 def degraded(run: Run, work: PromptWork, asked: Prompted) -> tuple[Prompted, tuple[str, ...]]:
@@ -78,10 +89,8 @@ def too_little(run: Run, node: str, worst: Amount | None) -> str:
     )
 
 
-def prefix_of(run: Run, asked: Prompted) -> str | None:
+def prefix_of(asked: Prompted) -> str | None:
     """The digest of what *asked* begins with, as others do, where that is worth a provider's cache."""
-    if not run.plan.cache_warm:
-        return None
     text = f"{asked.system or ''}\x00{asked.prompt[: asked.lead or 0]}"
     return digest((str(asked.model), text)) if len(text.encode("utf-8", "replace")) >= LEAST_CACHED_BYTES else None
 
@@ -92,19 +101,17 @@ def size_of(asked: Prompted) -> int:
     return size if asked.system is None else size + len(asked.system.encode("utf-8", "replace"))
 
 
-def claim_of(run: Run, node: PlanNode, asked: Prompted, purse: Budget | None) -> Claim:
-    """What an attempt of *asked* takes: of its lane by estimate, of *purse* at the most."""
-    lane = str(asked.model)
-    road = run.governor.lanes(lane)
+def claim_of(run: Run, node: PlanNode, asked: Prompted, purse: Budget | None, road: Lane | None) -> Claim:
+    """What an attempt of *asked* takes: of its lane, the *road*, by estimate; of *purse* at the most."""
     counts = road is not None and road.counts_tokens
-    prefix = prefix_of(run, asked)
+    prefix = prefix_of(asked) if run.plan.cache_warm else None
     if not counts and purse is None:
-        return Claim(prefix=prefix)
+        return NO_CLAIM if prefix is None else Claim(prefix=prefix)
     size, most = size_of(asked), _longest(asked.sampling)
     need, worst = Need(), NOTHING
     if counts:
         expected = min(most or node.rehearsal.tokens, node.rehearsal.tokens)
-        need = run.estimates.need(node.id, lane, size, expected)
+        need = run.estimates.need(node.id, str(asked.model), size, expected)
     if purse is not None:
         prices = run.prices(asked.model)
         cost = NOTHING.cost_usd if prices is None else prices.at_most(size + FRAMING, most)

@@ -226,8 +226,10 @@ class NodeLife(Turn):
                 asked, self._degraded = degraded(run, work, asked)
                 self._by = self._by._replace(model=str(asked.model))
             if self.purse is not None:
-                asked = bounded(node, asked)
-            claim = claim_of(run, node, asked, self.purse)
+                asked = bounded(run, node, asked, self.purse)
+            lane = str(asked.model)
+            road = run.governor.lanes(lane)
+            claim = claim_of(run, node, asked, self.purse, road)
             self.reserved = claim.worst if self.purse is not None else None
             prices = run.prices(asked.model)
             request = Request(
@@ -245,8 +247,6 @@ class NodeLife(Turn):
                 cache_key=claim.prefix,
             )
             provider = simulator or run.providers[asked.model.provider]
-            lane = str(asked.model)
-            road = run.governor.lanes(lane)
             return ModelAgent(
                 provider,
                 request,

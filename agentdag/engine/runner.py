@@ -44,6 +44,7 @@ from agentdag.limits.rates import Lane
 from agentdag.limits.slots import NO_NEED, Place, Rank, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, remaining_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
+from agentdag.plan.plan import ModelRef
 from agentdag.plan.schedule import Schedule, State
 
 _LOG = logging.getLogger("agentdag")
@@ -79,6 +80,7 @@ class Runner:
         self._queued: dict[int, Seat] = {}
         self._backlog: dict[Lane | None, list[tuple[Rank, int, float]]] = {}
         """Those that are ready and not queued, and since when, by their lane: heaps."""
+        self._lanes: dict[ModelRef, Lane | None] = {}
         self._queued_on: Counter[Lane | None] = Counter()
         self._most_queued = 0
         self._is_low = False
@@ -260,28 +262,35 @@ class Runner:
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
         due, self._due = self._due or self._schedule.take_ready(), []
-        now = self._run.now()
+        now, unbounded = self._run.now(), self._run.plan.queue is None
         for number in due:
             lane = self._lane_of(number)
-            heapq.heappush(self._backlog.setdefault(lane, []), (self._ranks[number], number, now))
-        self._feed_queue()
+            if unbounded:
+                self._queue(number, lane, now)
+            else:
+                heapq.heappush(self._backlog.setdefault(lane, []), (self._ranks[number], number, now))
+        if not unbounded:
+            self._feed_queue()
         self._slots.hand_out()
+        self._most_queued = max(self._most_queued, len(self._queued) + self._held_back)
         self._ahead.go_on_soon()
 
     def _lane_of(self, number: int) -> Lane | None:
         model = self._run.plan.nodes[number].model
-        return None if model is None else self._run.governor.lanes(str(model))
+        if model is None:
+            return None
+        if model not in self._lanes:
+            self._lanes[model] = self._run.governor.lanes(str(model))
+        return self._lanes[model]
 
     def _feed_queue(self) -> None:
         """Queue those that are ready, best first, as far as `limits.queue` allows: so many for each lane, that nobody
         waits for another's."""
-        most = self._run.plan.queue
+        most = self._run.plan.queue or 0
         for lane, backlog in self._backlog.items():
-            while backlog and (most is None or self._queued_on[lane] < most):
+            while backlog and self._queued_on[lane] < most:
                 _, number, ready_at = heapq.heappop(backlog)
-                if self._schedule.state(number) is State.READY and number not in self._queued:
-                    self._queue(number, lane, ready_at)
-        self._most_queued = max(self._most_queued, len(self._queued) + self._held_back)
+                self._queue(number, lane, ready_at)
 
     @property
     def _held_back(self) -> int:
@@ -289,6 +298,8 @@ class Runner:
         return sum(map(len, self._backlog.values()))
 
     def _queue(self, number: int, lane: Lane | None, ready_at: float) -> None:
+        if self._schedule.state(number) is not State.READY or number in self._queued:
+            return
         run, node = self._run, self._run.plan.nodes[number]
         need = NO_NEED
         if lane is not None and lane.counts_tokens:
@@ -333,7 +344,7 @@ class Runner:
         """The budget is low, and *number* can be done without."""
         seat.leave()
         self._ahead.take(number)
-        self._schedule.waive(number)
+        self._schedule.leave_out(number)
         self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=OUT_OF_BUDGET))
         asyncio.get_running_loop().call_soon(self._safely, self._go_on)
 

@@ -142,6 +142,12 @@ class Budget:
         tokens = None if self.tokens is None else max(0, self.tokens - taken.tokens)
         return tokens, None if self.cost_usd is None else max(Decimal(0), self.cost_usd - taken.cost_usd)
 
+    def unspent(self) -> tuple[int | None, Decimal | None]:
+        """Tokens and USD that are not spent, here or in what this is within; None where there is no bound."""
+        tokens = [each.tokens - each.spent.tokens for each in self._chain() if each.tokens is not None]
+        costs = [each.cost_usd - each.spent.cost_usd for each in self._chain() if each.cost_usd is not None]
+        return min(tokens, default=None), min(costs, default=None)
+
     def left_text(self) -> str:
         """What is left, in words."""
         tokens, cost = self.left()

@@ -199,6 +199,10 @@ class Ticket:
                 self.permit.lane.told(self.permit, attempt.room, now)
 
 
+NO_TICKET = Ticket()
+"""Of a call that is not limited."""
+
+
 def _settle_lane(permit: Permit, usage: Usage | None, failure: Failure | None, now: float, *, answered: bool) -> None:
     lane = permit.lane
     if usage is not None:
@@ -238,7 +242,7 @@ class Governor:
         turn.doubtful = False
         again = False
         leads = claim.prefix is not None and await self._goes_first(turn, claim.prefix)
-        if not leads:
+        if claim.prefix is not None and not leads:
             claim = claim._replace(prefix=None)
         try:
             while True:
@@ -309,26 +313,36 @@ class Governor:
         try:
             if seat.place is not Place.HELD:
                 await self._take(turn, again=again)
-            if road is not None and seat.permit is None:  # let through to be told
-                asked_s = road.asked_s(self.slots.clock())
-                why = "the provider refuses everything"
-                if asked_s > seat.patience_s:
-                    why = f"the provider wants to be left alone for {asked_s:.0f} s"
-                failure = Failure(ErrorKind.RATE_LIMIT, f"not asked: {why}", _provider(lane), final=True)
-                call.failure = call.failure or failure
-                return None
-            if lane is not None and lane in self.shut:
-                shut = self.shut[lane]
-                call.failure = Failure(shut.kind, f"not asked: {shut.message}", shut.provider)
+            if self._is_turned_away(call, seat, lane):
                 return None
             call.attempts += 1
             if turn.recorded:
                 await turn.admit(turn.attempts_before + call.attempts)
-            ticket, reservation = Ticket(seat.sent(), reservation), None
+            permit = seat.sent()
+            if permit is None and reservation is None:
+                return NO_TICKET
+            ticket, reservation = Ticket(permit, reservation), None
             return ticket
         finally:
             if reservation is not None:
                 reservation.release()
+
+    def _is_turned_away(self, call: Call[T], seat: Seat, lane: str | None) -> bool:
+        """Whether whoever has its *seat* is not to ask after all, and why."""
+        road = seat.lane
+        if road is not None and seat.permit is None:  # let through to be told
+            asked_s = road.asked_s(self.slots.clock())
+            why = "the provider refuses everything"
+            if asked_s > seat.patience_s:
+                why = f"the provider wants to be left alone for {asked_s:.0f} s"
+            failure = Failure(ErrorKind.RATE_LIMIT, f"not asked: {why}", _provider(lane), final=True)
+            call.failure = call.failure or failure
+            return True
+        if lane is not None and lane in self.shut:
+            shut = self.shut[lane]
+            call.failure = Failure(shut.kind, f"not asked: {shut.message}", shut.provider)
+            return True
+        return False
 
     async def _take(self, turn: Turn, *, again: bool) -> None:
         """Wait for a slot, and tell for what it was."""
@@ -401,7 +415,8 @@ class Governor:
         policy, left_s = turn.policy, turn.allowance.left_s - spent_s
         result, failure, ended = None, None, False
         begun = time.monotonic()
-        turn.tickets.add(ticket)
+        if ticket is not NO_TICKET:
+            turn.tickets.add(ticket)
         deadline = self.deadlines.enter(min(policy.attempt_s, left_s), policy.timeout.idle_s, turn)
         attempt = Attempt(number, hedge, deadline, None if prefix is None else partial(self.warmth.warmed, prefix))
         try:
@@ -416,8 +431,9 @@ class Governor:
             attempt.room = attempt.room or error.room
         finally:
             deadline.done = True
-            ticket.settle(turn, attempt, failure, self.slots.clock(), ended=ended)
-            turn.tickets.discard(ticket)
+            if ticket is not NO_TICKET:
+                ticket.settle(turn, attempt, failure, self.slots.clock(), ended=ended)
+                turn.tickets.discard(ticket)
         if deadline.swallowed:  # the act was cut, and let something else show
             deadline.ran_out()
             failure = failure and _timeout(policy, deadline, left_s, turn.allowance, lane)

@@ -54,8 +54,12 @@ class _Line:
 
     def best(self) -> Seat:
         """The first by rank; somebody waits."""
-        usual = _top(self._heap)
-        careful = _top(self._careful) if self._careful else None
+        if not self._careful:  # by far the most
+            heap = self._heap
+            while not heap[0][3].waits_since(heap[0][2]):
+                heapq.heappop(heap)
+            return heap[0][3]
+        usual, careful = _top(self._heap), _top(self._careful)
         if careful is None or usual is None:
             top = usual or careful
         else:
@@ -135,7 +139,8 @@ class Slots:
         self._wake = wake
         self._idle = idle
         self._alarm = alarm
-        self._plain = _Line(None)
+        self.plain = _Line(None)
+        """Those who need no lane."""
         self._lines: dict[Lane, _Line] = {}
         self._arrived = 0
         self._granted = 0
@@ -143,7 +148,7 @@ class Slots:
     def line(self, lane: Lane | None) -> _Line:
         """The line for *lane*."""
         if lane is None:
-            return self._plain
+            return self.plain
         if lane not in self._lines:
             self._lines[lane] = _Line(lane)
         return self._lines[lane]
@@ -172,12 +177,16 @@ class Slots:
 
     def hand_out(self) -> None:
         """Give free slots, best first, to whoever's lane is open."""
+        now = 0.0
         while self.held < self.cap and self.waiting:
-            now = self.clock() if self._lines else 0.0
-            open_ = self._open(now) if self._lines else [self._plain]
-            if not open_:
-                return
-            seat = self._next(open_)
+            if self._lines:
+                now = self.clock()
+                open_ = self._open(now)
+                if not open_:
+                    return
+                seat = self._first(open_[0]) if len(open_) == 1 else self._next(open_)
+            else:
+                seat = self._first(self.plain)
             self.held += 1
             self._granted += 1
             self.unqueue(seat.line)
@@ -189,7 +198,7 @@ class Slots:
 
     def _open(self, now: float) -> list[_Line]:
         """The lines in which somebody waits who may go; where there are none, the alarm is set."""
-        open_, soonest_s = [self._plain] if self._plain.waiting else [], math.inf
+        open_, soonest_s = [self.plain] if self.plain.waiting else [], math.inf
         for line in self._lines.values():
             if line.waiting:
                 wait_s = line.wait_s(now)
@@ -201,13 +210,20 @@ class Slots:
             self._alarm(soonest_s)
         return open_
 
+    def _first(self, line: _Line) -> Seat:
+        """Who goes next in *line*: whoever was passed over too often, in one of two cases; else the best."""
+        if self._granted % 2:
+            granted_before, _, oldest = line.oldest()
+            if self._granted - granted_before >= MAX_OVERTAKEN:
+                return oldest
+        return line.best()
+
     def _next(self, lines: list[_Line]) -> Seat:
-        if self._granted % 2:  # one of two: the order still counts
+        """Who goes next of several *lines*, likewise."""
+        if self._granted % 2:
             granted_before, _, oldest = min((line.oldest() for line in lines), key=lambda each: each[1])
             if self._granted - granted_before >= MAX_OVERTAKEN:
                 return oldest
-        if len(lines) == 1:
-            return lines[0].best()
         return min((line.best() for line in lines), key=lambda seat: (*seat.rank, seat.arrival))
 
 

@@ -61,4 +61,5 @@ def _whole(text: str) -> str:
     if opened > closed:
         return text[:opened]
     line, end = text.rfind("\n") + 1, closed + len("}}") if closed >= 0 else 0
-    return text[: max(line, end)]
+    whole = max(line, end)
+    return text[:whole] if 2 * whole >= len(text) else text[: text.rfind(" ") + 1]  # a line that is most of the text

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Protocol
 
 from agentdag.calls import BYTES_PER_TOKEN, estimate_tokens
@@ -44,6 +44,8 @@ FAR_ABOVE = 20
 """How many times what a node is expected to take its timeout may be."""
 LONG_TIMEOUT_S = 300.0
 """A timeout up to here is not far above anything."""
+LOW = 2
+"""The priority of what a low budget sheds."""
 ROUTING_TOKENS = 20
 """An answer of so many tokens or fewer is a label, not a thought."""
 LONG_PROMPT_TOKENS = 50_000
@@ -90,9 +92,12 @@ class Linter:
 
     def _missing_outputs(self) -> None:
         """Outputs of nodes that may be missing, read without asking."""
-        optional = {node.id for node in self.plan.nodes if node.optional}
+        shed = self.plan.budget is not None and "shed" in self.plan.budget.actions
+        optional = {node.id for node in self.plan.nodes if node.optional or (shed and node.priority == LOW)}
         for node in self.plan.nodes:
             absent = optional | set(node.needs) if node.may_lack else optional
+            if shed and len(node.needs) == 1:  # without it, nothing is asked either
+                absent = {name for name in absent if self.spec.nodes[name].continue_on_failure}
             maybe = [name for name in node.edges if name in absent]
             if maybe:
                 needs = [name for name in node.needs if name in absent]
@@ -151,6 +156,8 @@ class Linter:
         agents: list[NodeSpec | FallbackSpec] = [*spec.nodes.values()]
         agents += [each for node in spec.nodes.values() for each in node.fallback]
         tiers = {spec.defaults.tier, *(each.tier for each in agents)}
+        if self.plan.budget is not None and "downgrade" in self.plan.budget.actions:  # it goes down from the used ones
+            tiers |= {lower for lower, name in pairwise(spec.tiers) if name in tiers}
         for name in spec.tiers:
             if name not in tiers:
                 self.report.at(("tiers", name), "AD605", f"no node uses the tier `{name}`", "remove it", key=True)

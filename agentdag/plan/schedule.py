@@ -64,6 +64,7 @@ class Schedule:
         self._passes: dict[int, Passes] = {}
         self._frozen = Frozen()
         self._waived: set[int] = set()
+        self._left_out: set[int] = set()
         self._cause: dict[int, int] = {}
         self._late_for: dict[int, int] = {}
         self._absent = False
@@ -160,6 +161,11 @@ class Schedule:
         self._frozen.drop(node)
         self._end(node, Status.SKIPPED)
         self._follow(0.0)
+
+    def leave_out(self, node: int) -> None:
+        """*node* is not to run, and that is no failure: whoever has nothing else to go by is left out as well."""
+        self._left_out.add(node)
+        self.waive(node)
 
     def _holds(self, node: int, seen: Opened) -> bool:
         """Whether *node* still has the needs of which it saw so much, and waits for no more."""
@@ -358,8 +364,14 @@ class Schedule:
 
     def _open(self, node: int, reason: Reason) -> None:
         """*node* is frozen on what is there; what it goes without is late."""
-        self._opened[node] = True
         needs = self._needs(node)
+        gone = self._left_out.intersection(needs) if self._left_out and reason is Reason.ALL else None
+        if gone and all(self._status[need] is not Status.SUCCEEDED for need in needs):
+            self._left_out.add(node)
+            self._waived.add(node)
+            self._skip(node, min(gone))
+            return
+        self._opened[node] = True
         if len(needs) > 1 or node in self._joins or (needs and self._status[needs[0]] is not Status.SUCCEEDED):
             seen = self._sight(node, reason)
             self._news.append(seen)

@@ -246,6 +246,8 @@ class BatchTakenUp:
     plan: Plan
     options: Options
     spec: BatchSpec
+    pipeline: str
+    """By which name it is on record."""
 
 
 def take_up_batch(history: History, batch: str, *, allowed: tuple[Path, ...] = ()) -> BatchTakenUp | None:
@@ -256,4 +258,5 @@ def take_up_batch(history: History, batch: str, *, allowed: tuple[Path, ...] = (
     record = history.record(last)
     plan = plan_again(record.options, record.text, allowed)
     spec = BatchSpec.of(record.options["batch"])
-    return BatchTakenUp(plan, Options.of(record.options), replace(spec, common=as_given(plan, spec.common)))
+    spec = replace(spec, common=as_given(plan, spec.common))
+    return BatchTakenUp(plan, Options.of(record.options), spec, record.pipeline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 
 from agentdag.calls import NOTHING, Amount
@@ -12,6 +13,9 @@ from agentdag.limits.budget import Budget
 from agentdag.plan.plan import BudgetTerms, ModelRef, Plan, PromptWork
 from agentdag.providers import registry
 from agentdag.providers.prices import FREE, Prices, prices_of
+
+NO_BOUND = "none"
+"""On the command line: what the file bounds is not bounded."""
 
 
 class PriceList:
@@ -64,18 +68,24 @@ def check_prices(plan: Plan, prices: PriceList) -> None:
         provider = unknown[0].partition("/")[0]
         raise UsageError(
             f"the budget bounds the cost, and no price is known for {', '.join(unknown)}",
-            hint=f"say `providers: {{{provider}: {{prices: {{input: ..., output: ...}}}}}}`, or bound `tokens:`",
+            hint=f"say `providers: {{{provider}: {{prices: {{input: ..., output: ...}}}}}}`, or "
+            "bound `tokens` instead, with --budget cost=none",
         )
 
 
 def with_budget(plan: Plan, said: Mapping[str, str]) -> Plan:
-    """*plan* with the budget that the command line says, `cost` in USD or `tokens`; what it does not say stays."""
+    """*plan* with the budget that the command line says, `cost` in USD and `tokens`; what it does not say stays."""
     if not said:
         return plan
     terms = plan.budget or BudgetTerms()
-    tokens = int(said["tokens"]) if "tokens" in said else terms.tokens
-    cost = Decimal(said["cost"]) if "cost" in said else terms.cost_usd
-    return plan.spending(BudgetTerms(tokens, cost, terms.low_at, terms.actions))
+    tokens, cost = (None if said.get(name) == NO_BOUND else said.get(name, "") for name in ("tokens", "cost"))
+    return plan.spending(
+        replace(
+            terms,
+            tokens=terms.tokens if tokens == "" else None if tokens is None else int(tokens),
+            cost_usd=terms.cost_usd if cost == "" else None if cost is None else Decimal(cost),
+        )
+    )
 
 
 def budget_of(terms: BudgetTerms | None, spent: Amount = NOTHING, parent: Budget | None = None) -> Budget | None:

@@ -10,6 +10,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.errors import StoreError, UsageError
-from agentdag.events import NodeSettled, Status
+from agentdag.events import NodeSettled, RunStatus, Status
 from agentdag.limits.policy import AUTO_SHARE, ENOUGH_RECORDED, Past
 from agentdag.store.codec import decoded
 from agentdag.store.fold import Entry, RunRecord
@@ -38,6 +39,7 @@ _CUT = frozenset({Status.TIMED_OUT.value, Status.LATE.value, Status.CANCELLED.va
 LAST = "last"
 """What stands for the newest run."""
 RUNNING, KILLED, DAMAGED = "running", "interrupted", "damaged"
+SPENT = RunStatus.OUT_OF_BUDGET.value
 
 
 class RunLine(NamedTuple):
@@ -150,7 +152,7 @@ class History:
         rows = max(rows, (about["options"].get("batch") or {}).get("count", 0))
         statuses = {end[0] for end in ends}
         whole = len(ends) == rows and (not batch or KILLED not in statuses)
-        status = RUNNING if live else KILLED if not whole else statuses.pop() if len(statuses) == 1 else "failed"
+        status = RUNNING if live else _status(statuses, whole=whole)
         elapsed_s = None if not whole or live else sum(end[1] for end in ends) if not batch else None
         return RunLine(
             name,
@@ -160,7 +162,7 @@ class History:
             elapsed_s,
             _sum(end[2] for end in ends),
             _sum(end[3] for end in ends),
-            _total(Counter(end[4] for end in ends)) if whole else None,
+            _total(Counter(end[4] for end in ends)) if whole or status == SPENT else None,
             mode_of(about["options"]),
             rows if batch else None,
         )
@@ -322,6 +324,15 @@ def past_of(pipeline: str, *, simulated: bool) -> str:
 def mode_of(options: Mapping[str, Any]) -> str:
     """Who answered in a run with these options."""
     return "simulated" if options.get("simulate") else "replayed" if options.get("replay") else "real"
+
+
+def _status(statuses: AbstractSet[str], *, whole: bool) -> str:
+    """How a run, or all rows of a batch together, ended; *whole* says whether all have."""
+    if SPENT in statuses:
+        return SPENT
+    if not whole:
+        return KILLED
+    return next(iter(statuses)) if len(statuses) == 1 else "failed"
 
 
 def _counts(status: str, latency_s: float) -> bool:

@@ -54,7 +54,7 @@ def summary(
     for name, why in finished.output_errors.items():
         lines.append(Text(f"output {inert(name)} is null: {inert(why)}", style="yellow"))
     lines.append(_verdict(finished, settled))
-    lines.append(_time(finished))
+    lines.append(_time(finished, resumed=any(node.kept for node in settled)))
     lines += _waited(settled, finished.most_queued)
     usage = finished.usage
     if usage.input_tokens or usage.output_tokens:
@@ -150,9 +150,9 @@ def _verdict(finished: RunFinished, settled: Sequence[NodeSettled]) -> Text:
     return line
 
 
-def _time(finished: RunFinished) -> Text:
+def _time(finished: RunFinished, *, resumed: bool) -> Text:
     line = Text(f"time    {seconds(finished.elapsed_s)}; critical path {seconds(finished.critical_path_s)}")
     line.append(f"; one after another {seconds(finished.sequential_s)}")
-    if finished.elapsed_s > 0 and finished.sequential_s > finished.elapsed_s:
+    if not resumed and finished.elapsed_s > 0 and finished.sequential_s > finished.elapsed_s:
         line.append(f", {finished.sequential_s / finished.elapsed_s:.1f} times as long")
     return line
