@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-ALL = ("traces", "pipelines", "overhead", "stragglers", "journal", "kills", "calls", "startup")
+ALL = (
+    "traces",
+    "pipelines",
+    "overhead",
+    "stragglers",
+    "journal",
+    "kills",
+    "calls",
+    "startup",
+    "limits",
+    "saturation",
+    "tiers",
+)
 
 
 def main(names: list[str]) -> int:
