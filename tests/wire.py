@@ -39,7 +39,8 @@ class Limits:
     retry_after_s: float | None = None
     minute_s: float = 60.0
     refused: int = 0
-    taken: int = 0
+    taken_at: list[float] = field(default_factory=list)
+    """When each call was let in, on a clock of the server's."""
 
     def __post_init__(self) -> None:
         self._level, self._tokens, self._at, self._held = float(self.burst), float(self.tokens or 0), None, 0
@@ -58,7 +59,7 @@ class Limits:
         self._level -= self.rate is not None
         self._tokens -= tokens
         self._held += 1
-        self.taken += 1
+        self.taken_at.append(now)
         return True
 
     def done(self) -> None:

@@ -48,7 +48,7 @@ class RateSpec(Model):
     headroom: Share | None = Field(default=None, examples=[0.9])
     """The share of these rates that is used: 0.9 where nothing is said."""
     burst: Positive | None = Field(default=None, examples=[10])
-    """How many calls may go at once; where nothing is said, ten seconds of the rate, but at most ten calls, or one
+    """How many calls may go at once; where nothing is said, ten seconds of the rate, but at most ten calls, or half a
     second of the rate if that is more."""
 
 

@@ -26,6 +26,9 @@ PROBE_S = 0.5
 LONGEST_PROBE_S = 30.0
 GROWTH_PROBES = 2.0
 """By what the number in flight grows while nothing was ever refused."""
+GROWTH = 0.5
+"""By so many each answer adds to that number: by half in the time of one, for all that are out when a refusal comes
+are refused with it."""
 CAREFUL_GROWTH = 1.5
 """By what it grows after that."""
 GUESSED_OVER_S = 1.0
@@ -72,10 +75,12 @@ class _Span:
 
 
 class Pace:
-    """A rate that is unbounded until the first refusal, and learned from then on."""
+    """A rate that is unbounded until the first refusal, and learned from then on; *declared* is what it ought to be,
+    in calls a second, where somebody said."""
 
-    def __init__(self, chance: Random) -> None:
+    def __init__(self, chance: Random, declared: float | None = None) -> None:
         self._chance = chance
+        self.declared = declared
         self._measured = math.inf
         self._firm = False
         self._most = math.inf
@@ -169,6 +174,8 @@ class Pace:
         active_s = sent_at - begun_at
         if self._refused_at is None:
             self._bucket, self._bucket_s = self._through, active_s
+            if self.declared is not None:  # what went through besides the rate
+                self._bucket = round(max(1.0, self._through - self.declared * active_s))
         else:
             whole_s = sent_at - self._refused_at
             if self._through <= 0 and for_the_rate:
@@ -194,7 +201,8 @@ class Pace:
         through = sum(number for number, _ in told)
         seconds = sum(number / rate for number, rate in told if rate > 0)
         self._firm = through >= FIRM_FROM
-        self._measured = through / seconds if seconds > 0 else bucket / max(GUESSED_OVER_S, self._bucket_s)
+        guess = bucket / max(GUESSED_OVER_S, self._bucket_s) if self.declared is None else self.declared
+        self._measured = through / seconds if seconds > 0 else guess
 
 
 class InFlight:
@@ -236,9 +244,9 @@ class InFlight:
         self.out -= 1
 
     def succeeded(self) -> None:
-        """A call was answered; while nothing was ever refused, one more may be out if as many are wanted."""
+        """A call was answered; while nothing was ever refused, more may be out if as many are wanted."""
         if not self._ever_refused and self.out + 1 >= self.limit / 2:
-            self.limit = min(self.most, self.limit + 1)
+            self.limit = min(self.most, self.limit + GROWTH)
 
     def refused(self, now: float) -> bool:
         """A call was refused; whether that may be for how many were out."""

@@ -21,7 +21,9 @@ MINUTE_S = 60.0
 BURST_S = 10.0
 """So many seconds of quota may go at once ..."""
 BURST_CALLS = 10
-"""... but no more calls than these, or than a second's quota: servers count large quotas by the second."""
+"""... but no more calls than these ..."""
+LARGE_BURST_S = 0.5
+"""... or than so many seconds of a large quota: servers count it by the second, and calls arrive in bunches."""
 OVERLOAD_PAUSE_S = 1.0
 """The longest pause after a first overload that names none; it doubles with each."""
 LONGEST_PAUSE_S = 30.0
@@ -145,6 +147,11 @@ class Bucket:
         self.level = min(self.level, left) if self.most < math.inf else min(self.capacity, left)
 
 
+def _rate(quotas: Quotas) -> float | None:
+    """Calls a second, where they were declared."""
+    return None if quotas.rpm is None else quotas.headroom * quotas.rpm / quotas.minute_s
+
+
 def _plus(a: Need, b: Need) -> Need:
     return Need(a.input_tokens + b.input_tokens, a.output_tokens + b.output_tokens)
 
@@ -163,8 +170,8 @@ def _declared(quotas: Quotas) -> list[Bucket]:
             rate = quotas.headroom * most / quotas.minute_s
             burst = rate * BURST_S * quotas.minute_s / MINUTE_S
             if name == "requests":
-                a_second = rate * quotas.minute_s / MINUTE_S
-                burst = max(1.0, quotas.burst or min(burst, max(BURST_CALLS, a_second)))
+                large = rate * LARGE_BURST_S * quotas.minute_s / MINUTE_S
+                burst = max(1.0, quotas.burst or min(burst, max(BURST_CALLS, large)))
             buckets.append(Bucket(name, rate, burst, most, quotas.minute_s))
     return buckets
 
@@ -178,7 +185,7 @@ class Lane:
         self._log: OrderedDict[Permit, None] = OrderedDict()
         self._told: set[str] = {bucket.name for bucket in self._buckets}
         self._chance = chance or Random()  # noqa: S311 - no secret in it
-        self._pace = Pace(self._chance)
+        self._pace = Pace(self._chance, _rate(quotas))
         knows_nothing = learns and not quotas.says_anything
         most = math.inf if quotas.concurrency is None else quotas.concurrency
         self.in_flight = InFlight(FIRST_IN_FLIGHT if knows_nothing else math.inf, most)
@@ -199,6 +206,7 @@ class Lane:
         names = {bucket.name for bucket in declared}
         self._buckets = [*declared, *(bucket for bucket in self._buckets if bucket.name not in names)]
         self._told |= names
+        self._pace.declared = _rate(quotas)
 
     @property
     def counts_tokens(self) -> bool:
