@@ -121,6 +121,8 @@ class SdkClient:
         return call_error(bad_response(message, self.provider, request_id=request_id, final=final))
 
 
+NO_ROOM: Room = {}
+"""Nothing is told of any limit."""
 MOST_DIGITS = 12
 """A larger count is none."""
 _COUNTED = ("requests", "tokens", "input-tokens", "output-tokens")
@@ -128,6 +130,9 @@ _COUNTED = ("requests", "tokens", "input-tokens", "output-tokens")
 
 def room_of(headers: Mapping[str, str]) -> Room:
     """What the `x-ratelimit-*` or `anthropic-ratelimit-*` headers of an answer tell of limits and of what is left."""
+    raw = getattr(headers, "raw", None)
+    if raw is not None and not any(b"ratelimit" in name.lower() for name, _ in raw):
+        return NO_ROOM  # a look at the bytes: each name that is asked for costs more than all of them
     room = {}
     for counted in _COUNTED:
         left = headers.get(f"x-ratelimit-remaining-{counted}")
