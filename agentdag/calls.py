@@ -18,9 +18,14 @@ BYTES_PER_TOKEN = 3.5
 """A first guess where nothing was counted: UTF-8 bytes of a text over its tokens."""
 
 
+def size_of(*texts: str | None) -> int:
+    """How many bytes *texts* have in UTF-8 together."""
+    return sum(len(text.encode("utf-8", "replace")) for text in texts if text is not None)
+
+
 def estimate_tokens(text: str) -> int:
     """About how many tokens *text* has, where no provider has counted them."""
-    return round(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN)
+    return round(size_of(text) / BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,10 @@ class Amount:
     def used(cls, usage: Usage) -> Amount:
         """What *usage* takes of a budget."""
         return cls((usage.input_tokens or 0) + (usage.output_tokens or 0), usage.cost_usd or Decimal(0))
+
+    def text(self) -> str:
+        """In words: 4,162 tokens and $0.0041."""
+        return f"{self.tokens:,} tokens" + (f" and ${self.cost_usd:.4f}" if self.cost_usd else "")
 
     def plain(self) -> dict[str, Any]:
         """As machines read it; money is a string of decimal digits."""

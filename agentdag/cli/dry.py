@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentdag.calls import Amount, Usage
-from agentdag.events import Exit
+from agentdag.calls import Amount
+from agentdag.events import BudgetLeft, Exit
 from agentdag.language.scalars import seconds_text
+from agentdag.limits.budget import Budget
 from agentdag.plan.plan import CallWork, Plan
 from agentdag.plan.preview import LONGEST_ANSWER, Preview, Step
 from agentdag.session import Options, foreseen
 from agentdag.views.lines import writer
-from agentdag.views.words import count, inert, inert_lines, money
+from agentdag.views.words import count, inert, inert_lines, left, money
 
 MAX_LINES = 20
 """Lines of a prompt that are shown on a terminal; elsewhere all of them."""
@@ -59,24 +60,14 @@ def _text(seen: Preview, *, terminal: bool) -> str:
 def _budget(seen: Preview) -> list[str]:
     """Whether what is expected, and the most that can come, stay within the budget."""
     terms = seen.plan.budget
-    if terms is None:
+    budget = None if terms is None else Budget(terms.tokens, terms.cost_usd)
+    if budget is None or not (bounds := left(BudgetLeft(*budget.left()))):
         return []
-
-    def within(usage: Usage) -> bool:
-        taken = Amount.used(usage)
-        tokens_fit = terms.tokens is None or taken.tokens <= terms.tokens
-        return tokens_fit and (terms.cost_usd is None or taken.cost_usd <= terms.cost_usd)
-
-    bounds = [] if terms.cost_usd is None else [money(terms.cost_usd)]
-    bounds += [] if terms.tokens is None else [count(terms.tokens, "token")]
-    if not bounds:
-        return []
+    fits, always = (budget.holds(Amount.used(usage)) for usage in (seen.low, seen.high))
     verdict = "what is expected does not fit: the run ends early, with exit code 3"
-    if within(seen.low):
-        verdict = (
-            "always enough" if within(seen.high) else "enough for what is expected, not for the most that can come"
-        )
-    return [f"budget  {' and '.join(bounds)}: {verdict}"]
+    if fits:
+        verdict = "always enough" if always else "enough for what is expected, not for the most that can come"
+    return [f"budget  {bounds}: {verdict}"]
 
 
 def _step_lines(step: Step, *, terminal: bool) -> Iterator[str]:

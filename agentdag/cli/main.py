@@ -250,12 +250,9 @@ def pool(  # noqa: PLR0913 - one option each
 
     options = Options(
         **changes(
-            concurrency=None,
-            schedule=None,
             simulate=simulate,
             time_scale=time_scale,
             seed=seed,
-            select=None,
             cache=cache,
             record=record,
             replay=replay,

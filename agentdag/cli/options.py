@@ -154,12 +154,12 @@ HistoryOutput = Annotated[HistoryFormat, typer.Option("--format", help="For peop
 
 def changes(  # noqa: PLR0913 - one option each
     *,
-    concurrency: int | None,
-    schedule: ScheduleName | None,
+    concurrency: int | None = None,
+    schedule: ScheduleName | None = None,
     simulate: bool = False,
     time_scale: float | None,
     seed: int | None,
-    select: list[str] | None,
+    select: list[str] | None = None,
     cache: bool,
     record: Path | None,
     replay: Path | None = None,

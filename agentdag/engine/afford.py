@@ -34,16 +34,17 @@ def purse_of(run: Run, node: PlanNode) -> Budget | None:
     if terms is None:
         return run.budget
     before = None if run.reuse is None else run.reuse.recorded(node.id)
-    spent = NOTHING if before is None else before.charged + before.reserved
+    spent = NOTHING if before is None else before.taken
     return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=run.budget, name="its own budget")
 
 
-def bounded(run: Run, node: PlanNode, asked: Prompted, purse: Budget) -> Prompted:
-    """*asked* with a longest answer, which a budget needs: no longer than what is not spent of it can pay."""
+def bounded(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget) -> Prompted:
+    """*asked*, of *size* bytes, with a longest answer, which a budget needs: no longer than what is not spent of it
+    can pay."""
     if asked.sampling.max_tokens is not None:
         return asked
     most = max(MAX_TOKENS, EXPECTED_TIMES * (node.tokens or 0))
-    asks = size_of(asked) + FRAMING
+    asks = size + FRAMING
     prices = run.prices(asked.model)
     cost = NOTHING.cost_usd if prices is None else prices.at_most(asks, 0)
     each = NOTHING.cost_usd if prices is None else prices.at_most(asks, 1) - cost
@@ -84,9 +85,7 @@ def too_little(run: Run, node: str, worst: Amount | None) -> str:
     budget = None if run.budget is None or worst is None else run.budget.too_small(worst)
     if budget is None or worst is None:
         return "the budget is spent"
-    return f"{budget.name} has {budget.left_text()} left, and {node} may take {worst.tokens:,} tokens" + (
-        f" and ${worst.cost_usd:.4f}" if worst.cost_usd else ""
-    )
+    return f"{budget.name} has {budget.left_text()} left, and {node} may take {worst.text()}"
 
 
 def prefix_of(asked: Prompted) -> str | None:
@@ -95,19 +94,14 @@ def prefix_of(asked: Prompted) -> str | None:
     return digest((str(asked.model), text)) if len(text.encode("utf-8", "replace")) >= LEAST_CACHED_BYTES else None
 
 
-def size_of(asked: Prompted) -> int:
-    """How many bytes *asked* has in UTF-8."""
-    size = len(asked.prompt.encode("utf-8", "replace"))
-    return size if asked.system is None else size + len(asked.system.encode("utf-8", "replace"))
-
-
-def claim_of(run: Run, node: PlanNode, asked: Prompted, purse: Budget | None, road: Lane | None) -> Claim:
-    """What an attempt of *asked* takes: of its lane, the *road*, by estimate; of *purse* at the most."""
+def claim_of(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget | None, road: Lane | None) -> Claim:
+    """What an attempt of *asked*, of *size* bytes, takes: of its lane, the *road*, by estimate; of *purse* at the
+    most."""
     counts = road is not None and road.counts_tokens
     prefix = prefix_of(asked) if run.plan.cache_warm else None
     if not counts and purse is None:
         return NO_CLAIM if prefix is None else Claim(prefix=prefix)
-    size, most = size_of(asked), _longest(asked.sampling)
+    most = _longest(asked.sampling)
     need, worst = Need(), NOTHING
     if counts:
         expected = min(most or node.rehearsal.tokens, node.rehearsal.tokens)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.function import FunctionAgent, StandInAgent
 from agentdag.agents.llm import ModelAgent, unheard, unpriced
-from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Request
-from agentdag.engine.afford import bounded, claim_of, degraded, purse_of, size_of, too_little
+from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Request, size_of
+from agentdag.engine.afford import bounded, claim_of, degraded, purse_of, too_little
 from agentdag.engine.asks import Asked, Prompted, rendered
 from agentdag.engine.run import Run
 from agentdag.errors import ErrorKind, Failure
@@ -225,11 +225,13 @@ class NodeLife(Turn):
             if run.budget is not None:
                 asked, self._degraded = degraded(run, work, asked)
                 self._by = self._by._replace(model=str(asked.model))
-            if self.purse is not None:
-                asked = bounded(run, node, asked, self.purse)
             lane = str(asked.model)
             road = run.governor.lanes(lane)
-            claim = claim_of(run, node, asked, self.purse, road)
+            limited = road is not None or self.purse is not None
+            size = size_of(asked.prompt, asked.system) if limited else 0
+            if self.purse is not None:
+                asked = bounded(run, node, asked, size, self.purse)
+            claim = claim_of(run, node, asked, size, self.purse, road)
             self.reserved = claim.worst if self.purse is not None else None
             prices = run.prices(asked.model)
             request = Request(
@@ -255,7 +257,7 @@ class NodeLife(Turn):
                 billed=not getattr(provider, "free", False),
                 price=unpriced if prices is None else prices.of,
                 claim=claim,
-                heard=unheard if road is None else partial(run.estimates.learn, node.id, lane, size_of(asked)),
+                heard=unheard if road is None else partial(run.estimates.learn, node.id, lane, size),
             )
         if simulator is not None:
             return StandInAgent(simulator, node.rehearsal)

@@ -39,12 +39,12 @@ from agentdag.events import (
     Status,
     later,
 )
+from agentdag.language.scalars import LOW_PRIORITY
 from agentdag.limits.deadlines import LET_GO_S
 from agentdag.limits.rates import Lane
 from agentdag.limits.slots import NO_NEED, Place, Rank, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, remaining_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
-from agentdag.plan.plan import ModelRef
 from agentdag.plan.schedule import Schedule, State
 
 _LOG = logging.getLogger("agentdag")
@@ -53,8 +53,6 @@ GRACE_S = 10.0
 AT_ONCE_S = 0.4
 """How long what is cut by a second interrupt may take to stop."""
 PROGRESS_EVERY_S = 1.0
-LOW = 2
-"""The priority of what is shed."""
 SHORTEST_COUNTED_WAIT_S = 0.001
 """A shorter wait for a slot is no more than the engine's own work."""
 
@@ -80,7 +78,6 @@ class Runner:
         self._queued: dict[int, Seat] = {}
         self._backlog: dict[Lane | None, list[tuple[Rank, int, float]]] = {}
         """Those that are ready and not queued, and since when, by their lane: heaps."""
-        self._lanes: dict[ModelRef, Lane | None] = {}
         self._queued_on: Counter[Lane | None] = Counter()
         self._most_queued = 0
         self._is_low = False
@@ -277,11 +274,7 @@ class Runner:
 
     def _lane_of(self, number: int) -> Lane | None:
         model = self._run.plan.nodes[number].model
-        if model is None:
-            return None
-        if model not in self._lanes:
-            self._lanes[model] = self._run.governor.lanes(str(model))
-        return self._lanes[model]
+        return None if model is None else self._run.governor.lanes(str(model))
 
     def _feed_queue(self) -> None:
         """Queue those that are ready, best first, as far as `limits.queue` allows: so many for each lane, that nobody
@@ -319,7 +312,7 @@ class Runner:
         if self._run.plan.queue is not None:
             self._feed_queue()
         now = self._run.now()
-        if self._ranks[number][0] == LOW and number not in self._lives and self._run.low("shed"):
+        if self._ranks[number][0] == LOW_PRIORITY and number not in self._lives and self._run.low("shed"):
             self._shed(number, seat)
             return
         self._schedule.start(number, now)

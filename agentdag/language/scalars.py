@@ -158,5 +158,7 @@ Positive = Annotated[int, Field(ge=1), Written(also=_COUNT_WITH_UNDERSCORES)]
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[str, ...] = get_args(Priority)
 """What goes first stands first."""
+LOW_PRIORITY = PRIORITIES.index("low")
+"""Of what a low budget sheds."""
 ModelName = Annotated[str, BeforeValidator(_check_model), Written(only=MODEL_FORM)]
 FunctionName = Annotated[str, AfterValidator(_check_call), Written(only=_CALL_FORM)]

@@ -203,6 +203,12 @@ NO_TICKET = Ticket()
 """Of a call that is not limited."""
 
 
+def _ticket(seat: Seat, reservation: Reservation | None) -> Ticket:
+    """What a call goes out with: what its *seat* has reserved on its lane, and its *reservation* of a budget."""
+    permit = seat.sent()
+    return NO_TICKET if permit is None and reservation is None else Ticket(permit, reservation)
+
+
 def _settle_lane(permit: Permit, usage: Usage | None, failure: Failure | None, now: float, *, answered: bool) -> None:
     lane = permit.lane
     if usage is not None:
@@ -283,8 +289,7 @@ class Governor:
         if self.warmth.must_wait(prefix):
             begun, turn.away_for = time.monotonic(), "cache"
             turn.seat.leave()
-            while self.warmth.must_wait(prefix):
-                await self.warmth.wait(prefix)
+            await self.warmth.wait(prefix)
             turn.away_for = "retry"
             turn.waited("cache", time.monotonic() - begun)
         return self.warmth.enter(prefix)
@@ -318,10 +323,7 @@ class Governor:
             call.attempts += 1
             if turn.recorded:
                 await turn.admit(turn.attempts_before + call.attempts)
-            permit = seat.sent()
-            if permit is None and reservation is None:
-                return NO_TICKET
-            ticket, reservation = Ticket(permit, reservation), None
+            ticket, reservation = _ticket(seat, reservation), None
             return ticket
         finally:
             if reservation is not None:
@@ -370,9 +372,8 @@ class Governor:
             turn.away_for = "retry"
             turn.waited("budget", time.monotonic() - begun)
         if reservation is None:
-            what = f"{worst.tokens:,} tokens" + (f" and ${worst.cost_usd:.4f}" if worst.cost_usd else "")
             small = turn.purse.too_small(worst) or turn.purse
-            why = f"not asked: it may take {what}, and {small.name} has {small.left_text()} left"
+            why = f"not asked: it may take {worst.text()}, and {small.name} has {small.left_text()} left"
             turn.unfunded = True
             if call.failure is None:
                 call.failure = Failure(ErrorKind.BUDGET, why, final=True)
@@ -560,7 +561,7 @@ class _Race(Generic[T]):
             self._in_line = {each for each in self._in_line if each is not task}
             turn.hedges += 1
             turn.hedged(self._number, after_s)
-            ticket, reservation = Ticket(seat.sent(), reservation), None
+            ticket, reservation = _ticket(seat, reservation), None
             return await self._call(number, ticket)
         finally:
             if reservation is not None:

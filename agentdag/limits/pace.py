@@ -252,7 +252,7 @@ class InFlight:
         """A call was refused; whether that may be for how many were out."""
         self._fell = self.out >= max(1, self._held - 1) or not self._ever_refused
         if self._fell:
-            self._fall()
+            self._fall(self.out)
             if self._ever_refused:
                 self._probe_s = min(LONGEST_PROBE_S, 2 * self._probe_s)
             self._probe_at = now + self._probe_s
@@ -262,15 +262,14 @@ class InFlight:
     def refused_too(self) -> None:
         """One more of those that were out was refused."""
         if self._fell:
-            self._fall()
+            self._fall(self.out)
 
     def overloaded(self, until: float) -> None:
         """The server is short of capacity, whatever it has held before, and is left alone *until* then."""
         self._ever_refused = True
-        self.limit = max(1, min(self.limit, self.out // 2))
-        self._held = int(self.limit)
+        self._fall(self.out // 2)
         self._probe_at = until + self._probe_s
 
-    def _fall(self) -> None:
-        self.limit = max(1, min(self.limit, self.out))
+    def _fall(self, to: int) -> None:
+        self.limit = max(1, min(self.limit, to))
         self._held = int(self.limit)

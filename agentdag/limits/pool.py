@@ -85,7 +85,7 @@ def above_zero(name: str, value: Any) -> None:
 class _Work:
     """One submission on its way to a slot."""
 
-    __slots__ = ("act", "future", "number", "priority", "seat", "submitted_at", "task", "timeout_s")
+    __slots__ = ("act", "future", "priority", "seat", "submitted_at", "task", "timeout_s")
 
     def __init__(
         self, act: Callable[[Seat], Awaitable[Any]], future: asyncio.Future[Any], priority: int, timeout_s: float | None
@@ -95,7 +95,6 @@ class _Work:
         self.priority = priority
         self.timeout_s = timeout_s
         self.submitted_at = time.monotonic()
-        self.number = 0
         self.seat: Seat | None = None
         self.task: asyncio.Task[Any] | None = None
 

@@ -141,6 +141,7 @@ class Slots:
         self._alarm = alarm
         self.plain = _Line(None)
         """Those who need no lane."""
+        self._only_plain = [self.plain]
         self._lines: dict[Lane, _Line] = {}
         self._arrived = 0
         self._granted = 0
@@ -179,14 +180,13 @@ class Slots:
         """Give free slots, best first, to whoever's lane is open."""
         now = 0.0
         while self.held < self.cap and self.waiting:
+            open_ = self._only_plain
             if self._lines:
                 now = self.clock()
                 open_ = self._open(now)
                 if not open_:
                     return
-                seat = self._first(open_[0]) if len(open_) == 1 else self._next(open_)
-            else:
-                seat = self._first(self.plain)
+            seat = self._next(open_)
             self.held += 1
             self._granted += 1
             self.unqueue(seat.line)
@@ -210,21 +210,15 @@ class Slots:
             self._alarm(soonest_s)
         return open_
 
-    def _first(self, line: _Line) -> Seat:
-        """Who goes next in *line*: whoever was passed over too often, in one of two cases; else the best."""
-        if self._granted % 2:
-            granted_before, _, oldest = line.oldest()
-            if self._granted - granted_before >= MAX_OVERTAKEN:
-                return oldest
-        return line.best()
-
     def _next(self, lines: list[_Line]) -> Seat:
-        """Who goes next of several *lines*, likewise."""
+        """Who goes next of *lines*: whoever was passed over too often, in one of two cases; else the best."""
+        alone = len(lines) == 1
         if self._granted % 2:
-            granted_before, _, oldest = min((line.oldest() for line in lines), key=lambda each: each[1])
+            first = lines[0].oldest() if alone else min((line.oldest() for line in lines), key=lambda each: each[1])
+            granted_before, _, oldest = first
             if self._granted - granted_before >= MAX_OVERTAKEN:
                 return oldest
-        return min((line.best() for line in lines), key=lambda seat: (*seat.rank, seat.arrival))
+        return lines[0].best() if alone else min((line.best() for line in lines), key=lambda s: (*s.rank, s.arrival))
 
 
 class Seat:

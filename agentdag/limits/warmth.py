@@ -46,9 +46,7 @@ class Warmth:
     def left(self, prefix: str, *, answered: bool) -> None:
         """The first call has ended; where it was not answered, another goes first."""
         if prefix in self._heating:
-            if answered:
-                self._warm_since[prefix] = self._clock()
-            self._let_go(prefix)
+            self.warmed(prefix) if answered else self._let_go(prefix)
 
     def _let_go(self, prefix: str) -> None:
         waiting = self._heating.pop(prefix, None)

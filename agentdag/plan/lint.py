@@ -17,7 +17,7 @@ from agentdag.language.check import Report
 from agentdag.language.findings import did_you_mean
 from agentdag.language.guards import Unguarded, unguarded
 from agentdag.language.sandbox import View
-from agentdag.language.scalars import duration_text, seconds_text
+from agentdag.language.scalars import LOW_PRIORITY, duration_text, seconds_text
 from agentdag.language.spec import FallbackSpec, LimitsSpec, NodeSpec, PipelineSpec
 from agentdag.language.templates import RUN_ATTRIBUTES, Problem, Read, Template, TemplateError
 from agentdag.plan.advice import lints, mostly_assumed
@@ -44,8 +44,6 @@ FAR_ABOVE = 20
 """How many times what a node is expected to take its timeout may be."""
 LONG_TIMEOUT_S = 300.0
 """A timeout up to here is not far above anything."""
-LOW = 2
-"""The priority of what a low budget sheds."""
 ROUTING_TOKENS = 20
 """An answer of so many tokens or fewer is a label, not a thought."""
 LONG_PROMPT_TOKENS = 50_000
@@ -93,7 +91,7 @@ class Linter:
     def _missing_outputs(self) -> None:
         """Outputs of nodes that may be missing, read without asking."""
         shed = self.plan.budget is not None and "shed" in self.plan.budget.actions
-        optional = {node.id for node in self.plan.nodes if node.optional or (shed and node.priority == LOW)}
+        optional = {node.id for node in self.plan.nodes if node.optional or (shed and node.priority == LOW_PRIORITY)}
         for node in self.plan.nodes:
             absent = optional | set(node.needs) if node.may_lack else optional
             if shed and len(node.needs) == 1:  # without it, nothing is asked either

@@ -238,10 +238,6 @@ class Plan:
         """The nodes that `outputs` read."""
         return frozenset[str]().union(*(value.nodes for value in self.outputs.values()))
 
-    def spending(self, budget: BudgetTerms | None) -> Plan:
-        """The plan with another budget."""
-        return replace(self, budget=budget)
-
     def one_tier_down(self, work: PromptWork) -> PromptWork | None:
         """*work* by the next cheaper tier; None where there is none."""
         names = [tier.name for tier in self.tiers]

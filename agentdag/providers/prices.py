@@ -53,8 +53,6 @@ class Prices:
     def of(self, usage: Usage) -> Decimal:
         """USD; output tokens include those of reasoning, as all providers count them."""
         whole, cached, written = usage.input_tokens or 0, usage.cached_tokens or 0, usage.written_tokens
-        if not (cached or written):
-            return (whole * self.input.at(whole) + (usage.output_tokens or 0) * self.output.at(whole)) / _MILLION
         fresh = max(0, whole - cached - written)
         cost = fresh * self.input.at(whole) + cached * self.cached_input.at(whole)
         cost += written * self.written_input.at(whole) + (usage.output_tokens or 0) * self.output.at(whole)

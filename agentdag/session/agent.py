@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from agentdag.agents.agent import Task
 from agentdag.agents.llm import ModelAgent, unpriced
-from agentdag.calls import NO_USAGE, Provider, Request, Sampling, Usage
+from agentdag.calls import NO_USAGE, Provider, Request, Sampling, Usage, size_of
 from agentdag.errors import TRANSIENT, UsageError, call_error
 from agentdag.language.scalars import MODEL_NAME
 from agentdag.language.spec import ProviderSpec
@@ -122,7 +122,7 @@ class Agent:
             timeout_s=self._policy.attempt_s,
             provider=self.model.provider,
         )
-        size = len(request.prompt.encode("utf-8", "replace"))
+        size = size_of(request.prompt, request.system)
         expected = min(self._sampling.max_tokens or request.rehearsal.tokens, request.rehearsal.tokens)
         asked = ModelAgent(
             home.provider,

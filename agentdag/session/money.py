@@ -78,14 +78,11 @@ def with_budget(plan: Plan, said: Mapping[str, str]) -> Plan:
     if not said:
         return plan
     terms = plan.budget or BudgetTerms()
-    tokens, cost = (None if said.get(name) == NO_BOUND else said.get(name, "") for name in ("tokens", "cost"))
-    return plan.spending(
-        replace(
-            terms,
-            tokens=terms.tokens if tokens == "" else None if tokens is None else int(tokens),
-            cost_usd=terms.cost_usd if cost == "" else None if cost is None else Decimal(cost),
-        )
-    )
+    if (tokens := said.get("tokens")) is not None:
+        terms = replace(terms, tokens=None if tokens == NO_BOUND else int(tokens))
+    if (cost := said.get("cost")) is not None:
+        terms = replace(terms, cost_usd=None if cost == NO_BOUND else Decimal(cost))
+    return replace(plan, budget=terms)
 
 
 def budget_of(terms: BudgetTerms | None, spent: Amount = NOTHING, parent: Budget | None = None) -> Budget | None:

@@ -93,7 +93,7 @@ class Stage:
 
     def bound_batch(self, spent: Amount) -> Budget | None:
         """What all rows together may spend, where the command line says so; *spent* is gone already."""
-        plan = with_budget(self.plan.spending(None), self.options.budget)
+        plan = with_budget(replace(self.plan, budget=None), self.options.budget)
         self._batch_budget = budget_of(plan.budget, spent)
         check_prices(plan, self._prices)
         return self._batch_budget

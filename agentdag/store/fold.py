@@ -64,6 +64,11 @@ class NodeRecord:
     charged: Amount = NOTHING
     """What it took of the budget before that."""
 
+    @property
+    def taken(self) -> Amount:
+        """What it took of a budget in all: of a call that was cut off, the most."""
+        return self.charged + self.reserved
+
     def reserve(self, amount: Amount | None) -> None:
         """A call is made that may cost *amount*."""
         self.last_reserved = amount or NOTHING
@@ -114,7 +119,7 @@ class RunRecord:
     @property
     def charged(self) -> Amount:
         """What all its lives took of a budget, as far as one was there: of a call that was cut off, the most."""
-        return sum((node.charged + node.reserved for node in self.nodes.values()), NOTHING)
+        return sum((node.taken for node in self.nodes.values()), NOTHING)
 
     def node(self, name: str) -> NodeRecord:
         return self.nodes.setdefault(name, NodeRecord())
