@@ -262,14 +262,9 @@ class Linter:
 
     def _budgets(self) -> None:
         """Budgets of money for models whose price nobody knows."""
-        spec = self.spec
-        whole = spec.budget is not None and spec.budget.cost is not None
-        for node in self.plan.nodes:
-            own = node.budget is not None and node.budget.cost_usd is not None
-            for choice in node.choices if whole or own else ():
-                model = choice.model
-                if model is None or self._is_priced(model):
-                    continue
+        for node, model in self.plan.bounded():
+            if not self._is_priced(model):
+                own = node.budget is not None and node.budget.cost_usd is not None
                 path: Path_ = ("nodes", node.id, "budget", "cost") if own else ("budget", "cost")
                 message = f"no price is known for `{model}`, which `{node.id}` asks: its cost cannot be bounded"
                 hint = f"say `providers: {{{model.provider}: {{prices: {{input: ..., output: ...}}}}}}`"

@@ -5,7 +5,7 @@ Every template is parsed, every reference resolved, every default filled in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -237,6 +237,23 @@ class Plan:
     def wanted(self) -> frozenset[str]:
         """The nodes that `outputs` read."""
         return frozenset[str]().union(*(value.nodes for value in self.outputs.values()))
+
+    def models_of(self, node: PlanNode) -> Iterator[ModelRef]:
+        """Every model that *node* may ask, those of lower tiers among them where a low budget moves it there."""
+        degrades = self.budget is not None and "downgrade" in self.budget.actions
+        for choice in node.choices:
+            if isinstance(choice.work, PromptWork):
+                yield choice.work.model
+                lower = self.one_tier_down(choice.work) if degrades else None
+                if lower is not None:
+                    yield lower.model
+
+    def bounded(self) -> Iterator[tuple[PlanNode, ModelRef]]:
+        """Every node whose cost is bounded, with each model that it may ask: their prices must be known."""
+        whole = self.budget is not None and self.budget.cost_usd is not None
+        for node in self.nodes:
+            if whole or (node.budget is not None and node.budget.cost_usd is not None):
+                yield from ((node, model) for model in self.models_of(node))
 
     def one_tier_down(self, work: PromptWork) -> PromptWork | None:
         """*work* by the next cheaper tier; None where there is none."""

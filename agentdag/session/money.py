@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
@@ -10,7 +10,7 @@ from agentdag.calls import NOTHING, Amount
 from agentdag.errors import UsageError
 from agentdag.language.spec import PricesSpec, ProviderSpec
 from agentdag.limits.budget import Budget
-from agentdag.plan.plan import BudgetTerms, ModelRef, Plan, PromptWork
+from agentdag.plan.plan import BudgetTerms, ModelRef, Plan
 from agentdag.providers import registry
 from agentdag.providers.prices import FREE, Prices, prices_of
 
@@ -44,26 +44,9 @@ def _declared(said: PricesSpec) -> Prices:
     return Prices.flat(*(Decimal(str(each)) for each in (said.input, said.output, cached)))
 
 
-def models_of(plan: Plan) -> Iterator[ModelRef]:
-    """Every model that a run of *plan* may ask, those of lower tiers among them; each may come several times."""
-    degrades = plan.budget is not None and "downgrade" in plan.budget.actions
-    for node in plan.nodes:
-        for choice in node.choices:
-            if isinstance(choice.work, PromptWork):
-                yield choice.work.model
-                lower = plan.one_tier_down(choice.work) if degrades else None
-                if lower is not None:
-                    yield lower.model
-
-
 def check_prices(plan: Plan, prices: PriceList) -> None:
     """Refuse a budget of money for a model whose price nobody knows."""
-    bounded = plan.budget is not None and plan.budget.cost_usd is not None
-    models = set(models_of(plan)) if bounded else set()
-    if not bounded:
-        own = (node for node in plan.nodes if node.budget is not None and node.budget.cost_usd is not None)
-        models = {choice.model for node in own for choice in node.choices if choice.model is not None}
-    unknown = sorted({str(model) for model in models if prices(model) is None})
+    unknown = sorted({str(model) for _, model in plan.bounded() if prices(model) is None})
     if unknown:
         provider = unknown[0].partition("/")[0]
         raise UsageError(

@@ -38,7 +38,7 @@ from agentdag.providers.http import SharedHttp
 from agentdag.providers.recorded import RecordingProvider, Recordings, ReplayProvider
 from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
-from agentdag.session.money import PriceList, budget_of, check_prices, models_of, with_budget
+from agentdag.session.money import PriceList, budget_of, check_prices, with_budget
 from agentdag.session.options import Options, planned, recalled
 from agentdag.store.fold import RunRecord
 from agentdag.store.keeper import Keeper
@@ -240,8 +240,9 @@ class Stage:
 
     def _asked(self) -> list[str]:
         """Every provider that a node of this run will really ask."""
-        real = tuple(node for node in self.plan.nodes if not (self.options.simulate and node.simulated is not False))
-        return sorted({model.provider for model in models_of(replace(self.plan, nodes=real))})
+        plan = self.plan
+        real = (node for node in plan.nodes if not (self.options.simulate and node.simulated is not False))
+        return sorted({model.provider for node in real for model in plan.models_of(node)})
 
     def _provider(self, name: str, http: SharedHttp) -> Provider:
         spec = self.plan.providers.get(name) or ProviderSpec()
