@@ -6,11 +6,12 @@ A provider is anything with `complete` and `aclose`. This file knows no provider
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from agentdag.errors import ErrorKind
+from agentdag.values import value
 
 _N = TypeVar("_N", int, Decimal)
 
@@ -28,7 +29,7 @@ def estimate_tokens(text: str) -> int:
     return round(size_of(text) / BYTES_PER_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Usage:
     """Tokens and money of one call or of many. Unknown is None, never 0.
 
@@ -68,7 +69,15 @@ class Usage:
         cost = plain.get("cost_usd")
         return cls(**{**plain, "cost_usd": None if cost is None else Decimal(str(cost))})
 
+    def costing(self, cost_usd: Decimal) -> Usage:
+        """The same, with its cost."""
+        return Usage(
+            self.input_tokens, self.output_tokens, self.cached_tokens, cost_usd, self.estimated, self.written_tokens
+        )
+
     def __add__(self, other: Usage) -> Usage:
+        if self is NO_USAGE:
+            return other
         return Usage(
             _sum(self.input_tokens, other.input_tokens),
             _sum(self.output_tokens, other.output_tokens),
@@ -79,7 +88,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Amount:
     """What a budget counts: tokens in and out together, and USD; an unknown price counts as nothing."""
 
@@ -124,7 +133,7 @@ MAYBE_BILLED = Usage(0, 0, 0, None, estimated=True)
 """Of a call that came to nothing and may have been billed: no tokens are known, and neither is the cost."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Sampling:
     """The model parameters of a request; None leaves the provider's default."""
 
@@ -143,7 +152,7 @@ class Sampling:
         return {name: value for name, value in values.items() if value not in (None, (), {})}
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Rehearsal:
     """What the simulator plays for a node: how long, how much, and which failures."""
 
@@ -155,7 +164,7 @@ class Rehearsal:
     output: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Request:
     """One model call. `node` and `attempt` (from 1) say whose it is, `hedge` which of the same calls beside it.
 
@@ -190,7 +199,7 @@ Room = Mapping[str, Gauge]
 """Gauges by what they count: requests, tokens, input_tokens, output_tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reply:
     """A complete answer. `ttft_s` is the time to the first token, from the start of the call."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from agentdag.calls import Amount, Usage
 from agentdag.errors import Failure, Word
+from agentdag.values import value
 
 E = TypeVar("E", bound="Event")
 _LOG = logging.getLogger("agentdag")
@@ -80,7 +80,7 @@ class Exit(IntEnum):
     TERMINATED = 143, "SIGTERM stopped the run; what had finished is printed."
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RunStarted:
     """`at` is in seconds since the run began, in every event; `time` is UTC in ISO 8601."""
 
@@ -96,7 +96,7 @@ class RunStarted:
     sequential_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BarrierOpened:
     """A join goes on: with `arrived`, without `missing`, of which those in `late` were still out.
 
@@ -115,7 +115,7 @@ class BarrierOpened:
     pass_number: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeResumed:
     """In a run that goes on, whether what is there of a node is `kept` or its work is done (again), and why."""
 
@@ -127,7 +127,7 @@ class NodeResumed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeStarted:
     """An attempt (from 1, in each pass) of a node holds a slot and acts. `model` is None where none is asked."""
 
@@ -143,7 +143,7 @@ class NodeStarted:
     """What it may cost at the most, where a budget bounds it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeProgress:
     """Tokens as they stream, estimated until the answer is complete; a few times a second at most."""
 
@@ -155,7 +155,7 @@ class NodeProgress:
     ttft_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeWaiting:
     """A node stopped waiting on `on` (`slot`, `rate`, `budget`, `cache` or `retry`) after `seconds`."""
 
@@ -167,7 +167,7 @@ class NodeWaiting:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeRetrying:
     """Attempt `attempt` failed; the next begins after `wait_s`."""
 
@@ -180,7 +180,7 @@ class NodeRetrying:
     error: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeHedged:
     """An attempt was still out after `after_s`: the same call runs a second time beside it. The first answer wins."""
 
@@ -194,7 +194,7 @@ class NodeHedged:
     """As of `node.started`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeFallback:
     """All attempts so far have failed, at last with `error`: fallback number `fallback` (from 1) takes over."""
 
@@ -207,7 +207,7 @@ class NodeFallback:
     error: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class PassFinished:
     """A pass of a progressive join ended; where it failed, `error` says why and the output before it stands."""
 
@@ -221,7 +221,7 @@ class PassFinished:
     error: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeSettled:
     """A node's end. `latency_s` is of the last attempt alone; `waits` are seconds by cause.
 
@@ -262,7 +262,7 @@ class NodeSettled:
     """What it took of a budget, in this life of the run; of a call whose cost is not known, the most it can be."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BudgetLeft:
     """What of a budget is neither spent nor reserved; None where there is no bound."""
 
@@ -280,7 +280,7 @@ class BudgetLeft:
         return cls(plain["tokens"], None if cost is None else Decimal(str(cost)))
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BudgetLow:
     """So much of the budget is spent that from now on `actions` are taken."""
 
@@ -291,7 +291,7 @@ class BudgetLow:
     actions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RunProgress:
     """Once a second at most: what is going on. `waiting` counts nodes by what they wait for; of `budget_left`, what is
     not bounded is None."""
@@ -306,7 +306,7 @@ class RunProgress:
     budget_left: BudgetLeft | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RunFinished:
     """The run's end. Both totals come from the measured latencies.
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from agentdag.calls import NO_USAGE, OnDelta, Usage
 from agentdag.errors import Failure
-from agentdag.limits.governor import NO_CLAIM, Act, Call, Claim, Governor, Turn
+from agentdag.limits.governor import Governor
+from agentdag.limits.turn import NO_CLAIM, Act, Call, Claim, Turn
 
 T = TypeVar("T")
 
@@ -25,9 +26,9 @@ class Task:
     turn: Turn
     on_delta: OnDelta
 
-    def call(self, act: Act[T], lane: str | None = None, claim: Claim = NO_CLAIM) -> Awaitable[Call[T]]:
-        """*act* through the governor's door. *lane* names the model on its key, *claim* what each attempt takes."""
-        return self.governor.call(act, self.turn, lane, claim)
+    def call(self, act: Act[T], claim: Claim = NO_CLAIM) -> Awaitable[Call[T]]:
+        """*act* through the governor's door; *claim* says whom each attempt asks, and what it takes."""
+        return self.governor.call(act, self.turn, claim)
 
 
 class Outcome(NamedTuple):

@@ -25,7 +25,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from agentdag.agents.agent import Outcome, Task
 from agentdag.calls import Provider, Rehearsal, Request
 from agentdag.errors import ErrorKind, Failure, FinalError
-from agentdag.limits.governor import Attempt
+from agentdag.limits.turn import Attempt
 
 _ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
 """What a future does not take, or what would end more than the function."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from types import NoneType
 from typing import Any, NamedTuple
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from agentdag.agents.agent import Outcome, Task
 from agentdag.calls import MAYBE_BILLED, NO_USAGE, Provider, Reply, Request, Usage
 from agentdag.errors import ErrorKind, Failure, FinalError
-from agentdag.limits.governor import NO_CLAIM, Attempt, Claim
+from agentdag.limits.turn import Attempt, Claim
+from agentdag.values import value
 
 Price = Callable[[Usage], Decimal | None]
 """What a usage costs; None where nobody knows."""
@@ -25,21 +26,20 @@ def unheard(_usage: Usage) -> None:
     """Nobody learns from it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ModelAgent:
-    """Sends *request* to *provider*. *lane* names the model on its key; *redact* takes secrets out of a text.
+    """Sends *request* to *provider*; each attempt takes *claim*. *redact* takes secrets out of a text.
 
     *billed* says whether anybody may charge for it, which the simulator does not; *price* what an answer costs, or
-    would; *claim* what each attempt takes of what is limited. *heard* is told what each answer took.
+    would. *heard* is told what each answer took.
     """
 
     provider: Provider
     request: Request
-    lane: str
+    claim: Claim
     redact: Callable[[str], str]
     billed: bool = True
     price: Price = unpriced
-    claim: Claim = NO_CLAIM
     heard: Callable[[Usage], None] = unheard
 
     async def perform(self, task: Task) -> Outcome:
@@ -58,13 +58,15 @@ class ModelAgent:
             request = self.request
             if (attempt.number, attempt.hedge) != (request.attempt, request.hedge):
                 request = replace(request, attempt=attempt.number, hedge=attempt.hedge)
-            reply = _checked(await self.provider.complete(request, on_delta), self.lane.partition("/")[0])
-            usage = self._priced(reply.usage)
+            reply = _checked(await self.provider.complete(request, on_delta), self.request.provider)
+            usage = reply.usage
+            if usage.cost_usd is None and (cost := self.price(usage)) is not None:
+                usage = usage.costing(cost)
             attempt.told(usage, reply.room)
             self.heard(usage)
             return _Answer(reply, usage)
 
-        call = await task.call(ask, self.lane, self.claim)
+        call = await task.call(ask, self.claim)
         if call.failure is not None or call.result is None:
             usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
             return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
@@ -78,19 +80,6 @@ class ModelAgent:
             finish_reason=reply.finish_reason,
         )
 
-    def _priced(self, usage: Usage) -> Usage:
-        """*usage* with its cost, where the provider did not tell it."""
-        if usage.cost_usd is not None:
-            return usage
-        return Usage(
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cached_tokens,
-            self.price(usage),
-            usage.estimated,
-            usage.written_tokens,
-        )
-
 
 class _Answer(NamedTuple):
     """What came, and what it took, priced."""
@@ -99,12 +88,15 @@ class _Answer(NamedTuple):
     usage: Usage
 
 
+_COUNTS = {int, NoneType}
+
+
 def _checked(reply: Any, provider: str) -> Reply:
     """*reply*, if it is one: providers of other packages are foreign code."""
     usage = getattr(reply, "usage", None)
     if isinstance(reply, Reply) and isinstance(reply.text, str) and isinstance(usage, Usage):
-        counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
-        if all(isinstance(n, (int, NoneType)) for n in counts) and isinstance(usage.cost_usd, (Decimal, NoneType)):
+        counts = {type(usage.input_tokens), type(usage.output_tokens), type(usage.cached_tokens)}
+        if counts <= _COUNTS and isinstance(usage.cost_usd, (Decimal, NoneType)):
             return reply
     message = (
         f"the provider returned {type(reply).__name__}, which is no Reply with Usage in whole tokens and Decimal USD"

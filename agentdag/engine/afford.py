@@ -9,8 +9,9 @@ from agentdag.engine.asks import Prompted
 from agentdag.engine.run import Run
 from agentdag.events import BudgetLeft
 from agentdag.limits.budget import Budget
-from agentdag.limits.governor import NO_CLAIM, Claim
-from agentdag.limits.rates import Lane, Need
+from agentdag.limits.rates import Lane
+from agentdag.limits.slots import NO_NEED
+from agentdag.limits.turn import Claim
 from agentdag.plan.plan import PlanNode, PromptWork
 from agentdag.store.schema import digest
 
@@ -94,23 +95,23 @@ def prefix_of(asked: Prompted) -> str | None:
     return digest((str(asked.model), text)) if len(text.encode("utf-8", "replace")) >= LEAST_CACHED_BYTES else None
 
 
-def claim_of(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget | None, road: Lane | None) -> Claim:
-    """What an attempt of *asked*, of *size* bytes, takes: of its lane, the *road*, by estimate; of *purse* at the
-    most."""
-    counts = road is not None and road.counts_tokens
+def claim_of(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget | None, lane: Lane | None) -> Claim:
+    """What an attempt of *asked*, of *size* bytes, takes: of its *lane*, by estimate; of *purse*, at the most."""
+    model = str(asked.model)
     prefix = prefix_of(asked) if run.plan.cache_warm else None
+    counts = lane is not None and lane.counts_tokens
     if not counts and purse is None:
-        return NO_CLAIM if prefix is None else Claim(prefix=prefix)
+        return Claim(model, lane, prefix=prefix)
     most = _longest(asked.sampling)
-    need, worst = Need(), NOTHING
+    need, worst = NO_NEED, NOTHING
     if counts:
         expected = min(most or node.rehearsal.tokens, node.rehearsal.tokens)
-        need = run.estimates.need(node.id, str(asked.model), size, expected)
+        need = run.estimates.need(node.id, model, size, expected)
     if purse is not None:
         prices = run.prices(asked.model)
         cost = NOTHING.cost_usd if prices is None else prices.at_most(size + FRAMING, most)
         worst = Amount(size + FRAMING + most, cost)
-    return Claim(need, worst, prefix)
+    return Claim(model, lane, need, worst, prefix)
 
 
 def _longest(sampling: Sampling) -> int:

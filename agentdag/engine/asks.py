@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agentdag.calls import Sampling
 from agentdag.plan.plan import CallWork, ModelRef, PromptWork, function_name
 from agentdag.store.schema import digest
+from agentdag.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Prompted:
     """A question to a model."""
 
@@ -33,7 +33,7 @@ class Prompted:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Called:
     """A call of a function; *code* is the digest of what it does."""
 

@@ -31,9 +31,9 @@ from agentdag.events import (
     Status,
 )
 from agentdag.language.templates import TemplateError
-from agentdag.limits.governor import Turn
 from agentdag.limits.policy import UNBOUNDED, Allowance
 from agentdag.limits.slots import Place, Seat
+from agentdag.limits.turn import Turn
 from agentdag.plan.plan import Choice, PlanNode, PromptWork
 from agentdag.store.log import asks_json
 
@@ -225,13 +225,12 @@ class NodeLife(Turn):
             if run.budget is not None:
                 asked, self._degraded = degraded(run, work, asked)
                 self._by = self._by._replace(model=str(asked.model))
-            lane = str(asked.model)
-            road = run.governor.lanes(lane)
-            limited = road is not None or self.purse is not None
+            model, lane = str(asked.model), run.lanes(asked.model)
+            limited = lane is not None or self.purse is not None
             size = size_of(asked.prompt, asked.system) if limited else 0
             if self.purse is not None:
                 asked = bounded(run, node, asked, size, self.purse)
-            claim = claim_of(run, node, asked, size, self.purse, road)
+            claim = claim_of(run, node, asked, size, self.purse, lane)
             self.reserved = claim.worst if self.purse is not None else None
             prices = run.prices(asked.model)
             request = Request(
@@ -252,12 +251,11 @@ class NodeLife(Turn):
             return ModelAgent(
                 provider,
                 request,
-                lane,
+                claim,
                 run.redact,
                 billed=not getattr(provider, "free", False),
                 price=unpriced if prices is None else prices.of,
-                claim=claim,
-                heard=unheard if road is None else partial(run.estimates.learn, node.id, lane, size),
+                heard=unheard if lane is None else partial(run.estimates.learn, node.id, model, size),
             )
         if simulator is not None:
             return StandInAgent(simulator, node.rehearsal)

@@ -15,6 +15,7 @@ from agentdag.limits.budget import Budget
 from agentdag.limits.estimates import Estimates
 from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Recall, no_past
+from agentdag.limits.rates import Lane
 from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode
 from agentdag.providers.prices import Prices
 from agentdag.store.log import Log
@@ -43,6 +44,8 @@ class Run:
     simulator: Provider | None
     """Stands in for everything that would leave the machine, where it is given."""
     governor: Governor
+    lanes: Callable[[ModelRef], Lane | None]
+    """The limits of a model, where it has any."""
     emit: Callable[[Event], None]
     redact: Callable[[str], str]
     now: Callable[[], float]

@@ -274,7 +274,7 @@ class Runner:
 
     def _lane_of(self, number: int) -> Lane | None:
         model = self._run.plan.nodes[number].model
-        return None if model is None else self._run.governor.lanes(str(model))
+        return None if model is None else self._run.lanes(model)
 
     def _feed_queue(self) -> None:
         """Queue those that are ready, best first, as far as `limits.queue` allows: so many for each lane, that nobody

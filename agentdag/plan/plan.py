@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
@@ -25,8 +25,7 @@ DEFAULT_LATENCY_S = 1.0
 """What a node is taken to last where neither history nor `expect` says."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRef:
+class ModelRef(NamedTuple):
     """A model at a provider."""
 
     provider: str

@@ -6,7 +6,7 @@ It is the SDKs' own aiohttp transport: cancelling calls does not leak its connec
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 MAX_BODY_BYTES = 32 * 2**20
@@ -14,6 +14,10 @@ MAX_EVENT_BYTES = 2**20
 _DIGITS = len(str(MAX_BODY_BYTES))
 """A length of fewer digits is below the bound."""
 CONNECT_TIMEOUT_S = 10.0
+_HEADERS = "agentdag.headers"
+Headers = Mapping[bytes, bytes]
+"""The headers of an answer by their names in small letters. Each that is looked up in those of the client costs more
+than to read all of them once."""
 
 
 class BodyTooLargeError(Exception):
@@ -47,6 +51,12 @@ class SharedHttp:
             await self._client.aclose()
 
 
+def headers_of(response: Any) -> Headers:
+    """The headers of an answer that the client of a `SharedHttp` has brought; none where there is no answer."""
+    headers: Headers = {} if response is None else response.extensions.get(_HEADERS, {})
+    return headers
+
+
 def _bounding(byte_stream: type[Any]) -> Callable[[Any], Awaitable[None]]:
     """A hook that bounds every answer's stream; *byte_stream* is the class that the client takes streams of."""
 
@@ -76,7 +86,8 @@ def _bounding(byte_stream: type[Any]) -> Callable[[Any], Awaitable[None]]:
             await self._inner.aclose()
 
     async def bound(response: Any) -> None:
-        told = {name.lower(): value for name, value in response.headers.raw}
+        told: Headers = {name.lower(): value for name, value in response.headers.raw}
+        response.extensions[_HEADERS] = told
         encoding, length = told.get(b"content-encoding"), told.get(b"content-length", b"")
         if encoding is not None:
             del response.headers["content-encoding"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from agentdag.calls import Gauge, Room
 from agentdag.errors import CallError, call_error
 from agentdag.providers.faults import bad_response, error_body_failure, failure_of
-from agentdag.providers.http import CONNECT_TIMEOUT_S
+from agentdag.providers.http import CONNECT_TIMEOUT_S, Headers, headers_of
 
 
 class Told(NamedTuple):
@@ -34,7 +34,7 @@ class SdkClient:
         self._timeout_class = httpx2.Timeout
         self._timeouts: dict[float, Any] = {}
         self._stream_class = sdk.AsyncStream[object]
-        self._request_id_header = request_id_header
+        self._request_id_header = request_id_header.encode()
         self.provider = provider
 
     async def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], Told]:
@@ -44,26 +44,25 @@ class SdkClient:
             response = await self._client.post(path, cast_to=self._response_class, body=body, options=options)
         except Exception as error:
             raise self._failed(error) from error
-        told = self._told(response.headers)
-        kind = response.headers.get("content-type", "something without a type")
-        return self._object(response.content, kind, told.request_id), told
+        told = self._told(headers_of(response))
+        return self._object(response, told.request_id), told
 
-    def _told(self, headers: Mapping[str, str]) -> Told:
-        return Told(headers.get(self._request_id_header), room_of(headers))
+    def _told(self, headers: Headers) -> Told:
+        request_id = headers.get(self._request_id_header)
+        return Told(None if request_id is None else request_id.decode("latin-1"), room_of(headers))
 
     def _failed(self, error: Exception) -> CallError:
         """What *error* of the SDK means, and how much room its answer tells of."""
         failed = call_error(failure_of(error, self.provider))
-        headers = getattr(getattr(error, "response", None), "headers", None)
-        if headers is not None:
-            failed.room = room_of(headers)
+        failed.room = room_of(headers_of(getattr(error, "response", None)))
         return failed
 
-    def _object(self, content: bytes, kind: str, request_id: str | None) -> dict[str, Any]:
-        """The JSON object in *content*; raises CallError where it is something else, or tells an error."""
+    def _object(self, response: Any, request_id: str | None) -> dict[str, Any]:
+        """The JSON object in *response*; raises CallError where it is something else, or tells an error."""
         try:
-            answer = json.loads(content)
+            answer = json.loads(response.content)
         except (ValueError, RecursionError) as error:
+            kind = response.headers.get("content-type", "something without a type")
             raise self.fail(f"answered {kind}, which is not the JSON that is due: {error}", request_id) from error
         if not isinstance(answer, dict):
             raise self.fail("answered JSON that is no object", request_id)
@@ -88,13 +87,14 @@ class SdkClient:
                 stream=True,
                 stream_cls=self._stream_class,
             )
-            told = self._told(stream.response.headers)
+            told = self._told(headers_of(stream.response))
             try:
                 kind = stream.response.headers.get("content-type", "")
                 if "html" in kind:
                     raise self.fail(f"answered {kind} instead of a stream", told.request_id)
                 if kind.startswith("application/json"):
-                    yield self._object(await stream.response.aread(), kind, told.request_id), told
+                    await stream.response.aread()
+                    yield self._object(stream.response, told.request_id), told
                 else:
                     yield aiter(stream), told
             finally:
@@ -125,29 +125,31 @@ NO_ROOM: Room = {}
 """Nothing is told of any limit."""
 MOST_DIGITS = 12
 """A larger count is none."""
-_COUNTED = ("requests", "tokens", "input-tokens", "output-tokens")
+_COUNTED = (b"requests", b"tokens", b"input-tokens", b"output-tokens")
+_GAUGES = [
+    (counted.decode().replace("-", "_"), limit, remaining)
+    for counted in _COUNTED
+    for limit, remaining in (
+        (b"x-ratelimit-limit-" + counted, b"x-ratelimit-remaining-" + counted),
+        (b"anthropic-ratelimit-" + counted + b"-limit", b"anthropic-ratelimit-" + counted + b"-remaining"),
+    )
+]
+"""What is counted, and the headers that tell how much a minute allows of it and how much is left."""
 
 
-def room_of(headers: Mapping[str, str]) -> Room:
+def room_of(headers: Headers) -> Room:
     """What the `x-ratelimit-*` or `anthropic-ratelimit-*` headers of an answer tell of limits and of what is left."""
-    raw = getattr(headers, "raw", None)
-    if raw is not None and not any(b"ratelimit" in name.lower() for name, _ in raw):
-        return NO_ROOM  # a look at the bytes: each name that is asked for costs more than all of them
-    room = {}
-    for counted in _COUNTED:
-        left = headers.get(f"x-ratelimit-remaining-{counted}")
-        limit = headers.get(f"x-ratelimit-limit-{counted}")
-        if left is None:
-            left = headers.get(f"anthropic-ratelimit-{counted}-remaining")
-            limit = headers.get(f"anthropic-ratelimit-{counted}-limit")
+    room = NO_ROOM
+    for counted, limit, remaining in _GAUGES:
+        left = headers.get(remaining)
         if left is not None:
-            room[counted.replace("-", "_")] = Gauge(_number(limit), _number(left))
+            room = {**room, counted: Gauge(_number(headers.get(limit)), _number(left))}
     return room
 
 
-def _number(text: str | None) -> int | None:
+def _number(text: bytes | None) -> int | None:
     """A whole number in a header, or None where it is anything else."""
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
+    return int(text) if text is not None and text.isdigit() and len(text) <= MOST_DIGITS else None
 
 
 def count(value: Any) -> int | None:

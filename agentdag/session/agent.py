@@ -18,11 +18,12 @@ from agentdag.language.scalars import MODEL_NAME
 from agentdag.language.spec import ProviderSpec
 from agentdag.language.templates import Template
 from agentdag.limits.estimates import Estimates
-from agentdag.limits.governor import Claim, Governor, Turn
+from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Policy, RetryBudget, Timeout
 from agentdag.limits.pool import AgentPool, above_zero, at_least
 from agentdag.limits.rates import Lane, Quotas
 from agentdag.limits.slots import Seat
+from agentdag.limits.turn import Claim, Turn
 from agentdag.plan.nodes import model_ref
 from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
@@ -36,11 +37,12 @@ RETRIES_OF_AN_AGENT = 1_000_000
 
 
 class _Home:
-    """What an agent has in one pool: a provider, which is closed when the pool is left, and a door to it."""
+    """What an agent has in one pool: a provider, closed when the pool is left, a door to it, and its limits."""
 
-    def __init__(self, provider: Provider, http: SharedHttp, governor: Governor) -> None:
+    def __init__(self, provider: Provider, http: SharedHttp, governor: Governor, lane: Lane) -> None:
         self.provider = provider
         self.governor = governor
+        self.lane = lane
         self._http = http
 
     async def aclose(self) -> None:
@@ -127,10 +129,9 @@ class Agent:
         asked = ModelAgent(
             home.provider,
             request,
-            name,
+            Claim(name, home.lane, self._estimates.need("agent", name, size, expected)),
             self._secrets.redact,
             price=unpriced if self._price is None else self._price.of,
-            claim=Claim(self._estimates.need("agent", name, size, expected)),
             heard=partial(self._estimates.learn, "agent", name, size),
         )
         outcome = await asked.perform(Task("agent", home.governor, Turn(self._policy, seat), lambda _: None))
@@ -157,8 +158,8 @@ class Agent:
             provider = registry.create(settings)
         lane = pool.lane(f"{name} at {self._base_url}", self._quotas, learns=self._kind != registry.SIMULATED)
         chance = Random()  # noqa: S311 - no secret in it
-        governor = Governor(pool.slots, chance, RetryBudget(RETRIES_OF_AN_AGENT), lanes=lambda _: lane)
-        home = self._homes[pool] = _Home(provider, http, governor)
+        governor = Governor(pool.slots, chance, RetryBudget(RETRIES_OF_AN_AGENT))
+        home = self._homes[pool] = _Home(provider, http, governor, lane)
         pool.when_left(home.aclose)
         return home
 

@@ -31,7 +31,7 @@ from agentdag.limits.policy import RetryBudget
 from agentdag.limits.rates import MINUTE_S, Lane, Quotas
 from agentdag.limits.slots import Slots
 from agentdag.limits.warmth import Warmth
-from agentdag.plan.plan import CallWork, Plan, PlanNode, function_name
+from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode, function_name
 from agentdag.plan.select import selected
 from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
@@ -68,7 +68,7 @@ class Stage:
         self.plan = planned(plan, options)
         self._prices = PriceList(self.plan.providers)
         check_prices(self.plan, self._prices)
-        self._lanes: dict[str, Lane | None] = {}
+        self._lanes: dict[ModelRef, Lane | None] = {}
         self._estimates = Estimates()
         self._batch_budget: Budget | None = None
         self._warmth: Warmth | None = None
@@ -98,18 +98,17 @@ class Stage:
         check_prices(plan, self._prices)
         return self._batch_budget
 
-    def lane(self, name: str | None) -> Lane | None:
-        """The limits of the model *name*, which all calls to it share; None where it has none."""
-        if name is None or self._recordings is not None:
-            return None
-        if name not in self._lanes:
-            self._lanes[name] = self._make_lane(name)
-        return self._lanes[name]
+    def lane(self, model: ModelRef) -> Lane | None:
+        """The limits of *model*, which all calls to it share; None where it has none."""
+        if model not in self._lanes:
+            self._lanes[model] = self._make_lane(model)
+        return self._lanes[model]
 
-    def _make_lane(self, name: str) -> Lane | None:
-        provider, _, model = name.partition("/")
-        spec = self.plan.providers.get(provider) or ProviderSpec()
-        own = spec.models.get(model)
+    def _make_lane(self, model: ModelRef) -> Lane | None:
+        if self._recordings is not None:
+            return None
+        spec = self.plan.providers.get(model.provider) or ProviderSpec()
+        own = spec.models.get(model.name)
         told = spec if own is None else own.model_copy(update=_unsaid(spec, own))
         quotas = Quotas(
             told.rpm,
@@ -121,7 +120,7 @@ class Stage:
             told.burst,
             MINUTE_S * self.options.time_scale,
         )
-        plays = self.options.simulate or (spec.type or provider) == registry.SIMULATED
+        plays = self.options.simulate or (spec.type or model.provider) == registry.SIMULATED
         if plays and not quotas.says_anything:
             return None
         return Lane(quotas, learns=not plays)
@@ -163,6 +162,7 @@ class Stage:
             functions=self._functions,
             simulator=self._simulator,
             governor=self._governor(),
+            lanes=self.lane,
             emit=self.observers,
             redact=self._secrets.redact,
             now=_clock(),
@@ -182,7 +182,7 @@ class Stage:
     def _governor(self) -> Governor:
         """The door for one run, to what all runs here share."""
         chance = Random()  # noqa: S311 - no secret in it
-        governor = Governor(self.slots, chance, self._retries, self._shut, lanes=self.lane)
+        governor = Governor(self.slots, chance, self._retries, self._shut)
         governor.warmth = self._warmth = self._warmth or governor.warmth
         return governor
 

@@ -15,10 +15,11 @@ from virtual import run_virtually
 from agentdag.calls import NOTHING, Amount, Usage
 from agentdag.errors import ErrorKind, Failure, call_error
 from agentdag.limits.budget import Budget, Reservation
-from agentdag.limits.governor import Attempt, Claim, Governor, Turn
+from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Allowance, Hedge, Policy, RetryBudget, Timeout
 from agentdag.limits.pool import AgentPool
 from agentdag.limits.slots import Seat
+from agentdag.limits.turn import Attempt, Claim, Turn
 
 
 def amount(tokens: int) -> Amount:
@@ -127,7 +128,7 @@ def test_a_thousand_races_for_a_budget_spend_no_more_of_it(seed: int) -> None:
         door = Governor(pool.slots, Random(seed), RetryBudget(1000))
         hedge = Hedge(0.3, 1) if seed % 2 else None
         turns = [Poor(Seat(pool.slots, (1, 0.0)), purse, hedge) for _ in range(25)]
-        tasks = [asyncio.create_task(door.call(act, turn, "openai/m", Claim(worst=amount(100)))) for turn in turns]
+        tasks = [asyncio.create_task(door.call(act, turn, Claim("openai/m", worst=amount(100)))) for turn in turns]
         for task in tasks:
             asyncio.get_running_loop().call_later(chance.random() * 8, task.cancel)
         ended: list[Any] = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from virtual import run_virtually
 
 from agentdag.errors import ErrorKind, Failure, FinalError, call_error
-from agentdag.limits.governor import Attempt, Call, Governor, Turn
+from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Allowance, Hedge, Past, Policy, RetryBudget, Timeout, delay_s
 from agentdag.limits.slots import Place, Seat, Slots
+from agentdag.limits.turn import Attempt, Call, Claim, Turn
 
 SERVER = Failure(ErrorKind.SERVER, "again")
 
@@ -66,7 +67,7 @@ def called(act: Callable[[Attempt], Awaitable[Any]], rules: Policy, cap: int = 8
     async def main() -> tuple[Call[Any], Heard]:
         door = governor(cap)
         heard = turn(door, rules)
-        call = await door.call(act, heard, "openai/m")
+        call = await door.call(act, heard, Claim("openai/m"))
         assert (door.slots.held, door.slots.waiting) == (0, 0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return call, heard
@@ -382,7 +383,7 @@ def test_nothing_more_is_hedged_once_the_run_is_ending_or_the_model_is_shut() ->
             await asyncio.sleep(20)
 
         rules = policy(timeout=Timeout(50.0), retries=0, hedge=Hedge(10.0))
-        hedged = asyncio.create_task(door.call(hang, turn(door, rules), "openai/m"))
+        hedged = asyncio.create_task(door.call(hang, turn(door, rules), Claim("openai/m")))
         await asyncio.sleep(0)
         beside = asyncio.create_task(door.call(other, turn(door, policy(timeout=Timeout(50.0)))))
         await asyncio.sleep(5 if cap > 2 else 15)  # before the hedge is due, or while it waits for a slot

@@ -88,7 +88,7 @@ def test_declared_prices_are_flat() -> None:
     ],
 )
 def test_headers_tell_how_much_room_there_is(headers: dict[str, str], room: dict[str, Gauge]) -> None:
-    assert room_of(headers) == room
+    assert room_of({name.encode(): value.encode() for name, value in headers.items()}) == room
 
 
 def test_an_absurd_count_is_none() -> None:
