@@ -75,10 +75,18 @@ class Run:
     sights: dict[str, Sight] = field(default_factory=dict)
     _views: dict[str, View] = field(default_factory=dict)
     _shared_names: dict[str, View] = field(init=False)
+    _first_names: dict[str, Any] = field(init=False)
+    """What the templates of a node see that needs no other."""
 
     def __post_init__(self) -> None:
         run = {"id": self.id, "started": self.started}
         self._shared_names = {"inputs": View("inputs", self.inputs), "run": View("run", run)}
+        self._first_names = {
+            **self._shared_names,
+            "nodes": View("nodes", {}),
+            "needs": View("needs", {}),
+            "missing": [],
+        }
 
     def low(self, action: str) -> bool:
         """Whether so much of the budget is spent that *action* is to be taken."""
@@ -110,8 +118,10 @@ class Run:
             self._views[name] = view_of(self.settled[name])
         return self._views[name]
 
-    def names(self, node: PlanNode, previous: Any = None) -> dict[str, Any]:
+    def names(self, node: PlanNode, previous: Any = None) -> Mapping[str, Any]:
         """What the templates of *node* see."""
+        if not node.edges:
+            return self._first_names
         sight = self.sights.get(node.id)
         if sight is None:
             read = View("nodes", {name: self.view(name) for name in node.edges})

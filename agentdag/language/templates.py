@@ -156,6 +156,9 @@ class Template:
         if self._parts is None:
             return str(self._run(names, native=False))
         try:
+            if len(self._parts) == 1:
+                bound(len(self._parts[0]))
+                return str(self._parts[0])
             parts = [part if isinstance(part, str) else _printed(part, names) for part in self._parts]
             bound(sum(map(len, parts)))
         except (jinja2.TemplateError, ValueError, RecursionError) as error:

@@ -56,11 +56,6 @@ class Settled(NamedTuple, Generic[T]):
         return self.error is None
 
 
-def _now() -> float:
-    """Seconds on the clock of the event loop, whichever clock that is by now."""
-    return time.monotonic()
-
-
 OnFull = Verdict | Callable[[PoolStatistics], Verdict]
 
 
@@ -121,7 +116,7 @@ class AgentPool:
         above_zero("timeout", timeout)
         if not callable(on_full) and on_full not in {"wait", "reject"}:
             raise UsageError(f"on_full is wait, reject, or a callable, not {on_full}")
-        self.slots = Slots(concurrency, self._wake, on_idle, alarm=self._ring_in, clock=_now)
+        self.slots = Slots(concurrency, self._wake, on_idle, alarm=self._ring_in, clock=time.monotonic)
         self.queue_limit = queue_limit
         self.timeout_s = timeout
         self.on_full = on_full

@@ -181,9 +181,11 @@ class Lane:
 
     def __init__(self, quotas: Quotas = Quotas(), *, chance: Random | None = None, learns: bool = True) -> None:
         self.quotas = quotas
-        self._buckets = _declared(quotas)
+        self.counts_tokens = False
+        """Whether what a call needs makes any difference."""
+        self._buckets: list[Bucket] = []
+        self._count(_declared(quotas))
         self._log: OrderedDict[Permit, None] = OrderedDict()
-        self._told: set[str] = {bucket.name for bucket in self._buckets}
         self._chance = chance or Random()  # noqa: S311 - no secret in it
         self._pace = Pace(self._chance, _rate(quotas))
         knows_nothing = learns and not quotas.says_anything
@@ -202,16 +204,14 @@ class Lane:
     def declare(self, quotas: Quotas) -> None:
         """Keep to *quotas* as well, from now on."""
         self.quotas = quotas
-        declared = _declared(quotas)
-        names = {bucket.name for bucket in declared}
-        self._buckets = [*declared, *(bucket for bucket in self._buckets if bucket.name not in names)]
-        self._told |= names
+        self._count(_declared(quotas))
         self._pace.declared = _rate(quotas)
 
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether what a call needs makes any difference."""
-        return any(bucket.name != "requests" for bucket in self._buckets)
+    def _count(self, buckets: list[Bucket]) -> None:
+        """Count with *buckets* as well; what was counted with others of the same name is not any more."""
+        names = {bucket.name for bucket in buckets}
+        self._buckets = [*buckets, *(bucket for bucket in self._buckets if bucket.name not in names)]
+        self.counts_tokens = any(bucket.name != "requests" for bucket in self._buckets)
 
     def too_large(self, need: Need) -> str | None:
         """Why a call of *need* can never go, if it cannot."""
@@ -284,12 +284,13 @@ class Lane:
 
     def told(self, permit: Permit, room: Room, now: float) -> None:
         """The server said with an answer how much room there is."""
+        known = {bucket.name for bucket in self._buckets}
         for name, gauge in room.items():
-            if name not in self._told and gauge.limit and gauge.remaining is not None:
-                self._told.add(name)
+            if name not in known and gauge.limit and gauge.remaining is not None:
                 rate = self.quotas.headroom * gauge.limit / self.quotas.minute_s
-                self._buckets.append(Bucket(name, rate, gauge.limit, math.inf, self.quotas.minute_s))
-                self._buckets[-1].fill(now)
+                bucket = Bucket(name, rate, gauge.limit, math.inf, self.quotas.minute_s)
+                bucket.fill(now)
+                self._count([bucket])
         for bucket in self._buckets:
             left = room[bucket.name].remaining if bucket.name in room else None
             if left is not None and permit.sent_at is not None:
@@ -332,10 +333,10 @@ class Lane:
         """Whether enough went well since the last refusal that one may go which must not be refused again."""
         return self._pace.is_calm
 
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether nothing has gone through for so long that nobody needs to wait for it."""
-        return self._refusals >= HOPELESS
+    def is_vain(self, patience_s: float, now: float) -> bool:
+        """Whether nobody needs to wait: it would take more than *patience_s*, or nothing has gone through for long."""
+        paused = now < self.paused_until
+        return paused and (self._refusals >= HOPELESS or self._asked_until - now > patience_s)
 
     def overloaded(self, permit: Permit, now: float, *, after_s: float | None = None) -> None:
         """The server is short of capacity (529): fewer at once, after a pause."""

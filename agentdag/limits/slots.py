@@ -54,12 +54,10 @@ class _Line:
 
     def best(self) -> Seat:
         """The first by rank; somebody waits."""
-        if not self._careful:  # by far the most
-            heap = self._heap
-            while not heap[0][3].waits_since(heap[0][2]):
-                heapq.heappop(heap)
-            return heap[0][3]
-        usual, careful = _top(self._heap), _top(self._careful)
+        usual = _top(self._heap)
+        if usual is not None and not self._careful:  # by far the most
+            return usual[3]
+        careful = _top(self._careful)
         if careful is None or usual is None:
             top = usual or careful
         else:
@@ -70,19 +68,22 @@ class _Line:
     def oldest(self) -> tuple[int, int, Seat]:
         """Who came first: how many had been granted by then, its number, and itself; somebody waits."""
         arrivals = self.arrivals
-        while not arrivals[0][2].waits_since(arrivals[0][1]):
+        while True:
+            first = arrivals[0]
+            if first[2].place is Place.WAITING and first[2].arrival == first[1]:
+                return first
             arrivals.popleft()
-        return arrivals[0]
 
     def wait_s(self, now: float) -> float:
         """Seconds until the lane lets its first go, with a slot at hand."""
         if self.lane is None:
             return 0.0
         best = self.best()
-        if best.gives_up(now):
+        if self.lane.is_vain(best.patience_s, now):
             return 0.0  # it goes through without a permit, and hears so
         wait_s = self.lane.wait_s(best.need, now, careful=best.careful)
-        self.mark(now, blocked=wait_s > 0)
+        if wait_s > 0 or self.is_blocked:
+            self.mark(now, blocked=wait_s > 0)
         return wait_s
 
     def mark(self, now: float, *, blocked: bool) -> None:
@@ -109,9 +110,12 @@ _Waiting = tuple[int, float, int, "Seat"]
 
 def _top(heap: list[_Waiting]) -> _Waiting | None:
     """The first of *heap* that still waits."""
-    while heap and not heap[0][3].waits_since(heap[0][2]):
+    while heap:
+        first = heap[0]
+        if first[3].place is Place.WAITING and first[3].arrival == first[2]:
+            return first
         heapq.heappop(heap)
-    return heap[0] if heap else None
+    return None
 
 
 class Slots:
@@ -194,7 +198,8 @@ class Slots:
         if self._lines and self.waiting:
             now = self.clock()
             for line in self._lines.values():
-                line.mark(now, blocked=False)
+                if line.is_blocked:
+                    line.mark(now, blocked=False)
 
     def _open(self, now: float) -> list[_Line]:
         """The lines in which somebody waits who may go; where there are none, the alarm is set."""
@@ -261,10 +266,6 @@ class Seat:
     def lane(self) -> Lane | None:
         return self.line.lane
 
-    def waits_since(self, arrival: int) -> bool:
-        """Whether it waits, and is the one that queued as number *arrival*."""
-        return self.place is Place.WAITING and self.arrival == arrival
-
     def request(self, grant: Callable[[], None], *, again: bool = False) -> None:
         """Queue for a slot; *grant* is called by `Slots.hand_out` once it is held.
 
@@ -283,18 +284,11 @@ class Seat:
         line = self.line
         if line.lane is not None:
             self.rate_s = line.blocked_s(now) - self._blocked_s
-            if not self.gives_up(now):
+            if not line.lane.is_vain(self.patience_s, now):
                 self.permit = line.lane.take(self.need, now)
         grant, self._grant = self._grant, None
         if grant is not None:
             grant()
-
-    def gives_up(self, now: float) -> bool:
-        """Whether it does not wait for its lane: that would take too long, or be in vain."""
-        lane = self.line.lane
-        if lane is None:
-            return False
-        return lane.asked_s(now) > self.patience_s or (lane.is_hopeless and lane.paused_until > now)
 
     def move(self, lane: Lane | None, need: Need) -> None:
         """Ask for *need* of *lane* from the next time on; what is reserved and not sent is given back."""

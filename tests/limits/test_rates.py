@@ -63,7 +63,7 @@ def test_a_server_that_refuses_everything_is_given_up() -> None:
     lane = Lane(chance=Random(1))
     now = 0.0
     for _ in range(HOPELESS):
-        assert not lane.is_hopeless
+        assert not lane.is_vain(math.inf, now)
         wait_s = lane.wait_s(Need(), now)
         assert wait_s <= 61
         now += wait_s
@@ -71,12 +71,12 @@ def test_a_server_that_refuses_everything_is_given_up() -> None:
         lane.sent(permit, now)
         now += 0.01
         assert lane.refused(permit, now)
-    assert lane.is_hopeless
+    assert lane.is_vain(math.inf, now)
     assert now < 420
     permit = lane.take(Need(), now)
     lane.sent(permit, now)
     lane.answered(permit)
-    assert not lane.is_hopeless
+    assert not lane.is_vain(math.inf, now)
 
 
 QUOTAS = st.builds(
