@@ -225,7 +225,7 @@ class NodeLife(Turn):
             if run.budget is not None:
                 asked, self._degraded = degraded(run, work, asked)
                 self._by = self._by._replace(model=str(asked.model))
-            model, lane = str(asked.model), run.lanes(asked.model)
+            lane = run.lanes(asked.model)
             limited = lane is not None or self.purse is not None
             size = size_of(asked.prompt, asked.system) if limited else 0
             if self.purse is not None:
@@ -255,7 +255,7 @@ class NodeLife(Turn):
                 run.redact,
                 billed=not getattr(provider, "free", False),
                 price=unpriced if prices is None else prices.of,
-                heard=unheard if lane is None else partial(run.estimates.learn, node.id, model, size),
+                heard=unheard if lane is None else partial(run.estimates.learn, node.id, str(asked.model), size),
             )
         if simulator is not None:
             return StandInAgent(simulator, node.rehearsal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agentdag.engine.run import Run
-from agentdag.events import FAILURES
+from agentdag.events import FAILURES, Status
 from agentdag.language.templates import TemplateError
 
 
@@ -23,7 +23,8 @@ def outputs_of(run: Run) -> tuple[dict[str, object], dict[str, str]]:
     if not plan.outputs:
         for number, node in enumerate(plan.nodes):
             if not plan.graph.dependants[number]:
-                outputs[node.id] = run.view(node.id).get("output")
+                settled = run.settled[node.id]
+                outputs[node.id] = settled.output if settled.status is Status.SUCCEEDED else None
     return outputs, errors
 
 

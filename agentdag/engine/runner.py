@@ -269,7 +269,8 @@ class Runner:
         if not unbounded:
             self._feed_queue()
         self._slots.hand_out()
-        self._most_queued = max(self._most_queued, len(self._queued) + self._held_back)
+        depth = len(self._queued) + (0 if unbounded else self._held_back)
+        self._most_queued = max(self._most_queued, depth)
         self._ahead.go_on_soon()
 
     def _lane_of(self, number: int) -> Lane | None:
@@ -405,7 +406,7 @@ class Runner:
     def _settled(self, number: int, settled: NodeSettled) -> None:
         self._record(number, settled)
         self._watch_budget()
-        self._schedule.settle(number, settled.status, self._run.now())
+        self._schedule.settle(number, settled.status, settled.at)
 
     def _watch_budget(self) -> None:
         """Say once that the budget is low, and stop where that is what is to be done."""
@@ -622,7 +623,7 @@ class Runner:
         waiting["slot"] = self._held_back
         idle = [life for number in self._tasks if not (life := self._lives[number]).in_flight]
         for seat in (*self._queued.values(), *(life.seat for life in idle if life.seat.place is Place.WAITING)):
-            waiting["rate" if seat.line.is_blocked else "slot"] += 1
+            waiting["slot" if seat.line.blocked_at is None else "rate"] += 1
         for life in idle:
             if life.seat.place is Place.AWAY:
                 waiting[life.away_for] += 1

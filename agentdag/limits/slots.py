@@ -34,7 +34,7 @@ class Place(Enum):
 class _Line:
     """All who wait for one lane; those who need none stand in a line of their own."""
 
-    __slots__ = ("_blocked_at", "_blocked_s", "_careful", "_heap", "arrivals", "lane", "waiting")
+    __slots__ = ("_blocked_s", "_careful", "_heap", "arrivals", "blocked_at", "lane", "waiting")
 
     def __init__(self, lane: Lane | None) -> None:
         self.lane = lane
@@ -43,7 +43,8 @@ class _Line:
         """Those that must not be refused again: they let others find out how the lane is."""
         self.arrivals: deque[tuple[int, int, Seat]] = deque()
         self.waiting = 0
-        self._blocked_at: float | None = None
+        self.blocked_at: float | None = None
+        """Since when it is the lane that holds up the line, and not the want of a slot."""
         self._blocked_s = 0.0
 
     def push(self, seat: Seat, arrival: int, granted: int) -> None:
@@ -82,26 +83,21 @@ class _Line:
         if self.lane.is_vain(best.patience_s, now):
             return 0.0  # it goes through without a permit, and hears so
         wait_s = self.lane.wait_s(best.need, now, careful=best.careful)
-        if wait_s > 0 or self.is_blocked:
+        if wait_s > 0 or self.blocked_at is not None:
             self.mark(now, blocked=wait_s > 0)
         return wait_s
 
     def mark(self, now: float, *, blocked: bool) -> None:
         """From now on it is the lane that holds up the line, or not."""
         if blocked:
-            self._blocked_at = now if self._blocked_at is None else self._blocked_at
-        elif self._blocked_at is not None:
-            self._blocked_s += now - self._blocked_at
-            self._blocked_at = None
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether it is the lane that holds up the line at this moment, and not the want of a slot."""
-        return self._blocked_at is not None
+            self.blocked_at = now if self.blocked_at is None else self.blocked_at
+        elif self.blocked_at is not None:
+            self._blocked_s += now - self.blocked_at
+            self.blocked_at = None
 
     def blocked_s(self, now: float) -> float:
         """For how many seconds in all the lane has held up the line."""
-        return self._blocked_s + (0.0 if self._blocked_at is None else now - self._blocked_at)
+        return self._blocked_s + (0.0 if self.blocked_at is None else now - self.blocked_at)
 
 
 _Waiting = tuple[int, float, int, "Seat"]
@@ -198,7 +194,7 @@ class Slots:
         if self._lines and self.waiting:
             now = self.clock()
             for line in self._lines.values():
-                if line.is_blocked:
+                if line.blocked_at is not None:
                     line.mark(now, blocked=False)
 
     def _open(self, now: float) -> list[_Line]:

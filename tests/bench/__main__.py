@@ -12,7 +12,6 @@ ALL = (
     "stragglers",
     "journal",
     "kills",
-    "calls",
     "startup",
     "limits",
     "saturation",

@@ -9,13 +9,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from agentdag.plan.compile import compile_text
-from agentdag.providers.registry import provider_types
 from agentdag.session import RunResult, Session
 from tests.bench import Figure
+from tests.bench.loopback import OPENAI, siblings
 from tests.wire import Limits, WireServer
 
 SIBLINGS, A_SECOND = 100, 10
@@ -24,12 +22,7 @@ QUOTA_S = 6.0
 
 
 def run(server: WireServer, calls: int, limits: str = "") -> RunResult:
-    nodes = "\n".join(f"  n{number}: {{model: openai/m, prompt: Say hello {number}}}" for number in range(calls))
-    provider = f'openai: {{base_url: "{server.openai_url}"{limits}}}'
-    text = f"providers: {{{provider}}}\nlimits: {{concurrency: {calls}}}\nnodes:\n{nodes}\n"
-    plan = compile_text(text, Path("p.yaml"), provider_types=provider_types()).plan
-    assert plan is not None
-    return asyncio.run(Session(plan).run())
+    return asyncio.run(Session(siblings(OPENAI, server.url, calls, calls, limits)).run())
 
 
 async def sdk_alone(server: WireServer) -> Counter[str]:
