@@ -156,7 +156,10 @@ class Runner:
         if self._going_on or self._over:
             return
         self._going_on = True
-        while (news := self._schedule.take_news()) or self._fails_fast() or self._keep_ready():
+        schedule, reuses = self._schedule, self._run.reuse is not None
+        while (
+            (news := schedule.take_news()) or (schedule.fatal and self._fails_fast()) or (reuses and self._keep_ready())
+        ):
             for each in news:
                 self._take_in(each)
         self._going_on = False
@@ -180,7 +183,7 @@ class Runner:
 
     def _fails_fast(self) -> bool:
         """Stop at the first required failure, where the file says so; whether that is now."""
-        if not (self._schedule.fatal and self._run.plan.fail_fast and self._stop_reason is None):
+        if not self._run.plan.fail_fast or self._stop_reason is not None:
             return False
         first = next(iter(self._schedule.fatal))
         self._stop(f"fail_fast: {self._run.plan.nodes[first].id} failed")
@@ -212,8 +215,7 @@ class Runner:
 
     def _keep_ready(self) -> bool:
         """Settle what became ready and is there already; whether there was any."""
-        if self._run.reuse is None:
-            return False
+        assert self._run.reuse is not None
         asked = [
             (number, ask(self._run, self._run.plan.nodes[number], frozen=self._schedule.is_frozen(number)))
             for number in self._schedule.take_ready()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -95,14 +96,12 @@ class Deadlines:
     def __init__(self, on_stuck: Callable[[object], None] = lambda _: None) -> None:
         self.on_stuck = on_stuck
         self._heap: list[tuple[float, int, Deadline]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._entered = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def enter(self, seconds: float, idle_s: float | None = None, asker: object = None) -> Deadline:
         """Cancel the current task in *seconds*, or after *idle_s* of silence, unless the deadline is done by then."""
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        deadline = Deadline(self, loop.time() + seconds, idle_s, asker)
+        deadline = Deadline(self, self.time() + seconds, idle_s, asker)
         heap = self._heap
         while heap and heap[0][2].done:
             heapq.heappop(heap)
@@ -123,7 +122,8 @@ class Deadlines:
 
     @staticmethod
     def time() -> float:
-        return asyncio.get_running_loop().time()
+        """Seconds on the clock of the loop."""
+        return time.monotonic()
 
     def _set_timer(self) -> None:
         """Wake at the earliest deadline; a timer that fires early only sets the next one."""

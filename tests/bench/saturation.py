@@ -50,7 +50,7 @@ def measure() -> Iterator[Figure]:
 
 
 def _compared(api: Api, url: str, calls: int, cap: int, what: str) -> Iterator[Figure]:
-    plan = siblings(api, url, calls, cap)
+    plan = siblings(api, url, calls, cap, f", concurrency: {cap}")
 
     async def engine() -> None:
         board = Board.of((node.id, node.wave, str(node.model)) for node in plan.nodes)
