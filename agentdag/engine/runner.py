@@ -7,9 +7,7 @@ before anything that depends on it starts. Nothing is left running when `run` re
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -17,10 +15,10 @@ from functools import partial
 from agentdag.calls import NO_USAGE
 from agentdag.engine.account import Account
 from agentdag.engine.afford import budget_left
-from agentdag.engine.ahead import Ahead
 from agentdag.engine.asks import Question
 from agentdag.engine.attempts import OUT_OF_BUDGET, NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
+from agentdag.engine.queue import Queue
 from agentdag.engine.resumption import ask, came_of, passes_before, stayed
 from agentdag.engine.reuse import SKIPPED, Reuse, Verdict
 from agentdag.engine.run import Run
@@ -41,8 +39,7 @@ from agentdag.events import (
 )
 from agentdag.language.scalars import LOW_PRIORITY
 from agentdag.limits.deadlines import LET_GO_S
-from agentdag.limits.rates import Lane
-from agentdag.limits.slots import NO_NEED, Place, Rank, Seat, Slots
+from agentdag.limits.slots import Place, Seat, Slots
 from agentdag.plan.forecast import critical_path_s, remaining_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
 from agentdag.plan.schedule import Schedule, State
@@ -75,14 +72,9 @@ class Runner:
         """Of the nodes that have begun and not settled."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         """Of those that run at this moment."""
-        self._queued: dict[int, Seat] = {}
-        self._backlog: dict[Lane | None, list[tuple[Rank, int, float]]] = {}
-        """Those that are ready and not queued, and since when, by their lane: heaps."""
-        self._queued_on: Counter[Lane | None] = Counter()
-        self._most_queued = 0
+        self._queue = Queue(run, slots, self._ranks, self._launch, self._safely)
         self._is_low = False
         """Whether it was told that the budget is low."""
-        self._ahead = Ahead(run, slots.cap, self._safely)
         self._due: list[int] = []
         """Those that are ready, and whose work is not there already."""
         self._ending: set[int] = set()
@@ -114,7 +106,7 @@ class Runner:
             await self._ended.wait()
         finally:
             self._over = True
-            self._leave_queue()
+            self._queue.clear()
             self._run.governor.deadlines.close()
             for timer in self._timers.values():
                 timer.cancel()
@@ -260,60 +252,14 @@ class Runner:
 
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
-        due, self._due = self._due or self._schedule.take_ready(), []
-        now, unbounded = self._run.now(), self._run.plan.queue is None
-        for number in due:
-            lane = self._lane_of(number)
-            if unbounded:
-                self._queue(number, lane, now)
-            else:
-                heapq.heappush(self._backlog.setdefault(lane, []), (self._ranks[number], number, now))
-        if not unbounded:
-            self._feed_queue()
+        due, self._due = self._due, []
+        ready = [number for number in due if self._schedule.state(number) is State.READY]
+        self._queue.add(ready or self._schedule.take_ready())
         self._slots.hand_out()
-        depth = len(self._queued) + (0 if unbounded else self._held_back)
-        self._most_queued = max(self._most_queued, depth)
-        self._ahead.go_on_soon()
-
-    def _lane_of(self, number: int) -> Lane | None:
-        model = self._run.plan.nodes[number].model
-        return None if model is None else self._run.lanes(model)
-
-    def _feed_queue(self) -> None:
-        """Queue those that are ready, best first, as far as `limits.queue` allows: so many for each lane, that nobody
-        waits for another's."""
-        most = self._run.plan.queue or 0
-        for lane, backlog in self._backlog.items():
-            while backlog and self._queued_on[lane] < most:
-                _, number, ready_at = heapq.heappop(backlog)
-                self._queue(number, lane, ready_at)
-
-    @property
-    def _held_back(self) -> int:
-        """How many are ready, and wait outside of the queue."""
-        return sum(map(len, self._backlog.values()))
-
-    def _queue(self, number: int, lane: Lane | None, ready_at: float) -> None:
-        if self._schedule.state(number) is not State.READY or number in self._queued:
-            return
-        run, node = self._run, self._run.plan.nodes[number]
-        need = NO_NEED
-        if lane is not None and lane.counts_tokens:
-            need = run.estimates.typical(node.id, str(node.model))
-        seat = Seat(self._slots, self._ranks[number], lane, need)
-        seat.patience_s = node.policy.max_delay_s
-        self._queued[number] = seat
-        self._queued_on[lane] += 1
-        seat.request(partial(self._safely, partial(self._launch, number, seat, ready_at)))
-        if run.log is not None and run.budget is None and number not in self._lives and node.may_repeat:
-            self._ahead.add(number, self._ranks[number], seat)
+        self._queue.ahead.go_on_soon()
 
     def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
         """*number* holds its slot: begin, or begin the next pass."""
-        del self._queued[number]
-        self._queued_on[seat.lane] -= 1
-        if self._run.plan.queue is not None:
-            self._feed_queue()
         now = self._run.now()
         if self._ranks[number][0] == LOW_PRIORITY and number not in self._lives and self._run.low("shed"):
             self._shed(number, seat)
@@ -321,9 +267,9 @@ class Runner:
         self._schedule.start(number, now)
         life = self._lives.get(number)
         if life is None:
-            life = self._ahead.take(number) or NodeLife(self._run, self._run.plan.nodes[number], seat)
+            life = self._queue.ahead.take(number) or NodeLife(self._run, self._run.plan.nodes[number], seat)
             self._lives[number] = life
-            self._ahead.go_on_soon()
+            self._queue.ahead.go_on_soon()
         else:
             life.sit(seat)
         if life.node.barrier.progressive:
@@ -339,7 +285,7 @@ class Runner:
     def _shed(self, number: int, seat: Seat) -> None:
         """The budget is low, and *number* can be done without."""
         seat.leave()
-        self._ahead.take(number)
+        self._queue.ahead.take(number)
         self._schedule.leave_out(number)
         self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=OUT_OF_BUDGET))
         asyncio.get_running_loop().call_soon(self._safely, self._go_on)
@@ -430,7 +376,7 @@ class Runner:
         """A progressive join runs no more."""
         life = self._lives[number]
         ends = life.unwanted is None and (complete or self._stop_reason is None)
-        self._leave_queue_of(number)
+        self._queue.leave(number)
         self._settle(number, life.settled() if ends else self._cut_off(life), life.fingerprint)
 
     def _opened(self, seen: Opened) -> None:
@@ -442,7 +388,7 @@ class Runner:
 
     def _ended_without_running(self, ended: Ended) -> None:
         number, plan = ended.node, self._run.plan
-        self._leave_queue_of(number)
+        self._queue.leave(number)
         match ended.status:
             case Status.SKIPPED:
                 settled = self._unstarted(number, Status.SKIPPED, reason=self._skip_reason(plan.nodes[ended.cause].id))
@@ -493,7 +439,7 @@ class Runner:
         """Launch nothing more: what has not begun is skipped, what waits for a retry is cut."""
         self._stop_reason = reason
         self._run.governor.closing = True
-        self._leave_queue()
+        self._queue.clear()
         for number in self._schedule.abandon(self._ending):
             self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=reason))
         self._cancel([number for number in self._tasks if self._lives[number].rests])
@@ -571,21 +517,6 @@ class Runner:
             self._schedule.tick(max(due_s, self._run.now()))
             self._safely(self._go_on)
 
-    def _leave_queue_of(self, number: int) -> None:
-        seat = self._queued.pop(number, None)
-        if seat is not None:
-            self._queued_on[seat.lane] -= 1
-            self._ahead.take(number)
-            seat.leave()
-
-    def _leave_queue(self) -> None:
-        for seat in self._queued.values():
-            seat.leave()
-        self._queued.clear()
-        self._queued_on.clear()
-        self._backlog.clear()
-        self._ahead.clear()
-
     def _time_out(self, timeout_s: float) -> None:
         self._timed_out = True
         reason = f"the run's timeout of {timeout_s:g} s"
@@ -622,9 +553,9 @@ class Runner:
     def _waiting(self) -> dict[str, int]:
         """How many nodes wait for what."""
         waiting = dict.fromkeys(("slot", "rate", "budget", "cache", "retry"), 0)
-        waiting["slot"] = self._held_back
+        waiting["slot"] = self._queue.held_back
         idle = [life for number in self._tasks if not (life := self._lives[number]).in_flight]
-        for seat in (*self._queued.values(), *(life.seat for life in idle if life.seat.place is Place.WAITING)):
+        for seat in (*self._queue.seats, *(life.seat for life in idle if life.seat.place is Place.WAITING)):
             waiting["slot" if seat.line.blocked_at is None else "rate"] += 1
         for life in idle:
             if life.seat.place is Place.AWAY:
@@ -643,7 +574,7 @@ class Runner:
         reason = self._stop_reason
         if verdict[0] is RunStatus.OUT_OF_BUDGET:
             reason = run.out_of_budget
-        finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._most_queued)
+        finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._queue.deepest)
         if run.log is not None:
             await run.log.recorded(finished)
             if run.log.journal.broken is not None:

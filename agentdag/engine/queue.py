@@ -1,0 +1,119 @@
+"""The nodes that are ready and have no slot yet: in line for one, or held back by `limits.queue`."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from agentdag.engine.ahead import Ahead
+from agentdag.engine.run import Run
+from agentdag.limits.rates import Lane
+from agentdag.limits.slots import NO_NEED, Rank, Seat, Slots
+
+Safely = Callable[[Callable[[], None]], None]
+"""Calls what it is given, and takes what that raises."""
+Launch = Callable[[int, Seat, float], None]
+"""Told the node that has its slot, its seat, and when it became ready, in seconds of the run."""
+
+
+class Queue:
+    """All that wait, best first by their *ranks*; *launch* is called with each that gets its slot, *safely*."""
+
+    def __init__(self, run: Run, slots: Slots, ranks: Sequence[Rank], launch: Launch, safely: Safely) -> None:
+        self._run = run
+        self._slots = slots
+        self._ranks = ranks
+        self._launch = launch
+        self._safely = safely
+        self.ahead = Ahead(run, slots.cap, safely)
+        self._seats: dict[int, Seat] = {}
+        """Of those in line."""
+        self._on: Counter[Lane | None] = Counter()
+        """How many are in line for each lane."""
+        self._held_back: dict[int, float] = {}
+        """Those that are not in line yet, and since when they are ready."""
+        self._backlog: dict[Lane | None, list[tuple[Rank, int]]] = {}
+        """Of those, and of some that were: a heap for each lane."""
+        self.deepest = 0
+        """The most that have waited at once."""
+
+    def __len__(self) -> int:
+        return len(self._seats) + len(self._held_back)
+
+    @property
+    def held_back(self) -> int:
+        """How many wait outside of the line."""
+        return len(self._held_back)
+
+    @property
+    def seats(self) -> Iterator[Seat]:
+        """Of those that are in line."""
+        return iter(self._seats.values())
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """These became ready now; whoever calls then has the slots handed out."""
+        run, now = self._run, self._run.now()
+        unbounded = run.plan.queue is None
+        for number in numbers:
+            model = run.plan.nodes[number].model
+            lane = None if model is None else run.lanes(model)
+            if unbounded:
+                self._line_up(number, lane, now)
+            else:
+                self._held_back[number] = now
+                heapq.heappush(self._backlog.setdefault(lane, []), (self._ranks[number], number))
+        if not unbounded:
+            for lane in self._backlog:
+                self._feed(lane)
+        self.deepest = max(self.deepest, len(self))
+
+    def _feed(self, lane: Lane | None) -> None:
+        """Let as many into line, best first, as `limits.queue` allows: so many for each lane, that nobody waits for
+        another's."""
+        backlog, most = self._backlog.get(lane), self._run.plan.queue or 0
+        while backlog and self._on[lane] < most:
+            _, number = heapq.heappop(backlog)
+            ready_at = self._held_back.pop(number, None)
+            if ready_at is not None:
+                self._line_up(number, lane, ready_at)
+
+    def _line_up(self, number: int, lane: Lane | None, ready_at: float) -> None:
+        run, node = self._run, self._run.plan.nodes[number]
+        need = NO_NEED
+        if lane is not None and lane.counts_tokens:
+            need = run.estimates.typical(node.id, str(node.model))
+        seat = Seat(self._slots, self._ranks[number], lane, need)
+        seat.patience_s = node.policy.max_delay_s
+        self._seats[number] = seat
+        self._on[lane] += 1
+        seat.request(partial(self._safely, partial(self._granted, number, seat, ready_at)))
+        if run.log is not None and run.budget is None and node.may_repeat:
+            self.ahead.add(number, self._ranks[number], seat)
+
+    def _granted(self, number: int, seat: Seat, ready_at: float) -> None:
+        del self._seats[number]
+        self._on[seat.lane] -= 1
+        self._feed(seat.lane)
+        self._launch(number, seat, ready_at)
+
+    def leave(self, number: int) -> None:
+        """*number* waits no more, if it did."""
+        self._held_back.pop(number, None)
+        seat = self._seats.pop(number, None)
+        if seat is not None:
+            self._on[seat.lane] -= 1
+            self.ahead.take(number)
+            seat.leave()
+            self._feed(seat.lane)
+
+    def clear(self) -> None:
+        """Nobody waits any more."""
+        for seat in self._seats.values():
+            seat.leave()
+        self._seats.clear()
+        self._on.clear()
+        self._held_back.clear()
+        self._backlog.clear()
+        self.ahead.clear()
