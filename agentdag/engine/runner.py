@@ -571,7 +571,7 @@ class Runner:
         run = self._run
         outputs, errors = outputs_of(run)
         verdict = self._verdict(errors)
-        reason = self._stop_reason
+        reason = None if verdict[0] is RunStatus.SUCCEEDED else self._stop_reason
         if verdict[0] is RunStatus.OUT_OF_BUDGET:
             reason = run.out_of_budget
         finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._queue.deepest)
@@ -587,10 +587,15 @@ class Runner:
         """How the run ended; *lost* are the outputs that could not be rendered."""
         if self._store_broke:
             return RunStatus.FAILED, Exit.STORE
-        if self._signal is not None:
+        if self._signal is not None and self._was_cut_short():
             return RunStatus.INTERRUPTED, 128 + self._signal
         if self._run.out_of_budget is not None:
             return RunStatus.OUT_OF_BUDGET, Exit.BUDGET
         if self._timed_out or self._schedule.fatal or is_lost_by_failure(self._run, lost):
             return RunStatus.FAILED, Exit.FAILED
         return RunStatus.SUCCEEDED, Exit.SUCCEEDED
+
+    def _was_cut_short(self) -> bool:
+        """Whether it has cost anything to stop: a node that was cut, not begun, or not tried again."""
+        lost = FAILURES | {Status.CANCELLED}
+        return any(each.status in lost or each.reason == self._stop_reason for each in self._run.settled.values())

@@ -139,6 +139,8 @@ class BatchSession:
             finally:
                 self._results.close()
         result.elapsed_s = time.monotonic() - self._began
+        if self._signals and self._is_whole:
+            result.reason = None  # it came too late to stop anything
         result.exit_code = self._exit_code()
         return result
 
@@ -146,12 +148,16 @@ class BatchSession:
         keeper = self.stage.keeper
         if keeper is not None and keeper.journal is not None and keeper.journal.broken is not None:
             return Exit.STORE
-        if self._signals:
+        if self._signals and not self._is_whole:
             return 128 + self._signals[0]
         if self._out_of_budget:
             return Exit.BUDGET
-        whole = self.result.kept + self.result.succeeded == self.result.rows
-        return Exit.SUCCEEDED if whole and self.result.reason is None else Exit.FAILED
+        return Exit.SUCCEEDED if self._is_whole and self.result.reason is None else Exit.FAILED
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether every row has succeeded."""
+        return self.result.kept + self.result.succeeded == self.result.rows
 
     def _rows_before(self) -> dict[int, tuple[str, str | None]]:
         """The rows that had begun in earlier lives of the batch, with their runs and how these ended."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from engine.recorder import Recorder
+from virtual import run_virtually
 
 import agentdag
 from agentdag import ErrorKind, Event, NodeSettled, NodeStarted, Options, RunStatus, Status
@@ -323,6 +324,21 @@ def test_the_first_interrupt_lets_what_is_in_flight_finish(plan: Compile) -> Non
         "done": "succeeded", "slow": "succeeded", "retrying": "cancelled", "never": "skipped",
     }  # fmt: skip
     assert result.nodes["never"].reason == "interrupted"
+
+
+def test_an_interrupt_that_cuts_nothing_short_changes_nothing(plan: Compile) -> None:
+    asked = plan("nodes: {last: {model: simulated/m, prompt: hi, expect: {latency: 1h}}}")
+
+    async def run() -> agentdag.RunResult:
+        def stop(event: Event) -> None:
+            if isinstance(event, NodeStarted):
+                asyncio.get_running_loop().call_later(3595.0, session.interrupt, 2)
+
+        session = Session(asked, observers=(stop,))
+        return await session.run()
+
+    result = run_virtually(run())
+    assert (result.status, result.exit_code) == (RunStatus.SUCCEEDED, 0)
 
 
 def test_the_second_interrupt_cuts_at_once(plan: Compile) -> None:
