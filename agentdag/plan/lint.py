@@ -50,6 +50,10 @@ LONG_PROMPT_TOKENS = 50_000
 MAX_NAMED = 3
 MAX_OTHERS = 3
 """Other nodes that may be missing, with and without which a template is tried."""
+_WHEN_LOW_HINTS = {
+    "downgrade": "put the nodes that may go down on a dearer tier of `tiers`, or leave it out",
+    "shed": "say `priority: low` on the nodes that can be done without, or leave it out",
+}
 _PRINTED = re.compile(r"\{\{\s*inputs\.(\w+)\s*\}\}")
 """An input that is printed whole."""
 TOO_WIDE = 4
@@ -76,6 +80,7 @@ class Linter:
         self._prompts()
         self._models()
         self._budgets()
+        self._low_budget()
         self._routing()
 
     def _waits(self) -> AbstractSet[str]:
@@ -144,7 +149,7 @@ class Linter:
             yield from template.reads
 
     def _unused_names(self) -> None:
-        """Inputs, tiers and providers that nothing names."""
+        """Inputs, tiers, providers and their models that nothing names."""
         spec = self.spec
         inputs = {read.path[:1] for read in self._reads() if read.root == "inputs"}
         for name in spec.inputs if () not in inputs else ():
@@ -159,14 +164,20 @@ class Linter:
         for name in spec.tiers:
             if name not in tiers:
                 self.report.at(("tiers", name), "AD605", f"no node uses the tier `{name}`", "remove it", key=True)
-        models = [spec.defaults.model, *(tier.model for tier in spec.tiers.values())]
-        models += [each.model for each in agents]
-        providers = {model.partition("/")[0] for model in models if model}
-        for name in spec.providers:
-            if name not in providers:
-                self.report.at(
-                    ("providers", name), "AD606", f"no model is at the provider `{name}`", "remove it", key=True
-                )
+        models = [spec.defaults.model, *(tier.model for tier in spec.tiers.values()), *(each.model for each in agents)]
+        self._unused_models({model for model in models if model})
+
+    def _unused_models(self, asked: Collection[str]) -> None:
+        for provider, said in self.spec.providers.items():
+            own = [model.partition("/")[2] for model in asked if model.startswith(f"{provider}/")]
+            if not own:
+                message = f"no model is at the provider `{provider}`"
+                self.report.at(("providers", provider), "AD606", message, "remove it", key=True)
+                continue
+            for model in said.models:
+                if model not in own:
+                    path, hint = ("providers", provider, "models", model), did_you_mean(model, own)
+                    self.report.at(path, "AD606", f"nobody asks `{provider}/{model}`", hint or "remove it", key=True)
 
     def _timeouts(self) -> None:
         spec = self.spec
@@ -270,6 +281,26 @@ class Linter:
                 hint = f"say `providers: {{{model.provider}: {{prices: {{input: ..., output: ...}}}}}}`"
                 self.report.at(path, "AD210", message, f"{hint}, or bound `tokens` instead")
                 return
+
+    def _low_budget(self) -> None:
+        """What is to be done when the budget is low, and cannot be."""
+        said = None if self.spec.budget is None else self.spec.budget.when_low
+        if said is None:
+            return
+        works = [choice.work for node in self.plan.nodes for choice in node.choices]
+        lower = any(isinstance(work, PromptWork) and self.plan.one_tier_down(work) is not None for work in works)
+        idle = {}
+        if not lower:
+            idle["downgrade"] = "no node is on a tier that has one below it"
+        if not any(node.priority == LOW_PRIORITY for node in self.plan.nodes):
+            idle["shed"] = "no node has `priority: low`"
+        written = "do" in said.model_fields_set
+        for index, action in enumerate(said.do):
+            if action in idle:
+                path = ("budget", "when_low", *(("do", index) if written else ()))
+                self.report.at(path, "AD612", f"`{action}` does nothing: {idle[action]}", _WHEN_LOW_HINTS[action])
+        if not said.do:
+            self.report.at(("budget", "when_low", "do"), "AD612", "nothing is done", "say what, or remove `when_low`")
 
     def _is_priced(self, model: ModelRef) -> bool:
         said = self.spec.providers.get(model.provider)

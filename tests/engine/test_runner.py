@@ -327,12 +327,12 @@ def test_the_first_interrupt_lets_what_is_in_flight_finish(plan: Compile) -> Non
 
 
 def test_an_interrupt_that_cuts_nothing_short_changes_nothing(plan: Compile) -> None:
-    asked = plan("nodes: {last: {model: simulated/m, prompt: hi, expect: {latency: 1h}}}")
+    asked = plan("nodes: {last: {model: simulated/m, prompt: hi, expect: {latency: 10s}}}")
 
     async def run() -> agentdag.RunResult:
         def stop(event: Event) -> None:
             if isinstance(event, NodeStarted):
-                asyncio.get_running_loop().call_later(3595.0, session.interrupt, 2)
+                asyncio.get_running_loop().call_later(5.0, session.interrupt, 2)
 
         session = Session(asked, observers=(stop,))
         return await session.run()
