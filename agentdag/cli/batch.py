@@ -11,7 +11,7 @@ from agentdag.events import Event, Exit, RunFinished, RunStatus
 from agentdag.session import BatchResult, BatchSession, run_loop
 from agentdag.views.lines import JsonLines, writer
 from agentdag.views.progress import Progress, render
-from agentdag.views.words import count, inert, money, seconds
+from agentdag.views.words import count, inert, left, money, seconds
 
 
 def check_shown(shown: Shown) -> None:
@@ -26,7 +26,7 @@ def watch_batch(session: BatchSession, shown: Shown) -> int:
     """Run *session* to its end and say how it went; the exit code."""
     shown.begin()
     plan, result = session.plan, session.result
-    board = Progress(plan.name, result.rows, plan.concurrency, lambda: session.result.kept)
+    board = Progress(plan.name, result.rows, plan.concurrency, lambda: session.result.kept, session.budget_left)
     session.observers.add(board)
     live = None
     if shown.view == "json":
@@ -73,8 +73,8 @@ def _tell_end(session: BatchSession, result: BatchResult) -> None:
     counts = f"{done:,} of {count(result.rows, 'row')} succeeded"
     counts += f" ({result.kept:,} before)" if result.kept else ""
     counts += f", {result.failed:,} failed" if result.failed else ""
-    left = result.rows - done - result.failed
-    counts += f", {left:,} not run" if left else ""
+    not_run = result.rows - done - result.failed
+    counts += f", {not_run:,} not run" if not_run else ""
     lines.append(counts + (f": {result.reason}" if result.reason else ""))
     usage = result.usage
     ended = result.succeeded + result.failed
@@ -82,6 +82,8 @@ def _tell_end(session: BatchSession, result: BatchResult) -> None:
     lines.append(f"time    {seconds(result.elapsed_s)}{rate}")
     tokens = f"{usage.input_tokens or 0:,} in, {usage.output_tokens or 0:,} out"
     lines.append(f"tokens  {tokens}; cost {money(usage.cost_usd)}")
+    if (budget := session.budget_left()) is not None:
+        lines.append(f"budget  {left(budget)} left")
     if session.spec.output is not None:
         lines.append(f"results {session.spec.output}")
     lines += store_trouble(session)

@@ -13,7 +13,7 @@ from agentdag.engine.batch import Batch
 from agentdag.engine.run import Run
 from agentdag.engine.runner import Runner
 from agentdag.errors import UsageError
-from agentdag.events import Exit, RunFinished, RunStatus
+from agentdag.events import BudgetLeft, Exit, RunFinished, RunStatus
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import resolve_inputs
 from agentdag.session.options import Options, run_id
@@ -118,6 +118,10 @@ class BatchSession:
     def interrupts(self) -> int:
         """How often the batch was asked to stop."""
         return len(self._signals)
+
+    def budget_left(self) -> BudgetLeft | None:
+        """What is left of what all rows may spend together; None where that is not bounded."""
+        return None if self._budget is None else BudgetLeft(*self._budget.left())
 
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""

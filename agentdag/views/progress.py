@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from rich.text import Text
 
 from agentdag.calls import NO_USAGE, Usage
-from agentdag.events import Event, NodeSettled, RunFinished, RunStarted, RunStatus
-from agentdag.views.words import count, inert, money, seconds
+from agentdag.events import BudgetLeft, Event, NodeSettled, RunFinished, RunProgress, RunStarted, RunStatus
+from agentdag.views.words import count, held_up, inert, money, seconds
 
 _BAR = 30
 _ENOUGH = 3
@@ -19,18 +20,21 @@ _ENOUGH = 3
 @dataclass
 class Progress:
     """The rows of a batch of *name*: a fold over the events of all of them. *kept_before* says how many had succeeded
-    in an earlier life of it."""
+    in an earlier life of it, *budget* what is left of what all rows may spend together."""
 
     name: str
     rows: int
     concurrency: int
     kept_before: Callable[[], int] = lambda: 0
+    budget: Callable[[], BudgetLeft | None] = lambda: None
     at_work: int = 0
     succeeded: int = 0
     failed: int = 0
     usage: Usage = NO_USAGE
     note: str = ""
     latest: str = ""
+    _held_up: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of each row at work: how many of its nodes wait for what, as it told last."""
 
     def __call__(self, event: Event, /) -> None:
         match event:
@@ -38,8 +42,11 @@ class Progress:
                 self.at_work += 1
             case NodeSettled(kept=False) if event.usage is not NO_USAGE:
                 self.usage += event.usage
+            case RunProgress():
+                self._held_up[event.run] = event.waiting
             case RunFinished():
                 self.at_work -= 1
+                self._held_up.pop(event.run, None)
                 self.succeeded += event.status is RunStatus.SUCCEEDED
                 if event.status is RunStatus.FAILED:
                     self.failed += 1
@@ -52,6 +59,11 @@ class Progress:
     @property
     def done(self) -> int:
         return self.kept + self.succeeded + self.failed
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many nodes of all rows wait for what."""
+        return sum((Counter(each) for each in self._held_up.values()), Counter[str]())
 
     def left_s(self, now: float) -> float | None:
         """How long it still takes at the rate so far; None where there is none yet."""
@@ -75,6 +87,8 @@ def render(board: Progress, *, now: float, width: int, height: int, ascii_only: 
     usage = board.usage
     used = f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out, cost {money(usage.cost_usd)}"
     lines = [title, line, Text(f"{seconds(now)}; {', '.join(told)}; {used}", style="dim")]
+    held = held_up(board.waiting, board.budget())
+    lines += [Text(held, style="dim")] if held else []
     lines += [Text(inert(board.latest), style="yellow")] if board.latest else []
     lines += [Text(board.note, style="bold yellow")] if board.note else []
     for each in lines:

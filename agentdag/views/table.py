@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.text import Text
 
 from agentdag.views.board import PENDING, RETRYING, RUNNING, WAITING, Board, Row
-from agentdag.views.words import WAITED_FOR, inert, left, money, seconds
+from agentdag.views.words import held_up, inert, money, seconds
 
 _MARKS = {
     PENDING: ("·", "dim"),
@@ -177,11 +177,8 @@ def _limits(board: Board) -> list[Text]:
     progress = board.progress
     if progress is None or board.finished is not None:
         return []
-    told = [f"{number} {WAITED_FOR[cause]}" for cause, number in progress.waiting.items() if number]
-    parts = [f"waiting: {', '.join(told)}"] if told else []
-    if progress.budget_left is not None:
-        parts.append(f"{left(progress.budget_left)} of the budget left")
-    return [Text("; ".join(parts), style="dim")] if parts else []
+    told = held_up(progress.waiting, progress.budget_left)
+    return [Text(told, style="dim")] if told else []
 
 
 def _fitted(line: Text, width: int, *, ascii_only: bool) -> Text:

@@ -25,6 +25,7 @@ __all__ = [
     "failed_over",
     "failure",
     "hedged",
+    "held_up",
     "inert",
     "inert_lines",
     "left",
@@ -91,6 +92,15 @@ WAITED_FOR = {
     "cache": "for a warm cache",
     "retry": "for a retry",
 }
+
+
+def held_up(waiting: Mapping[str, int], budget: BudgetLeft | None) -> str:
+    """How many wait for what, and what of the budget is left; nothing where nobody waits and nothing is bounded."""
+    told = [f"{number} {WAITED_FOR[cause]}" for cause, number in waiting.items() if number]
+    parts = [f"waiting: {', '.join(told)}"] if told else []
+    return "; ".join(parts if budget is None else [*parts, f"{left(budget)} of the budget left"])
+
+
 """What a node waits for, in words."""
 SHORTEST_TOLD_S = 0.05
 
