@@ -28,7 +28,7 @@ fmt: .venv/.dev  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev  ## measure: forecasts, overhead, calls, start-up, each against its own baseline
+bench: .venv/.dev  ## measure: forecasts, overhead, saturation, limits, start-up, each against its own baseline
 	$(BIN)/python -m tests.bench
 
 clean:  ## remove the environment and all caches
