@@ -73,12 +73,11 @@ class Governor:
                 if turn.allowance is not UNBOUNDED:
                     turn.allowance.spend(time.monotonic() - begun)
                 call.latency_s, call.result, call.failure = answer
+                turn.doubtful |= answer.failure is not None and answer.failure.billed != "no"
+                call.doubtful = turn.doubtful
                 if answer.failure is None:
-                    call.doubtful = turn.doubtful
                     self.retries.succeeded()
                     return call
-                turn.doubtful |= answer.failure.billed != "no"
-                call.doubtful = turn.doubtful
                 call.spared += ticket.permit is not None and not ticket.permit.is_news
                 wait_s = self._give_up_or_wait_s(call, answer.failure, turn, claim)
                 if wait_s is None:
