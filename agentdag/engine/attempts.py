@@ -183,7 +183,10 @@ class NodeLife(Turn):
         """Turn to the next choice, unless the run or the node's time is over."""
         run, failure = self._run, self._outcome.failure
         assert failure is not None
-        if run.governor.closing or self.let_go or self.allowance.left_s <= 0:
+        if self.let_go or self.allowance.left_s <= 0:
+            return False
+        if run.governor.closing:
+            run.governor.denied = True
             return False
         model, error = None if choice.model is None else str(choice.model), self._clean(failure)
         self._by = _Author(model, number, error)

@@ -53,7 +53,7 @@ class Queue:
         return iter(self._seats.values())
 
     def add(self, numbers: Iterable[int]) -> None:
-        """These became ready now; whoever calls then has the slots handed out."""
+        """These became ready now."""
         run, now = self._run, self._run.now()
         unbounded = run.plan.queue is None
         for number in numbers:
@@ -67,6 +67,10 @@ class Queue:
         if not unbounded:
             for lane in self._backlog:
                 self._feed(lane)
+
+    def hand_out(self) -> None:
+        """Give out the slots that are free, best first."""
+        self._slots.hand_out()
         self.deepest = max(self.deepest, len(self))
 
     def _feed(self, lane: Lane | None) -> None:

@@ -83,6 +83,8 @@ class Runner:
         self._timed_out = False
         self._store_broke = False
         self._signal: int | None = None
+        self._was_cut_short = False
+        """Whether the interrupt has cost anything: a node that was cut, or not begun."""
         self._stop_reason: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._alarm_s: float | None = None
@@ -253,9 +255,11 @@ class Runner:
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
         due, self._due = self._due, []
-        ready = [number for number in due if self._schedule.state(number) is State.READY]
-        self._queue.add(ready or self._schedule.take_ready())
-        self._slots.hand_out()
+        if self._run.reuse is None:
+            self._queue.add(self._schedule.take_ready())
+        else:
+            self._queue.add(number for number in due if self._schedule.state(number) is State.READY)
+        self._queue.hand_out()
         self._queue.ahead.go_on_soon()
 
     def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
@@ -376,6 +380,7 @@ class Runner:
         """A progressive join runs no more."""
         life = self._lives[number]
         ends = life.unwanted is None and (complete or self._stop_reason is None)
+        self._was_cut_short |= self._signal is not None and not ends and life.unwanted is None
         self._queue.leave(number)
         self._settle(number, life.settled() if ends else self._cut_off(life), life.fingerprint)
 
@@ -437,17 +442,21 @@ class Runner:
 
     def _stop(self, reason: str) -> None:
         """Launch nothing more: what has not begun is skipped, what waits for a retry is cut."""
-        self._stop_reason = reason
+        self._stop_reason = self._stop_reason or reason
         self._run.governor.closing = True
         self._queue.clear()
-        for number in self._schedule.abandon(self._ending):
+        left = self._schedule.abandon(self._ending)
+        for number in left:
             self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=reason))
-        self._cancel([number for number in self._tasks if self._lives[number].rests])
+        resting = [number for number in self._tasks if self._lives[number].rests]
+        self._was_cut_short |= self._signal is not None and bool(left or resting)
+        self._cancel(resting)
         self._go_on()
 
     def _cut(self, reason: str) -> None:
         """Cancel whatever still runs."""
         self._stop_reason = reason
+        self._was_cut_short |= self._signal is not None and bool(self._tasks)
         self._cancel(list(self._tasks), AT_ONCE_S)
 
     def _cancel(self, numbers: list[int], let_go_s: float = LET_GO_S) -> None:
@@ -574,6 +583,8 @@ class Runner:
         reason = None if verdict[0] is RunStatus.SUCCEEDED else self._stop_reason
         if verdict[0] is RunStatus.OUT_OF_BUDGET:
             reason = run.out_of_budget
+        elif verdict[0] is RunStatus.INTERRUPTED:
+            reason = "interrupted"
         finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._queue.deepest)
         if run.log is not None:
             await run.log.recorded(finished)
@@ -587,15 +598,10 @@ class Runner:
         """How the run ended; *lost* are the outputs that could not be rendered."""
         if self._store_broke:
             return RunStatus.FAILED, Exit.STORE
-        if self._signal is not None and self._was_cut_short():
+        if self._signal is not None and (self._was_cut_short or self._run.governor.denied):
             return RunStatus.INTERRUPTED, 128 + self._signal
         if self._run.out_of_budget is not None:
             return RunStatus.OUT_OF_BUDGET, Exit.BUDGET
         if self._timed_out or self._schedule.fatal or is_lost_by_failure(self._run, lost):
             return RunStatus.FAILED, Exit.FAILED
         return RunStatus.SUCCEEDED, Exit.SUCCEEDED
-
-    def _was_cut_short(self) -> bool:
-        """Whether it has cost anything to stop: a node that was cut, not begun, or not tried again."""
-        lost = FAILURES | {Status.CANCELLED}
-        return any(each.status in lost or each.reason == self._stop_reason for each in self._run.settled.values())

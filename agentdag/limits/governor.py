@@ -43,6 +43,8 @@ class Governor:
     """Models on a key that the provider has closed for the rest of the run, and why."""
     closing: bool = False
     """Whether the run is ending: what fails now is not tried again."""
+    denied: bool = False
+    """Whether anything was not tried again for that reason."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     warmth: Warmth = field(default_factory=lambda: Warmth(lambda: time.monotonic()))  # noqa: PLW0108 - as of now
 
@@ -246,8 +248,11 @@ class Governor:
         if claim.model is not None and failure.kind in _SHUTTING and failure.status != FORBIDDEN:
             self.shut[claim.model] = failure
         used = call.attempts - call.spared
-        wait_s = None if self.closing or turn.let_go else delay_s(failure, used, turn.policy, self.chance)
+        wait_s = None if turn.let_go else delay_s(failure, used, turn.policy, self.chance)
         if wait_s is None:
+            return None
+        if self.closing:
+            self.denied = True
             return None
         why = None
         if wait_s >= turn.allowance.left_s:

@@ -296,7 +296,7 @@ class Linter:
             idle["shed"] = "no node has `priority: low`"
         written = "do" in said.model_fields_set
         for index, action in enumerate(said.do):
-            if action in idle:
+            if action in idle and action not in said.do[:index]:
                 path = ("budget", "when_low", *(("do", index) if written else ()))
                 self.report.at(path, "AD612", f"`{action}` does nothing: {idle[action]}", _WHEN_LOW_HINTS[action])
         if not said.do:

@@ -121,29 +121,28 @@ class SdkClient:
         return call_error(bad_response(message, self.provider, request_id=request_id, final=final))
 
 
-NO_ROOM: Room = {}
-"""Nothing is told of any limit."""
 MOST_DIGITS = 12
 """A larger count is none."""
-_COUNTED = (b"requests", b"tokens", b"input-tokens", b"output-tokens")
+_COUNTED = ("requests", "tokens", "input-tokens", "output-tokens")
 _GAUGES = [
-    (counted.decode().replace("-", "_"), limit, remaining)
+    (counted.replace("-", "_"), limit.encode(), left.encode())
     for counted in _COUNTED
-    for limit, remaining in (
-        (b"x-ratelimit-limit-" + counted, b"x-ratelimit-remaining-" + counted),
-        (b"anthropic-ratelimit-" + counted + b"-limit", b"anthropic-ratelimit-" + counted + b"-remaining"),
+    for limit, left in (
+        (f"anthropic-ratelimit-{counted}-limit", f"anthropic-ratelimit-{counted}-remaining"),
+        (f"x-ratelimit-limit-{counted}", f"x-ratelimit-remaining-{counted}"),
     )
 ]
-"""What is counted, and the headers that tell how much a minute allows of it and how much is left."""
+"""What is counted, and the headers that tell how much a minute allows of it and how much is left: the last that is
+there counts."""
 
 
 def room_of(headers: Headers) -> Room:
     """What the `x-ratelimit-*` or `anthropic-ratelimit-*` headers of an answer tell of limits and of what is left."""
-    room = NO_ROOM
+    room = {}
     for counted, limit, remaining in _GAUGES:
         left = headers.get(remaining)
         if left is not None:
-            room = {**room, counted: Gauge(_number(headers.get(limit)), _number(left))}
+            room[counted] = Gauge(_number(headers.get(limit)), _number(left))
     return room
 
 

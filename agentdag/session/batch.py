@@ -25,6 +25,8 @@ from agentdag.store.history import History
 from agentdag.store.keeper import Keeper
 from agentdag.views.words import why_failed
 
+INTERRUPTED = "interrupted"
+"""Why a batch ended that a signal has stopped."""
 MAX_FAILURES_KEPT = 20
 """Failed rows that the closing words can name."""
 
@@ -126,7 +128,7 @@ class BatchSession:
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""
         self._signals.append(signal)
-        self.result.reason = "interrupted"
+        self.result.reason = INTERRUPTED
         self._batch.interrupt(signal)
 
     async def run(self) -> BatchResult:
@@ -143,7 +145,7 @@ class BatchSession:
             finally:
                 self._results.close()
         result.elapsed_s = time.monotonic() - self._began
-        if self._signals and self._is_whole:
+        if result.reason == INTERRUPTED and self._is_whole:
             result.reason = None  # it came too late to stop anything
         result.exit_code = self._exit_code()
         return result

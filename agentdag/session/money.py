@@ -70,6 +70,6 @@ def with_budget(plan: Plan, said: Mapping[str, str]) -> Plan:
 
 def budget_of(terms: BudgetTerms | None, spent: Amount = NOTHING, parent: Budget | None = None) -> Budget | None:
     """What a run may spend on *terms*, within *parent*; None where nothing is bounded."""
-    if terms is None:
+    if terms is None or (terms.tokens is None and terms.cost_usd is None):
         return parent
     return Budget(terms.tokens, terms.cost_usd, low_at=terms.low_at, spent=spent, parent=parent)
