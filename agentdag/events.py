@@ -38,6 +38,8 @@ class Status(Word):
     CANCELLED = "cancelled", "It was cut off while it ran: an interrupt, the run's timeout, or `fail_fast`."
 
 
+OUT_OF_BUDGET = "budget"
+"""The `reason` of a node that was skipped because the budget could not pay it."""
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})
 """How a node fails by itself."""
 

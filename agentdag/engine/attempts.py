@@ -20,6 +20,7 @@ from agentdag.engine.asks import Asked, Prompted, rendered
 from agentdag.engine.run import Run
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
+    OUT_OF_BUDGET,
     NodeFallback,
     NodeHedged,
     NodeProgress,
@@ -37,8 +38,6 @@ from agentdag.limits.turn import Turn
 from agentdag.plan.plan import Choice, PlanNode, PromptWork
 from agentdag.store.log import asks_json
 
-OUT_OF_BUDGET = "budget"
-"""Why a node was skipped that the budget could not pay."""
 TOKENS_EVERY_S = 0.2
 SHORTEST_TOLD_WAIT_S = 0.05
 """A shorter wait for a slot is told in `waits`, but not as an event of its own."""
@@ -162,16 +161,27 @@ class NodeLife(Turn):
                 self._by = _NOBODY if choice.model is None else _Author(str(choice.model))
             elif not self._falls_back(number, choice):
                 break
-            agent = self._prepare(number, choice)
-            if agent is not None:
-                self.unfunded = False
-                outcome = await agent.perform(Task(self.node.id, self._run.governor, self, self.on_delta))
-                if not (self.unfunded and number and not outcome.attempts):  # what cannot be paid is passed over
-                    self._book(outcome)
+            outcome = await self._performed(number, choice)
+            if outcome is not None and not (self.unfunded and number and not outcome.attempts):
+                self._book(outcome)  # of a fallback, what cannot be paid is passed over
             if self._outcome.failure is None:
                 break
         if self.unfunded and not self._is_own_budget_spent:
             self._run.out_of_budget = self._run.out_of_budget or too_little(self._run, self.node.id, self.reserved)
+
+    async def _performed(self, number: int, choice: Choice) -> Outcome | None:
+        """What *choice* came to; None where its templates failed. One that was bounded by what was left of the budget,
+        and comes when less is left, asks for less."""
+        agent = self._prepare(number, choice)
+        while agent is not None:
+            self.unfunded, worst = False, self.reserved
+            outcome = await agent.perform(Task(self.node.id, self._run.governor, self, self.on_delta))
+            if not self.unfunded or outcome.attempts:
+                return outcome
+            agent = self._prepare(number, choice)
+            if self.reserved == worst:
+                return outcome
+        return None
 
     @property
     def _is_own_budget_spent(self) -> bool:
@@ -396,7 +406,7 @@ class NodeLife(Turn):
             fallback_error=by.error,
             hedges=self.hedges,
             passes=max(1, self.passes),
-            degraded=self._degraded,
+            degraded=self._degraded if self._attempts_before + self._attempts else (),
             charged=None if self.purse is None else self.charged,
         )
 

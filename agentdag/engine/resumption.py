@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from agentdag.calls import NO_USAGE
+from agentdag.calls import NO_USAGE, NOTHING
 from agentdag.engine.asks import Question, rendered
 from agentdag.engine.run import Run
-from agentdag.events import BarrierOpened, NodeSettled, PassFinished, Reason, Status
+from agentdag.events import OUT_OF_BUDGET, BarrierOpened, NodeSettled, PassFinished, Reason, Status
 from agentdag.language.templates import TemplateError
 from agentdag.plan.news import Came, Opened
 from agentdag.plan.plan import PlanNode
@@ -33,7 +33,7 @@ def came_of(record: RunRecord, numbers: Mapping[str, int], repeat: frozenset[str
         ended = ended if ended in _WITHOUT else Status.LATE if name in late and ended is not Status.SUCCEEDED else None
         if name in repeat:
             ended = None
-        seen = None if before is None else _seen(before.opened, numbers, repeat)
+        seen = None if before is None or _lacked_money(before, record) else _seen(before.opened, numbers, repeat)
         passes = [] if before is None else passes_before(before)
         if seen is not None or ended is not None or passes:
             opened = before.opened if before is not None else None
@@ -41,6 +41,14 @@ def came_of(record: RunRecord, numbers: Mapping[str, int], repeat: frozenset[str
             same = opened is not None and opened.pass_number == len(passes)
             came[number] = Came(seen, ended, len(passes), *(counts if same else (0, 0)))
     return came
+
+
+def _lacked_money(before: NodeRecord, record: RunRecord) -> bool:
+    """Whether a join that has not asked anything yet saw nodes missing for no other reason than the budget."""
+    if before.opened is None or before.out is not None or before.answers or before.taken != NOTHING:
+        return False
+    missing = (record.nodes[name].ended for name in before.opened.missing if name in record.nodes)
+    return any(ended is not None and ended.reason == OUT_OF_BUDGET for ended in missing)
 
 
 def passes_before(before: NodeRecord) -> Sequence[PassFinished]:

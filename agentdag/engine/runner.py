@@ -16,7 +16,7 @@ from agentdag.calls import NO_USAGE
 from agentdag.engine.account import Account
 from agentdag.engine.afford import budget_left
 from agentdag.engine.asks import Question
-from agentdag.engine.attempts import OUT_OF_BUDGET, NodeLife
+from agentdag.engine.attempts import NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.engine.queue import Queue
 from agentdag.engine.resumption import ask, came_of, passes_before, stayed
@@ -26,6 +26,7 @@ from agentdag.engine.sights import sighted
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
     FAILURES,
+    OUT_OF_BUDGET,
     BudgetLow,
     Exit,
     NodeResumed,
