@@ -266,7 +266,7 @@ class NodeSettled:
 
 @value(frozen=True, slots=True)
 class BudgetLeft:
-    """What of a budget is neither spent nor reserved; None where there is no bound."""
+    """What of a budget is not spent; None where there is no bound. Calls that are out may have reserved some of it."""
 
     tokens: int | None
     cost_usd: Decimal | None

@@ -73,15 +73,17 @@ def _tell_end(session: BatchSession, result: BatchResult) -> None:
     counts = f"{done:,} of {count(result.rows, 'row')} succeeded"
     counts += f" ({result.kept:,} before)" if result.kept else ""
     counts += f", {result.failed:,} failed" if result.failed else ""
-    not_run = result.rows - done - result.failed
-    counts += f", {not_run:,} not run" if not_run else ""
+    counts += f", {result.cut_short:,} cut short" if result.cut_short else ""
+    not_begun = result.rows - done - result.failed - result.cut_short
+    counts += f", {not_begun:,} not begun" if not_begun else ""
     lines.append(counts + (f": {result.reason}" if result.reason else ""))
     usage = result.usage
     ended = result.succeeded + result.failed
     rate = f"; {ended / result.elapsed_s:,.1f} rows/s" if ended and result.elapsed_s else ""
     lines.append(f"time    {seconds(result.elapsed_s)}{rate}")
     tokens = f"{usage.input_tokens or 0:,} in, {usage.output_tokens or 0:,} out"
-    lines.append(f"tokens  {tokens}; cost {money(usage.cost_usd)}")
+    real = "" if session.stage.options.real else " if it were real"
+    lines.append(f"tokens  {tokens}; cost {money(usage.cost_usd)}{real}")
     if (budget := session.budget_left()) is not None:
         lines.append(f"budget  {left(budget)} left")
     if session.spec.output is not None:

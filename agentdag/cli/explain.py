@@ -17,6 +17,7 @@ from agentdag.errors import ErrorKind, UsageError
 from agentdag.events import Event, Exit, Reason, RunStatus, Status
 from agentdag.language.codes import codes
 from agentdag.language.findings import did_you_mean
+from agentdag.language.limits import ACTIONS
 from agentdag.language.scalars import DURATION_FORMS
 from agentdag.language.schema import json_schema
 from agentdag.language.spec import PipelineSpec, part_of
@@ -208,6 +209,9 @@ def _template_words() -> Iterator[Entry]:
 def _terms() -> Iterator[Entry]:
     for term, text in TERMS.items():
         yield Entry(term, "word of the forecast", text)
+    for action, text in ACTIONS.items():
+        told = {"downgrade": ("downgraded",), "shrink": ("shortened",)}.get(action, ())
+        yield Entry(action, "what is done when a budget is low", text, names=told)
     for reason in Reason:
         yield Entry(reason.value, "why a barrier opened", reason.meaning)
     for status in Status:

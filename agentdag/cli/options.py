@@ -187,7 +187,7 @@ def changes(  # noqa: PLR0913 - one option each
 def _pair(text: str, option: str, form: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise UsageError(f"{option} {text} is not understood", hint=f"write {option} {form}")
+        raise UsageError(f"{option} {text!r} is not understood", hint=f"write {option} {form}")
     return name.strip(), value.strip()
 
 
@@ -195,7 +195,7 @@ def _budget(given: list[str]) -> dict[str, str]:
     """`cost` and `tokens`, as plain numbers in text."""
     said: dict[str, str] = {}
     for each in ",".join(given).split(","):
-        name, value = _pair(each, "--budget", "cost=2 or --budget tokens=100000")
+        name, value = _pair(each, "--budget", "cost=2, cost=none or --budget tokens=100000")
         if name not in {"cost", "tokens"}:
             hint = did_you_mean(name, ["cost", "tokens"]) or "write --budget cost=2 or --budget tokens=100000"
             raise UsageError(f"--budget {each}: a budget is of cost or of tokens, not of {name}", hint=hint)

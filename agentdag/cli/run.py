@@ -55,6 +55,8 @@ def run_pipeline(arguments: RunArguments, *, began: float) -> int:
     if arguments.dry_run:
         if shown.output is not None:
             raise UsageError("a dry run has no outputs to write", hint="leave -o out; what it tells goes to stdout")
+        if arguments.batch is not None:
+            raise UsageError("a dry run tells of one run", hint="give it the inputs of one row with -i, and no --batch")
         from agentdag.cli.dry import dry_run
 
         return dry_run(plan, given, arguments.options, as_json=shown.format == "json")

@@ -77,7 +77,7 @@ def degraded(run: Run, work: PromptWork, asked: Prompted) -> tuple[Prompted, tup
 
 
 def budget_left(run: Run) -> BudgetLeft | None:
-    """What of the budget is neither spent nor reserved; None where nothing is bounded."""
+    """What of the budget is not spent; None where nothing is bounded."""
     return None if run.budget is None else BudgetLeft(*run.budget.left())
 
 

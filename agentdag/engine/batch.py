@@ -17,16 +17,23 @@ ROWS_PER_SLOT = 4
 
 
 class Batch(Generic[R]):
-    """Drives one runner for each of *rows* on `slots`. *begin* makes a row's runner, *end* hears how it ended."""
+    """Drives one runner for each of *rows* on `slots`. *begin* makes a row's runner, *end* hears how it ended; while
+    *may_begin* says no, those that have begun go on alone."""
 
     def __init__(
-        self, cap: int, rows: Iterator[R], begin: Callable[[R], Runner], end: Callable[[R, RunFinished], None]
+        self,
+        cap: int,
+        rows: Iterator[R],
+        begin: Callable[[R], Runner],
+        end: Callable[[R, RunFinished], None],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
         self._pool = AgentPool(cap, on_idle=self._make_room)
         self.slots = self._pool.slots
         self._rows = rows
         self._begin = begin
         self._end = end
+        self._may_begin = may_begin
         self._running: dict[asyncio.Task[None], Runner] = {}
         self._room = asyncio.Event()
         self._stopped = False
@@ -69,6 +76,8 @@ class Batch(Generic[R]):
     def _has_room(self) -> bool:
         """Whether a slot would idle without another row, now or when the next one comes back."""
         slots = self.slots
+        if self._running and not self._may_begin():
+            return False
         return slots.held + slots.waiting <= slots.cap and len(self._running) < ROWS_PER_SLOT * slots.cap
 
     async def _begin_next(self) -> None:

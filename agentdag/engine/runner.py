@@ -56,9 +56,12 @@ SHORTEST_COUNTED_WAIT_S = 0.001
 
 
 class Runner:
-    """One run of one plan. *startup_s* is what came before it and is only told."""
+    """One run of one plan. *startup_s* is what came before it and is only told.
 
-    def __init__(self, run: Run, slots: Slots, *, startup_s: float = 0.0) -> None:
+    Of several that share *slots*, the nodes of one with a smaller *order* go before all of one with a larger.
+    """
+
+    def __init__(self, run: Run, slots: Slots, *, startup_s: float = 0.0, order: int = 0) -> None:
         plan = run.plan
         self._run = run
         self._slots = slots
@@ -68,7 +71,8 @@ class Runner:
         remaining = remaining_s(plan.graph, plan.durations_s)
         self._expected_path_s = critical_path_s(plan.graph, plan.durations_s, remaining, plan.rules)
         self._numbers = {node.id: number for number, node in enumerate(plan.nodes)}
-        self._ranks = [(node.priority, -left) for node, left in zip(plan.nodes, remaining, strict=True)]
+        after_s = order * max(remaining, default=0.0)
+        self._ranks = [(node.priority, after_s - left) for node, left in zip(plan.nodes, remaining, strict=True)]
         self._lives: dict[int, NodeLife] = {}
         """Of the nodes that have begun and not settled."""
         self._tasks: dict[int, asyncio.Task[None]] = {}

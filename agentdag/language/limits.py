@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -52,8 +52,13 @@ class RateSpec(Model):
     second of the rate if that is more."""
 
 
-_ACTIONS = Literal["downgrade", "shrink", "shed", "stop"]
-ACTIONS: tuple[str, ...] = get_args(_ACTIONS)
+ACTIONS = {
+    "downgrade": "Nodes still to run move one tier down, to the next cheaper one; told as `downgraded`.",
+    "shrink": "The `max_tokens` of nodes still to run are scaled to what is left; told as `shortened`.",
+    "shed": "Nodes with `priority: low` that have not begun are skipped.",
+    "stop": "Nothing more is started, and what runs is cancelled.",
+}
+"""What can be done when a budget is low."""
 _LEAST_LOW = 0.8
 
 

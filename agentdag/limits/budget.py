@@ -7,6 +7,7 @@ Pure arithmetic: no clock, no loop, no prices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 
 from agentdag.calls import NOTHING, Amount, Usage
@@ -68,7 +69,9 @@ class Budget:
         self.parent = parent
         self.out = 0
         """Reservations that are not settled."""
-        self.waiting: list[Callable[[], None]] = []
+        self.waiters = 0
+        """How many wait for what is out to be settled."""
+        self.looking: list[Callable[[], None]] = []
 
     def _chain(self) -> Iterator[Budget]:
         """This budget, and those that it is within."""
@@ -107,20 +110,31 @@ class Budget:
 
     def settled(self, worst: Amount, charged: Amount) -> None:
         """What was reserved as *worst* has cost *charged*; whoever waits may look again."""
-        looking: list[Callable[[], None]] = []
+        waiting: list[Callable[[], None]] = []
         for each in self._chain():
             each.reserved -= worst
             each.spent += charged
             each.out -= 1
-            looking += each.waiting
-            each.waiting = []
-        for look in looking:
+            waiting += each.looking
+            each.looking = []
+        for look in waiting:
             look()
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """While somebody waits for it."""
+        for each in self._chain():
+            each.waiters += 1
+        try:
+            yield
+        finally:
+            for each in self._chain():
+                each.waiters -= 1
 
     def when_settled(self, look: Callable[[], None]) -> None:
         """Call *look* once, as soon as anything is settled that may make room."""
         for each in self._chain():
-            each.waiting.append(look)
+            each.looking.append(look)
 
     @property
     def share(self) -> float:
@@ -137,8 +151,10 @@ class Budget:
         return self.share >= self.low_at
 
     def left(self) -> tuple[int | None, Decimal | None]:
-        """Tokens and USD that are neither spent nor reserved; None where there is no bound."""
-        taken = self.spent + self.reserved
+        """Tokens and USD that are not spent; None where there is no bound. Some of it may be reserved."""
+        return self._without(self.spent)
+
+    def _without(self, taken: Amount) -> tuple[int | None, Decimal | None]:
         tokens = None if self.tokens is None else max(0, self.tokens - taken.tokens)
         return tokens, None if self.cost_usd is None else max(Decimal(0), self.cost_usd - taken.cost_usd)
 
@@ -156,8 +172,8 @@ class Budget:
 
     @property
     def left_share(self) -> float:
-        """What is left, as a share of what was when the budget became low: from 1 down to 0."""
-        tokens, cost = self.left()
+        """What is neither spent nor reserved, as a share of what was when the budget became low: from 1 down to 0."""
+        tokens, cost = self._without(self.spent + self.reserved)
         shares = [1.0]
         if tokens is not None:
             shares.append(tokens / self.tokens if self.tokens else 0.0)

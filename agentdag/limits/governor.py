@@ -182,11 +182,12 @@ class Governor:
             begun = time.monotonic()
             turn.seat.leave()
             turn.away_for = "budget"
-            while reservation is None and turn.purse.may_fit(worst):
-                looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                turn.purse.when_settled(partial(_look, looked))
-                await looked
-                reservation = turn.purse.reserve(worst)
+            with turn.purse.awaited():
+                while reservation is None and turn.purse.may_fit(worst):
+                    looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    turn.purse.when_settled(partial(_look, looked))
+                    await looked
+                    reservation = turn.purse.reserve(worst)
             turn.away_for = "retry"
             turn.waited("budget", time.monotonic() - begun)
         if reservation is None:

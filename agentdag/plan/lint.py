@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import combinations, pairwise
 from typing import Protocol
 
@@ -30,13 +31,19 @@ from agentdag.plan.plan import ModelRef, Plan, PlanNode, PromptWork
 Path_ = tuple[str | int, ...]
 
 
+class Priced(Protocol):
+    """What a model costs."""
+
+    def at_most(self, input_tokens: int, output_tokens: int) -> Decimal: ...
+
+
 class Pricing(Protocol):
     """What is known of prices, given a provider's type and a model."""
 
     def unknown_model(self, kind: str, model: str) -> Collection[str] | None:
         """The models that are known, where this one ought to be and is not; else None."""
 
-    def prices_of(self, kind: str, model: str) -> object | None:
+    def prices_of(self, kind: str, model: str) -> Priced | None:
         """What the model costs, or None where nobody knows."""
 
 
@@ -47,6 +54,8 @@ LONG_TIMEOUT_S = 300.0
 ROUTING_TOKENS = 20
 """An answer of so many tokens or fewer is a label, not a thought."""
 LONG_PROMPT_TOKENS = 50_000
+SAMPLE_TOKENS = 1_000
+"""Read and written so many, one model costs more than another."""
 MAX_NAMED = 3
 MAX_OTHERS = 3
 """Other nodes that may be missing, with and without which a template is tried."""
@@ -81,6 +90,7 @@ class Linter:
         self._models()
         self._budgets()
         self._low_budget()
+        self._dearer_below()
         self._routing()
 
     def _waits(self) -> AbstractSet[str]:
@@ -176,7 +186,7 @@ class Linter:
                 continue
             for model in said.models:
                 if model not in own:
-                    path, hint = ("providers", provider, "models", model), did_you_mean(model, own)
+                    path, hint = ("providers", provider, "models", model), did_you_mean(model.rpartition("/")[2], own)
                     self.report.at(path, "AD606", f"nobody asks `{provider}/{model}`", hint or "remove it", key=True)
 
     def _timeouts(self) -> None:
@@ -267,7 +277,7 @@ class Linter:
             known = self.pricing.unknown_model((said.type if said else None) or provider, name)
             if known is not None:
                 message = f"no price is known for `{model}`, so its cost cannot be told"
-                hint = did_you_mean(name, known) or "check the name"
+                hint = did_you_mean(name, known) or "check the name."
                 hint += f" If it is right, say `providers: {{{provider}: {{prices: ...}}}}`"
                 self.report.at(path, "AD609", message, hint)
 
@@ -308,6 +318,24 @@ class Linter:
         if kind == "simulated" or (said is not None and said.prices is not None):
             return True
         return self.pricing.prices_of(kind, model.name) is not None
+
+    def _dearer_below(self) -> None:
+        """A tier to which `downgrade` goes, and that costs more; only of prices that the table knows."""
+        if self.plan.budget is None or "downgrade" not in self.plan.budget.actions:
+            return
+        for lower, upper in pairwise(self.plan.tiers):
+            below, above = self._listed(lower.model), self._listed(upper.model)
+            if below is None or above is None:
+                continue
+            if below.at_most(SAMPLE_TOKENS, SAMPLE_TOKENS) > above.at_most(SAMPLE_TOKENS, SAMPLE_TOKENS):
+                message = f"`downgrade` goes from `{upper.name}` to `{lower.name}`, which costs more"
+                self.report.at(("tiers", lower.name), "AD613", message, "put the cheapest tier first", key=True)
+
+    def _listed(self, model: ModelRef) -> Priced | None:
+        said = self.spec.providers.get(model.provider)
+        if said is not None and (said.prices is not None or said.base_url is not None):
+            return None
+        return self.pricing.prices_of((said.type if said else None) or model.provider, model.name)
 
     def _routing(self) -> None:
         """Short fixed answers, asked from the dearest tier."""

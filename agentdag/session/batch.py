@@ -41,6 +41,8 @@ class BatchResult:
     """Rows that had succeeded before."""
     succeeded: int = 0
     failed: int = 0
+    cut_short: int = 0
+    """Rows that had begun and did not end: by an interrupt, or for want of money."""
     failures: list[tuple[int, str]] = field(default_factory=list)
     """The first failed rows, each with why."""
     usage: Usage = NO_USAGE
@@ -135,7 +137,11 @@ class BatchSession:
         """Run every row that has not succeeded yet."""
         result = self.result
         batch = self._batch = Batch(
-            self.plan.concurrency, self._runs(), lambda each: Runner(each[1], batch.slots), self._ended
+            self.plan.concurrency,
+            self._runs(),
+            lambda each: Runner(each[1], batch.slots, order=each[0].number),
+            self._ended,
+            lambda: self._budget is None or not self._budget.waiters,
         )
         self._done = dict(self._rows_done())
         self._results = Results(self.spec.output, self._done, self._print_line)
@@ -228,6 +234,7 @@ class BatchSession:
         if finished.status is RunStatus.SUCCEEDED:
             result.succeeded += 1
             return
+        result.cut_short += finished.status is not RunStatus.FAILED
         if finished.status is RunStatus.OUT_OF_BUDGET:
             if self._budget is not None:
                 result.reason = result.reason or finished.reason

@@ -82,7 +82,7 @@ def render(board: Progress, *, now: float, width: int, height: int, ascii_only: 
     ended, left_s = board.succeeded + board.failed, board.left_s(now)
     if left_s is not None and now > 0:
         line.append(f"; {_rate(ended / now)}, {seconds(left_s)} left", style="dim")
-    told = [f"{board.succeeded:,} succeeded", f"{board.failed:,} failed", f"{board.at_work:,} at work"]
+    told = [f"{board.succeeded:,} succeeded", f"{board.failed:,} failed", f"{board.at_work:,} under way"]
     told += [f"{board.kept:,} kept from before"] if board.kept else []
     usage = board.usage
     used = f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out, cost {money(usage.cost_usd)}"
