@@ -71,6 +71,8 @@ class Budget:
         """Reservations that are not settled."""
         self.waiters = 0
         """How many wait for what is out to be settled."""
+        self.was_short = False
+        """Whether a call was not made because too little was left of it."""
         self.looking: list[Callable[[], None]] = []
 
     def _chain(self) -> Iterator[Budget]:
@@ -130,6 +132,11 @@ class Budget:
         finally:
             for each in self._chain():
                 each.waiters -= 1
+
+    @property
+    def holds_up(self) -> bool:
+        """Whether it has held up anybody: it is not for more work to begin with."""
+        return self.was_short or self.waiters > 0
 
     def when_settled(self, look: Callable[[], None]) -> None:
         """Call *look* once, as soon as anything is settled that may make room."""

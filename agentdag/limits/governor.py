@@ -192,6 +192,7 @@ class Governor:
             turn.waited("budget", time.monotonic() - begun)
         if reservation is None:
             small = turn.purse.too_small(worst) or turn.purse
+            small.was_short = True
             why = f"not asked: it may take {worst.text()}, and {small.name} has {small.left_text()} left"
             turn.unfunded = True
             if call.failure is None:

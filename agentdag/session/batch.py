@@ -141,7 +141,7 @@ class BatchSession:
             self._runs(),
             lambda each: Runner(each[1], batch.slots, order=each[0].number),
             self._ended,
-            lambda: self._budget is None or not self._budget.waiters,
+            lambda: self._budget is None or not self._budget.holds_up,
         )
         self._done = dict(self._rows_done())
         self._results = Results(self.spec.output, self._done, self._print_line)

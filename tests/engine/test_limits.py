@@ -367,6 +367,50 @@ def test_a_batch_shares_the_budget_of_the_command_line(tmp_path: Path) -> None:
     assert "asked: and a text" in next(line["outputs"]["answer"] for line in lines if line["row"] == 21)
 
 
+def test_what_the_budget_bounds_asks_for_less_when_less_is_left(plan: PlanOf) -> None:
+    """Each is bounded by all of the budget, so they go one after another, and each takes a little."""
+    nodes = "\n".join(f"  {name}: {{prompt: Say {name}.}}" for name in "abcd")
+    text = f"budget: {{tokens: 3000}}\ndefaults: {{model: simulated/m}}\nnodes:\n{nodes}\n"
+    result = api.run(plan(text), options=Options(time_scale=0.001, simulate=True))
+    assert (result.status, result.usage.output_tokens) == (RunStatus.SUCCEEDED, 800)
+
+
+def test_a_join_that_lacked_money_sees_what_is_there_when_the_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("""
+budget: {tokens: 10}
+defaults: {model: openai/gpt-5-mini, max_tokens: 50}
+nodes:
+  a: {prompt: Say a., continue_on_failure: true}
+  b: {prompt: Say b., continue_on_failure: true}
+  join: {needs: [a, b], prompt: "missing: {{ missing | join(',') }}; {{ needs.a.ok and needs.b.ok }}"}
+outputs: {all: "{{ nodes.join.output }}"}
+""")
+    spent = agentdag("run", "p.yaml", "--simulate", "--time-scale", "0.01", cwd=tmp_path)
+    assert spent.returncode == 3, spent.stderr
+    done = agentdag("resume", "last", "--budget", "tokens=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "missing: ; true" in done.stdout
+
+
+def test_rows_that_have_begun_are_paid_before_new_ones(tmp_path: Path) -> None:
+    """Few of the second, dear calls can be reserved at once; meanwhile no money goes to the first calls of new rows."""
+    (tmp_path / "p.yaml").write_text("""
+defaults: {model: simulated/m}
+inputs: {name: {}}
+nodes:
+  first: {prompt: "Begin {{ inputs.name }}", max_tokens: 100}
+  last: {prompt: "End {{ nodes.first.output }}", max_tokens: 1000, expect: {tokens: 100}}
+""")
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"name": f"n{number}"}) for number in range(30)))
+    common = ["--batch", "rows.jsonl", "-o", "out.jsonl", "--simulate", "--time-scale", "0.01", "-c", "4"]
+    done = agentdag("run", "p.yaml", *common, "--budget", "tokens=4000", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    ended = [json.loads(line)["status"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert ended.count("succeeded") >= 10
+    assert len(ended) - ended.count("succeeded") <= 8
+    assert "not begun" in done.stderr
+
+
 def test_rates_hold_for_all_rows_of_a_batch_together(wire: WireServer, tmp_path: Path) -> None:
     wire.limits = Limits(rate=40, burst=10)
     (tmp_path / "rows.jsonl").write_text("\n".join(f'"Say {number}"' for number in range(40)))

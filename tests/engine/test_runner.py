@@ -14,7 +14,7 @@ import agentdag
 from agentdag import ErrorKind, Event, NodeSettled, NodeStarted, Options, RunStatus, Status
 from agentdag.events import BarrierOpened, NodeRetrying, RunProgress
 from agentdag.plan.plan import Plan
-from agentdag.session import Session
+from agentdag.session import BatchResult, BatchSession, BatchSpec, Session
 
 Compile = Callable[[str], Plan]
 INSTANT = Options(simulate=True, time_scale=0.0001)
@@ -326,19 +326,71 @@ def test_the_first_interrupt_lets_what_is_in_flight_finish(plan: Compile) -> Non
     assert result.nodes["never"].reason == "interrupted"
 
 
-def test_an_interrupt_that_cuts_nothing_short_changes_nothing(plan: Compile) -> None:
-    asked = plan("nodes: {last: {model: simulated/m, prompt: hi, expect: {latency: 10s}}}")
+LAST = "last: {prompt: hi, expect: {latency: 10s}}"
+BROKEN = "fails: {{prompt: hi, retry: 0, simulate: {{fail: [auth]}}, {more}, expect: {{latency: 1s}}}}"
+
+
+def stopped_at(asked: Plan, at_s: float | None) -> agentdag.RunResult:
+    """The run of *asked* in virtual time, interrupted after so many seconds, if at all."""
 
     async def run() -> agentdag.RunResult:
-        def stop(event: Event) -> None:
-            if isinstance(event, NodeStarted):
-                asyncio.get_running_loop().call_later(5.0, session.interrupt, 2)
-
-        session = Session(asked, observers=(stop,))
+        session = Session(asked)
+        if at_s is not None:
+            asyncio.get_running_loop().call_later(at_s, session.interrupt, 2)
         return await session.run()
 
+    return run_virtually(run())
+
+
+@pytest.mark.parametrize(
+    ("nodes", "code"),
+    [
+        ([LAST], 0),
+        ([BROKEN.format(more="continue_on_failure: true"), LAST], 0),
+        ([BROKEN.format(more="continue_on_failure: false"), LAST], 1),
+    ],
+)
+def test_an_interrupt_that_cuts_nothing_short_changes_nothing(plan: Compile, nodes: list[str], code: int) -> None:
+    asked = plan("defaults: {model: simulated/m}\nnodes:\n  " + "\n  ".join(nodes))
+    alone, stopped = stopped_at(asked, None), stopped_at(asked, 5.0)
+    assert (stopped.status, stopped.exit_code) == (alone.status, alone.exit_code)
+    assert stopped.exit_code == code
+
+
+def test_an_interrupt_that_costs_a_join_its_retry_has_cut_it_short(plan: Compile) -> None:
+    asked = plan("""
+        defaults: {model: simulated/m}
+        nodes:
+          a: {prompt: hi, expect: {latency: 10s}}
+          b: {prompt: hi, expect: {latency: 30s}}
+          join: {needs: [a, b], prompt: hi, barrier: progressive, retry: 3, expect: {latency: 5s}, simulate: {fail: [server]}}
+    """)
+    assert stopped_at(asked, None).exit_code == 0
+    assert stopped_at(asked, 32.0).exit_code == 130
+
+
+@pytest.mark.parametrize("at_s", [None, 5.0])
+def test_results_that_could_not_be_written_are_told_although_it_was_stopped(
+    plan: Compile, tmp_path: Path, at_s: float | None
+) -> None:
+    asked = plan(
+        "defaults: {model: simulated/m}\ninputs: {x: {}}\nnodes:\n  last: {prompt: '{{ inputs.x }}', expect: {latency: 10s}}"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"x": "1"}')
+
+    def full(_line: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def run() -> BatchResult:
+        batch = BatchSession(
+            asked, BatchSpec(rows=tmp_path / "rows.jsonl"), options=Options(), keeper=None, print_line=full
+        )
+        if at_s is not None:
+            asyncio.get_running_loop().call_later(at_s, batch.interrupt, 2)
+        return await batch.run()
+
     result = run_virtually(run())
-    assert (result.status, result.exit_code) == (RunStatus.SUCCEEDED, 0)
+    assert (result.exit_code, result.reason) == (1, "the results could not be written: No space left on device")
 
 
 def test_the_second_interrupt_cuts_at_once(plan: Compile) -> None:
@@ -396,6 +448,13 @@ def test_a_function_that_cancels_itself_is_a_failure_and_not_the_end(plan: Compi
     assert error is not None
     assert error.kind is ErrorKind.INTERNAL
     assert result.nodes["g"].status is Status.SUCCEEDED
+
+
+def test_who_has_a_slot_at_once_has_not_waited(plan: Compile) -> None:
+    seen = Recorder()
+    asked = plan("defaults: {model: simulated/m}\nnodes: {a: {prompt: hi}, b: {prompt: hi}, c: {prompt: hi}}")
+    run_virtually(Session(asked, observers=(seen,)).run())
+    assert seen.events[-1].most_queued == 0  # type: ignore[union-attr]
 
 
 def test_an_interrupt_before_the_run_is_not_lost(plan: Compile) -> None:
