@@ -208,7 +208,7 @@ def _budget(given: list[str]) -> dict[str, str]:
         except InvalidOperation:
             amount = Decimal(-1)
         if not amount.is_finite() or amount < 0 or (name == "tokens" and amount != int(amount)):
-            what = "USD, such as 1.50" if name == "cost" else "a whole number of tokens"
-            raise UsageError(f"--budget {each}: {value} is no amount of {what}")
+            what = "an amount of USD, such as 1.50" if name == "cost" else "a whole number of tokens"
+            raise UsageError(f"--budget {each}: {value} is not {what}, or none")
         said[name] = format(amount if name == "cost" else Decimal(int(amount)), "f")
     return said

@@ -290,7 +290,8 @@ def _node_lines(node: str, requests: Sequence[_Request], settled: NodeSettled | 
         yield from _asked_lines(plain)
         for attempt in request.attempts:
             began = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(attempt.began))
-            yield f"  attempt {attempt.number} at {began} UTC: {attempt.told()}"
+            of = f" of {inert(attempt.model)}" if attempt.model and attempt.model != plain.get("model") else ""
+            yield f"  attempt {attempt.number}{of} at {began} UTC: {attempt.told()}"
     if settled is not None and settled.output is not None:
         text = (
             settled.output

@@ -26,12 +26,18 @@ _DUE = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "bool_type": "true or false",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "list_type": "a list",
 }
+_WRITTEN = {
+    "budget": "{cost: 1.50}, or {tokens: 100_000}",
+    "when_low": "{at: 80%, do: [downgrade]}",
+}
+"""What a mapping looks like whose form is often guessed wrongly."""
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -166,7 +172,7 @@ class Checked:
         """Whether *path* or something around it is gone."""
         return any(path[:length] in self.damaged for length in range(len(path) + 1))
 
-    def is_damaged(self, *path: str) -> bool:
+    def is_damaged(self, *path: str | int) -> bool:
         """Whether *path* or something inside it is gone."""
         return path in self._touched
 
@@ -192,7 +198,8 @@ def check_document(document: Document, report: Report) -> Checked:
                 if problem["type"] == "missing" and _is_meant(path, unknown):
                     _cut(value, path, checked)
                     continue
-                if not checked.is_cut(path):
+                lacks = (problem.get("ctx") or {}).get("lacks", False)
+                if not checked.is_cut(path) and not (lacks and checked.is_damaged(*path)):
                     _report(report, problem)
                 _cut(value, path, checked)
         else:
@@ -252,27 +259,42 @@ def _report_type(report: Report, path: tuple[str | int, ...], kind: str, problem
         report.at(path, "AD202", f"`{key}`: {problem['msg']}")
         return
     item = "an item of " if path and isinstance(path[-1], int) else ""
-    hint = None
+    message = f"{item}`{key}` is {_DUE[kind]}, not {describe(value)}"
+    report.at(
+        path, "AD202", message, _mapping_hint(path, key, value) if kind == "model_type" else _hint(kind, key, value)
+    )
+
+
+def _hint(kind: str, key: str, value: Any) -> str | None:
+    """How to write a plain value, or a list of them, where *value* was written."""
     if kind == "bool_type" and isinstance(value, str) and value.lower() in _YAML_1_1:
-        hint = "YAML 1.2 knows only true and false"
-    elif kind == "list_type" and isinstance(value, str):
+        return "YAML 1.2 knows only true and false"
+    if kind == "list_type" and isinstance(value, str):
         words = value.replace(",", " ").split() if key == "needs" else [value]
-        hint = f"write [{', '.join(words)}]"
-    elif kind == "string_type" and isinstance(value, dict):
-        hint = "put quotes around text that holds `: ` or begins with `{`"
-    elif kind == "string_type" and isinstance(value, list):
-        hint = "write one text; `|` begins one of several lines"
-    elif kind == "string_type" and value is not None:
-        hint = "put quotes around it"
-    elif kind == "model_type" and path[:1] == ("inputs",) and isinstance(value, str):
-        hint = f"write {{type: {value}}}"
-    elif kind == "model_type" and key == "hedge" and isinstance(value, str):
-        hint = f"write {{after: {value}}}"
-    elif kind == "model_type" and len(path) == 2 and path[0] == "nodes" and isinstance(value, str):
-        hint = "write {prompt: ...}"
-    elif kind == "model_type" and value is None:
-        hint = f"write keys below `{key}:`, indented"
-    report.at(path, "AD202", f"{item}`{key}` is {_DUE[kind]}, not {describe(value)}", hint)
+        return f"write [{', '.join(words)}]"
+    if kind != "string_type" or value is None:
+        return None
+    if isinstance(value, dict):
+        return "put quotes around text that holds `: ` or begins with `{`"
+    return "write one text; `|` begins one of several lines" if isinstance(value, list) else "put quotes around it"
+
+
+def _mapping_hint(path: tuple[str | int, ...], key: str, value: Any) -> str | None:
+    """How to write the mapping that is due at *path*, where *value* was written."""
+    if value is None:
+        return f"write keys below `{key}:`, indented"
+    if key in _WRITTEN:
+        return f"write {_WRITTEN[key]}"
+    if path[:1] == ("tiers",):
+        return "write provider/model, or {model: provider/model} with its parameters"
+    if isinstance(value, str):
+        if path[:1] == ("inputs",):
+            return f"write {{type: {value}}}"
+        if key == "hedge":
+            return f"write {{after: {value}}}"
+        if len(path) == 2 and path[0] == "nodes":
+            return "write {prompt: ...}"
+    return None
 
 
 def _key_hint(key: str, parent: tuple[str | int, ...]) -> str | None:

@@ -96,7 +96,7 @@ class NodeBudgetSpec(Model):
     @model_validator(mode="after")
     def _says_something(self) -> NodeBudgetSpec:
         if self.tokens is None and self.cost is None:
-            raise refusal("this budget bounds nothing", "write `tokens:` or `cost:`")
+            raise refusal("this budget bounds nothing", "write `tokens:` or `cost:`", lacks=True)
         return self
 
 

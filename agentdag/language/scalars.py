@@ -26,9 +26,9 @@ _UNITS_S = (Decimal(86_400), Decimal(3600), Decimal(60), Decimal(1), Decimal("0.
 DURATION_FORMS = "500ms, 45s, 2m30s or 2h"
 
 
-def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
-    """A validation error in the words of the language."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
+def refusal(message: str, hint: str | None = None, *, lacks: bool = False) -> PydanticCustomError:
+    """A validation error in the words of the language; *lacks* says that it is about what is not there."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint, "lacks": lacks})
 
 
 def duration_s(value: Any) -> float:

@@ -296,7 +296,7 @@ class NodeCompiler:
         if defaults.model is not None:
             model = model_ref(defaults.model)
             return (model, None)
-        if not any(self.checked.is_damaged(*cut) for cut in (path, ("defaults",))):  # type: ignore[arg-type]
+        if not any(self.checked.is_damaged(*cut) for cut in (path, ("defaults",))):
             hint = "write `model: provider/name` here or under `defaults:`"
             self.report.at(path, "AD203", f"`{path[1]}` has no model", hint, key=True)
         return None

@@ -149,6 +149,7 @@ class History:
             )
         )
         live = is_live(self.folder, name)
+        all_ended = len(ends) == rows
         rows = max(rows, (about["options"].get("batch") or {}).get("count", 0))
         statuses = {end[0] for end in ends}
         whole = len(ends) == rows and (not batch or KILLED not in statuses)
@@ -162,7 +163,7 @@ class History:
             elapsed_s,
             _sum(end[2] for end in ends),
             _sum(end[3] for end in ends),
-            _total(Counter(end[4] for end in ends)) if whole or status == SPENT else None,
+            _total(Counter(end[4] for end in ends)) if all_ended else None,
             mode_of(about["options"]),
             rows if batch else None,
         )
