@@ -239,8 +239,8 @@ class NodeLife(Turn):
                 asked, self._degraded = degraded(run, work, asked)
                 self._by = self._by._replace(model=str(asked.model))
             lane = run.lanes(asked.model)
-            limited = lane is not None or self.purse is not None
-            size = size_of(asked.prompt, asked.system) if limited else 0
+            counts = lane is not None and lane.counts_tokens
+            size = size_of(asked.prompt, asked.system) if counts or self.purse is not None else 0
             if self.purse is not None:
                 asked = bounded(run, node, asked, size, self.purse)
             claim = claim_of(run, node, asked, size, self.purse, lane)
@@ -268,7 +268,7 @@ class NodeLife(Turn):
                 run.redact,
                 billed=not getattr(provider, "free", False),
                 price=unpriced if prices is None else prices.of,
-                heard=unheard if lane is None else partial(run.estimates.learn, node.id, str(asked.model), size),
+                heard=partial(run.estimates.learn, node.id, str(asked.model), size) if counts else unheard,
             )
         if simulator is not None:
             return StandInAgent(simulator, node.rehearsal)

@@ -260,7 +260,7 @@ class Lane:
         """The call of *permit* goes out."""
         permit.sent_at = now
         calls, need = self._total
-        permit.by_then = self._total = Sent(calls + 1, _plus(need, permit.need))
+        permit.by_then = self._total = Sent(calls + 1, _plus(need, permit.need) if self.counts_tokens else need)
         if permit in self._log:
             self._log.move_to_end(permit)
 
