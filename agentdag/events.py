@@ -38,6 +38,8 @@ class Status(Word):
     CANCELLED = "cancelled", "It was cut off while it ran: an interrupt, the run's timeout, or `fail_fast`."
 
 
+INTERRUPTED = "interrupted"
+"""The `reason` of what a signal has stopped."""
 OUT_OF_BUDGET = "budget"
 """The `reason` of a node that was skipped because the budget could not pay it."""
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})

@@ -83,6 +83,6 @@ class Account:
             reason=reason,
             top_tier_usd=self.top_tier_usd,
             cache_saved_usd=self.cache_saved_usd or None,
-            budget_left=budget_left(self._run),
+            budget_left=budget_left(self._run.budget),
             most_queued=most_queued,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agentdag.calls import NOTHING, Amount, Sampling
+from agentdag.calls import NOTHING, Amount, Sampling, size_of
 from agentdag.engine.asks import Prompted
 from agentdag.engine.run import Run
 from agentdag.events import BudgetLeft
@@ -76,9 +76,9 @@ def degraded(run: Run, work: PromptWork, asked: Prompted) -> tuple[Prompted, tup
     return asked, tuple(done)
 
 
-def budget_left(run: Run) -> BudgetLeft | None:
-    """What of the budget is not spent; None where nothing is bounded."""
-    return None if run.budget is None else BudgetLeft(*run.budget.left())
+def budget_left(budget: Budget | None) -> BudgetLeft | None:
+    """What of *budget* is not spent; None where nothing is bounded."""
+    return None if budget is None else BudgetLeft(*budget.left())
 
 
 def too_little(run: Run, node: str, worst: Amount | None) -> str:
@@ -92,7 +92,7 @@ def too_little(run: Run, node: str, worst: Amount | None) -> str:
 def prefix_of(asked: Prompted) -> str | None:
     """The digest of what *asked* begins with, as others do, where that is worth a provider's cache."""
     text = f"{asked.system or ''}\x00{asked.prompt[: asked.lead or 0]}"
-    return digest((str(asked.model), text)) if len(text.encode("utf-8", "replace")) >= LEAST_CACHED_BYTES else None
+    return digest((str(asked.model), text)) if size_of(text) >= LEAST_CACHED_BYTES else None
 
 
 def claim_of(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget | None, lane: Lane | None) -> Claim:

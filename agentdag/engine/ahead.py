@@ -11,6 +11,9 @@ from agentdag.engine.attempts import NodeLife
 from agentdag.engine.run import Run
 from agentdag.limits.slots import Rank, Seat
 
+Safely = Callable[[Callable[[], None]], None]
+"""Calls what it is given, and takes what that raises."""
+
 
 class Ahead:
     """The nodes that wait for a slot and may be written ahead: as many as can be at work at once, best first.
@@ -18,7 +21,7 @@ class Ahead:
     *safely* calls what it is given, and takes what that raises.
     """
 
-    def __init__(self, run: Run, cap: int, safely: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, run: Run, cap: int, safely: Safely) -> None:
         self._run = run
         self._cap = cap
         self._safely = safely

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from agentdag.engine.ahead import Ahead
+from agentdag.engine.ahead import Ahead, Safely
 from agentdag.engine.run import Run
 from agentdag.limits.rates import Lane
 from agentdag.limits.slots import NO_NEED, Rank, Seat, Slots
 
-Safely = Callable[[Callable[[], None]], None]
-"""Calls what it is given, and takes what that raises."""
 Launch = Callable[[int, Seat, float], None]
 """Told the node that has its slot, its seat, and when it became ready, in seconds of the run."""
 

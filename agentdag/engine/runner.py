@@ -26,6 +26,7 @@ from agentdag.engine.sights import sighted
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
     FAILURES,
+    INTERRUPTED,
     OUT_OF_BUDGET,
     BudgetLow,
     Exit,
@@ -135,10 +136,10 @@ class Runner:
         """The first time nothing new is launched and what is in flight may finish; the second time it is cut."""
         if self._signal is None:
             self._signal = signal
-            self._stop("interrupted")
-            self._later("grace", GRACE_S, partial(self._cut, "interrupted"))
+            self._stop(INTERRUPTED)
+            self._later("grace", GRACE_S, partial(self._cut, INTERRUPTED))
         else:
-            self._cut("interrupted")
+            self._cut(INTERRUPTED)
 
     def store_broke(self) -> None:
         """Nothing can be written any more: nothing more is begun, and what is in flight may finish."""
@@ -560,7 +561,7 @@ class Runner:
         run, slots = self._run, self._slots
         waiting = self._waiting()
         queued = waiting["slot"] + waiting["rate"]
-        usage, left = self._account.usage, budget_left(run)
+        usage, left = self._account.usage, budget_left(run.budget)
         run.emit(RunProgress(run.id, run.now(), slots.held, queued, waiting, usage, left))
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
 
@@ -589,7 +590,7 @@ class Runner:
         if verdict[0] is RunStatus.OUT_OF_BUDGET:
             reason = run.out_of_budget
         elif verdict[0] is RunStatus.INTERRUPTED:
-            reason = "interrupted"
+            reason = INTERRUPTED
         finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._queue.deepest)
         if run.log is not None:
             await run.log.recorded(finished)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.calls import NO_USAGE, NOTHING, Amount, Usage
+from agentdag.engine.afford import budget_left
 from agentdag.engine.batch import Batch
 from agentdag.engine.run import Run
 from agentdag.engine.runner import Runner
 from agentdag.errors import UsageError
-from agentdag.events import BudgetLeft, Exit, RunFinished, RunStatus
+from agentdag.events import INTERRUPTED, BudgetLeft, Exit, RunFinished, RunStatus
 from agentdag.plan.plan import Plan
 from agentdag.plan.values import resolve_inputs
 from agentdag.session.options import Options, run_id
@@ -25,8 +26,6 @@ from agentdag.store.history import History
 from agentdag.store.keeper import Keeper
 from agentdag.views.words import why_failed
 
-INTERRUPTED = "interrupted"
-"""Why a batch ended that a signal has stopped."""
 MAX_FAILURES_KEPT = 20
 """Failed rows that the closing words can name."""
 
@@ -125,7 +124,7 @@ class BatchSession:
 
     def budget_left(self) -> BudgetLeft | None:
         """What is left of what all rows may spend together; None where that is not bounded."""
-        return None if self._budget is None else BudgetLeft(*self._budget.left())
+        return budget_left(self._budget)
 
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""
