@@ -75,7 +75,7 @@ def _waited(settled: Sequence[NodeSettled], most_queued: int) -> list[Text]:
     deep = f"; up to {most_queued:,} queued" if most_queued > 1 else ""
     most = sorted(settled, key=lambda node: -sum(node.waits.values()))[:MAX_WAITED]
     each = "; ".join(f"{inert(node.node)} {words}" for node in most if (words := waited(node.waits)))
-    return [Text(f"waited  {told}{deep}"), Text(f"        most: {each}", style="dim")]
+    return [Text(f"waited  {told}{deep}"), *([Text(f"        most: {each}", style="dim")] if each else [])]
 
 
 def _cost(finished: RunFinished, about: About) -> list[Text]:
