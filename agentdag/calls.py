@@ -6,7 +6,7 @@ A provider is anything with `complete` and `aclose`. This file knows no provider
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import asdict, field
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -165,6 +165,62 @@ class Rehearsal:
 
 
 @value(frozen=True, slots=True)
+class Form:
+    """What an answer is to be: JSON, and where *schema* is given, what that JSON Schema describes."""
+
+    schema: Mapping[str, Any] | None = None
+
+
+@value(frozen=True, slots=True)
+class ToolCall:
+    """A model asks for a tool; `arguments` are JSON as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@value(frozen=True, slots=True)
+class ToolResult:
+    """What a tool call came to; `call` is the id of the call."""
+
+    call: str
+    text: str
+    failed: bool = False
+
+
+@value(frozen=True, slots=True)
+class Exchange:
+    """One turn of a conversation: what the model said, and what it was told upon that.
+
+    `raw` is what it said in its provider's own form, as JSON holds it.
+    """
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    results: tuple[ToolResult, ...] = ()
+    told: str | None = None
+    raw: Any = None
+
+    def plain(self) -> dict[str, Any]:
+        """As machines read it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Exchange:
+        """What `plain` gave; raises KeyError or TypeError where that is not what it is."""
+        calls = tuple(ToolCall(**call) for call in plain["calls"])
+        results = tuple(ToolResult(**result) for result in plain["results"])
+        return cls(plain["text"], calls, results, plain["told"], plain["raw"])
+
+    @property
+    def size(self) -> int:
+        """Its bytes in UTF-8, about as they are sent."""
+        parts = (part for call in self.calls for part in (call.name, call.arguments))
+        return size_of(self.text, self.told, *parts, *(result.text for result in self.results))
+
+
+@value(frozen=True, slots=True)
 class Request:
     """One model call. `node` and `attempt` (from 1) say whose it is, `hedge` which of the same calls beside it.
 
@@ -186,6 +242,16 @@ class Request:
     provider: str = ""
     lead: int | None = None
     cache_key: str | None = None
+    form: Form | None = None
+    """What the answer is to be, where that is not text."""
+    history: tuple[Exchange, ...] = ()
+    """What followed the prompt."""
+
+
+def asked_tokens(request: Request) -> int:
+    """About how many tokens *request* has, where nobody has counted them."""
+    size = size_of(request.system, request.prompt) + sum(exchange.size for exchange in request.history)
+    return round(size / BYTES_PER_TOKEN)
 
 
 class Gauge(NamedTuple):
@@ -210,6 +276,10 @@ class Reply:
     ttft_s: float | None = None
     room: Room = field(default_factory=dict)
     """What the server says is left of its limits."""
+    calls: tuple[ToolCall, ...] = ()
+    """The tools that the model asks for: then `text` is no answer yet."""
+    raw: Any = None
+    """What the model said in the provider's own form, where that says more than `text` and `calls`."""
 
 
 OnDelta = Callable[[str], None]

@@ -45,6 +45,10 @@ class ErrorKind(Word):
     CONNECTION = "connection", "No connection, or one that broke; not retried where its certificate is bad."
     TIMEOUT = "timeout", "The attempt took longer than the node's `timeout`. Retried, then the node is `timed_out`."
     BAD_RESPONSE = "bad_response", "The answer is broken: truncated, empty, no JSON, a stream without an end. Retried."
+    INVALID_OUTPUT = (
+        "invalid_output",
+        "The answer does not fit `output`, not even after it was sent back once with what is wrong. Retried.",
+    )
     AUTH = (
         "auth",
         "The key is missing, wrong, or not allowed (401, 403). Never retried; 401 shuts that model for the run.",
@@ -55,6 +59,11 @@ class ErrorKind(Word):
     BAD_REQUEST = "bad_request", "The provider does not accept the request: a parameter, a model's name. Never retried."
     TEMPLATE = "template", "A template failed on the data of this run, such as a missing output that it reads."
     FUNCTION = "function", "A Python function raised, or returned what JSON cannot hold. Retried only if `on` names it."
+    COMMAND = (
+        "command",
+        "A program could not be run, or ended with an exit code other than 0. Retried only if `on` names it.",
+    )
+    HTTP = "http", "A remote agent refused the request, or its address is not allowed. Retried only if `on` names it."
     BUDGET = "budget", "What is left of the budget does not hold the most that the call can cost. Never retried."
     BARRIER = "barrier", "Too few of the node's dependencies succeeded, or in time, for its `barrier` to open."
     UPSTREAM = "upstream", "What the node was to take from an earlier run is not on record."
@@ -69,6 +78,7 @@ TRANSIENT = frozenset(
         ErrorKind.CONNECTION,
         ErrorKind.TIMEOUT,
         ErrorKind.BAD_RESPONSE,
+        ErrorKind.INVALID_OUTPUT,
     }
 )
 """The kinds that are retried unless a node says otherwise."""

@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
-from agentdag.calls import Amount, Usage
+from agentdag.calls import Amount, Exchange, Usage
 from agentdag.errors import Failure, Word
 from agentdag.values import value
 
@@ -145,6 +145,8 @@ class NodeStarted:
     pass_number: int = 1
     reserved: Amount | None = None
     """What it may cost at the most, where a budget bounds it."""
+    turn: int = 1
+    """Which turn of a conversation it is of."""
 
 
 @value(frozen=True, slots=True)
@@ -212,6 +214,24 @@ class NodeFallback:
 
 
 @value(frozen=True, slots=True)
+class TurnFinished:
+    """A turn of a conversation ended that was not the last: what the model said, and what it was told upon that.
+
+    `fallback` is which of the node's fallbacks holds the conversation, 0 for its own work.
+    """
+
+    type: ClassVar = "turn.finished"
+    run: str
+    at: float
+    node: str
+    turn: int
+    pass_number: int
+    fallback: int
+    exchange: Exchange
+    usage: Usage
+
+
+@value(frozen=True, slots=True)
 class PassFinished:
     """A pass of a progressive join ended; where it failed, `error` says why and the output before it stands."""
 
@@ -264,6 +284,10 @@ class NodeSettled:
     """What it was made to do with because the budget was low: `downgrade`, `shrink`."""
     charged: Amount | None = None
     """What it took of a budget, in this life of the run; of a call whose cost is not known, the most it can be."""
+    stderr: str | None = None
+    """What a program said besides its output, at its end."""
+    turns: int = 1
+    """How many turns the conversation took that gave the answer."""
 
 
 @value(frozen=True, slots=True)
@@ -351,6 +375,7 @@ Event = (
     | NodeRetrying
     | NodeHedged
     | NodeFallback
+    | TurnFinished
     | PassFinished
     | BudgetLow
     | NodeSettled
@@ -394,6 +419,7 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
     Failure: Failure.plain,
     Amount: Amount.plain,
     BudgetLeft: BudgetLeft.plain,
+    Exchange: Exchange.plain,
     Decimal: lambda money: format(money, "f"),
 }
 

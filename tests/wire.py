@@ -98,11 +98,23 @@ class Call:
         return self.body["messages"][-1]["content"]
 
 
+@dataclass(frozen=True)
+class Say:
+    """An answer of a test's own: text, and the tools that the model asks for, as names with arguments."""
+
+    text: str = ""
+    calls: tuple[tuple[str, Any], ...] = ()
+    thought: str = ""
+
+
+Behaviour = str | Say
+
+
 @dataclass
 class WireServer:
     """Both protocols under one address; `base_url` differs: OpenAI's ends in /v1."""
 
-    script: dict[str, list[str]] = field(default_factory=dict)
+    script: dict[str, list[Behaviour] | Callable[[dict[str, Any]], Behaviour]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     latency_s: float = 0.0
     limits: Limits | None = None
@@ -184,18 +196,21 @@ class WireServer:
             self.arrived.notify_all()
         model = body["model"]
         script = self.script.get(model, ["ok"])
-        turn = min(self._turns[model], len(script) - 1)
+        turn = self._turns[model]
         self._turns[model] += 1
         limits, anthropic = self.limits, isinstance(wire, AnthropicWire)
         if limits is not None and not limits.take(self._loop.time(), 49):
             return wire.error(429, "too fast", headers=limits.told(refused=True, anthropic=anthropic))
+        if (wrong := wire.complaint(body)) is not None:
+            return wire.error(400, wrong, headers={})
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         told = {} if limits is None else limits.told(refused=False, anthropic=anthropic)
         try:
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
-            answer = await self._behave(request, body, wire, script[turn])
+            behaviour = script(body) if callable(script) else script[min(turn, len(script) - 1)]
+            answer = await self._behave(request, body, wire, behaviour)
             if not answer.prepared:
                 answer.headers.update(told)
             return answer
@@ -205,8 +220,12 @@ class WireServer:
                 limits.done()
 
     async def _behave(
-        self, request: web.Request, body: dict[str, Any], wire: OpenAIWire | AnthropicWire, behaviour: str
+        self, request: web.Request, body: dict[str, Any], wire: OpenAIWire | AnthropicWire, behaviour: Behaviour
     ) -> web.StreamResponse:
+        if isinstance(behaviour, Say):
+            if body.get("stream"):
+                return await stream(request, wire.said_events(body, behaviour))
+            return web.json_response(wire.said(body, behaviour), headers={"x-request-id": "req-1"})
         name, _, argument = behaviour.partition(":")
         if name.isdigit():
             headers = dict(pair.split("=", 1) for pair in argument.split(";") if pair)
@@ -218,8 +237,60 @@ class WireServer:
         return web.json_response(wire.answer(body, name), headers={"x-request-id": "req-1", "request-id": "req-1"})
 
 
+def _json(arguments: Any) -> str:
+    """Arguments as a model writes them; a text is taken as it is, for those that are no JSON."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
 class OpenAIWire:
     """Chat completions as OpenAI sends them."""
+
+    def complaint(self, body: dict[str, Any]) -> str | None:
+        """Why the API would refuse *body*."""
+        open_: list[str] = []
+        for message in body["messages"]:
+            if message["role"] == "tool":
+                if message["tool_call_id"] not in open_:
+                    return "messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
+                open_.remove(message["tool_call_id"])
+            elif open_:
+                return f"tool_call_ids did not have response messages: {open_}"
+            open_ += [call["id"] for call in message.get("tool_calls") or ()]
+        format_ = body.get("response_format") or {}
+        if format_.get("type") == "json_object" and "json" not in str(body["messages"]).lower():
+            return "'messages' must contain the word 'json' in some form"
+        schema = format_.get("json_schema", {}).get("schema")
+        if schema is not None and schema.get("type") != "object":
+            return "schema must be a JSON Schema of 'type: \"object\"'"
+        return None
+
+    def said(self, body: dict[str, Any], say: Say) -> dict[str, Any]:
+        whole = self.answer(body, "ok")
+        message: dict[str, Any] = {"role": "assistant", "content": say.text or None, "refusal": None}
+        if say.calls:
+            message["tool_calls"] = [
+                {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": _json(given)}}
+                for index, (name, given) in enumerate(say.calls)
+            ]
+        finish = "tool_calls" if say.calls else "stop"
+        whole["choices"] = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
+        return whole
+
+    def said_events(self, body: dict[str, Any], say: Say) -> list[str]:
+        def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
+            return "data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}) + "\n\n"
+
+        lines = [chunk({"role": "assistant", "content": ""})]
+        lines += [chunk({"content": say.text[at : at + 7]}) for at in range(0, len(say.text), 7)]
+        for index, (name, given) in enumerate(say.calls):
+            begun = {"index": index, "id": f"call_{index}", "type": "function"}
+            lines.append(chunk({"tool_calls": [{**begun, "function": {"name": name, "arguments": ""}}]}))
+            text = _json(given)
+            for at in range(0, len(text), 5):
+                lines.append(chunk({"tool_calls": [{"index": index, "function": {"arguments": text[at : at + 5]}}]}))
+        lines.append(chunk({}, "tool_calls" if say.calls else "stop"))
+        usage = {"prompt_tokens": 40, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 8}}
+        return [*lines, "data: " + json.dumps({"choices": [], "usage": usage}) + "\n\n", "data: [DONE]\n\n"]
 
     def error(self, status: int, message: str, *, headers: dict[str, str], code: str | None = None) -> web.Response:
         kinds = {401: "invalid_request_error", 429: "requests", 400: "invalid_request_error"}
@@ -300,6 +371,67 @@ class OpenAIWire:
 
 class AnthropicWire:
     """Messages as Anthropic sends them."""
+
+    def complaint(self, body: dict[str, Any]) -> str | None:
+        """Why the API would refuse *body*."""
+        open_: list[str] = []
+        before = None
+        for message in body["messages"]:
+            if message["role"] == before:
+                return "roles must alternate between user and assistant"
+            before = message["role"]
+            blocks = message["content"] if isinstance(message["content"], list) else []
+            if any(block["type"] == "text" and not block["text"].strip() for block in blocks):
+                return "text content blocks must be non-empty"
+            answered = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+            if answered != open_:
+                return f"`tool_use` ids were found without `tool_result` blocks: {open_}, but {answered}"
+            open_ = [block["id"] for block in blocks if block["type"] == "tool_use"]
+            if any(block["type"] == "thinking" and not block.get("signature") for block in blocks):
+                return "thinking blocks need their signature"
+        return None if before == "user" else "the last message must be the user's"
+
+    def _blocks(self, say: Say) -> list[dict[str, Any]]:
+        blocks: list[dict[str, Any]] = []
+        if say.thought:
+            blocks.append({"type": "thinking", "thinking": say.thought, "signature": "sig-1"})
+        if say.text:
+            blocks.append({"type": "text", "text": say.text})
+        for index, (name, given) in enumerate(say.calls):
+            blocks.append({"type": "tool_use", "id": f"toolu_{index}", "name": name, "input": given})
+        return blocks
+
+    def said(self, body: dict[str, Any], say: Say) -> dict[str, Any]:
+        stop = "tool_use" if say.calls else "end_turn"
+        return {**self.answer(body, "ok"), "content": self._blocks(say), "stop_reason": stop}
+
+    def said_events(self, body: dict[str, Any], say: Say) -> list[str]:
+        def event(kind: str, **more: Any) -> str:
+            return f"event: {kind}\ndata: {json.dumps({'type': kind, **more})}\n\n"
+
+        usage = {"input_tokens": 30, "cache_read_input_tokens": 8, "cache_creation_input_tokens": 2, "output_tokens": 1}
+        start = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "usage": usage}
+        lines = [event("message_start", message={**start, "content": []})]
+        for index, block in enumerate(self._blocks(say)):
+            match block:
+                case {"type": "text", "text": text}:
+                    begun, deltas = {"type": "text", "text": ""}, [{"type": "text_delta", "text": text}]
+                case {"type": "thinking", "thinking": text, "signature": signature}:
+                    begun = {"type": "thinking", "thinking": "", "signature": ""}
+                    deltas = [
+                        {"type": "thinking_delta", "thinking": text},
+                        {"type": "signature_delta", "signature": signature},
+                    ]
+                case _:
+                    begun, text = {**block, "input": {}}, _json(block["input"])
+                    parts = [text[at : at + 5] for at in range(0, len(text), 5)]
+                    deltas = [{"type": "input_json_delta", "partial_json": part} for part in ("", *parts)]
+            lines.append(event("content_block_start", index=index, content_block=begun))
+            lines += [event("content_block_delta", index=index, delta=delta) for delta in deltas]
+            lines.append(event("content_block_stop", index=index))
+        stop = "tool_use" if say.calls else "end_turn"
+        lines.append(event("message_delta", delta={"stop_reason": stop}, usage={"output_tokens": 9}))
+        return [*lines, event("message_stop")]
 
     def error(self, status: int, message: str, *, headers: dict[str, str], code: str | None = None) -> web.Response:
         kinds = {

@@ -30,6 +30,10 @@ class Task:
         """*act* through the governor's door; *claim* says whom each attempt asks, and what it takes."""
         return self.governor.call(act, self.turn, claim)
 
+    def again(self, failure: Failure, tries: int, claim: Claim) -> Awaitable[Failure | None]:
+        """Wait until everything may be done anew that came to *failure*, *tries* times so far; or why it may not."""
+        return self.governor.again(failure, tries, self.turn, claim)
+
 
 class Outcome(NamedTuple):
     """What a node came to: an output, or a failure. `latency_s` is of the last attempt."""
@@ -41,6 +45,8 @@ class Outcome(NamedTuple):
     usage: Usage = NO_USAGE
     ttft_s: float | None = None
     finish_reason: str | None = None
+    stderr: str | None = None
+    """What a program said besides its output, at its end."""
 
 
 class Agent(Protocol):

@@ -23,7 +23,8 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentdag.agents.agent import Outcome, Task
-from agentdag.calls import Provider, Rehearsal, Request
+from agentdag.agents.answers import Reader, read_value
+from agentdag.calls import Form, Provider, Rehearsal, Request
 from agentdag.errors import ErrorKind, Failure, FinalError
 from agentdag.limits.turn import Attempt
 
@@ -34,38 +35,60 @@ _NOT_THE_USERS = ("site-packages", str(Path(traceback.__file__).parent))
 
 @dataclass(frozen=True, slots=True)
 class FunctionAgent:
-    """Calls *function* with *arguments*; what it returns must be what JSON can hold."""
+    """Calls *function* with *arguments*; what it returns must be what JSON can hold, and what *reader* reads, where
+    there is one."""
 
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
+    reader: Reader | None = None
 
     async def perform(self, task: Task) -> Outcome:
         async def act(_attempt: Attempt) -> Any:
-            try:
-                if inspect.iscoroutinefunction(self.function):
-                    return _plain(await self.function(**self.arguments))
-                return await _in_thread(self.function, self.arguments)
-            except FinalError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
+            value = await called(self.function, self.arguments)
+            return value if self.reader is None else read_value(self.reader.value(value))
 
         call = await task.call(act)
         return Outcome(call.attempts, call.latency_s, call.result, call.failure)
 
 
+async def called(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """What *function* returns, as JSON can hold it; raises FinalError where it raises, or returns anything else."""
+    try:
+        if inspect.iscoroutinefunction(function):
+            return _plain(await function(**arguments))
+        return await _in_thread(function, arguments)
+    except FinalError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
+
+
 @dataclass(frozen=True, slots=True)
 class StandInAgent:
-    """Plays a function: waits and fails as the simulator does, and gives the output that the file says."""
+    """Plays a function, a program or a remote agent: waits and fails as the simulator does, and gives the output that
+    the file says, or one of the shape that is due. *asked* is what it would do, in short."""
 
     simulator: Provider
     rehearsal: Rehearsal
+    asked: str
+    form: Form | None
+    is_function: bool = True
 
     async def perform(self, task: Task) -> Outcome:
         async def act(attempt: Attempt) -> Any:
-            request = Request(task.node, attempt.number, "function", "", rehearsal=self.rehearsal, hedge=attempt.hedge)
-            await self.simulator.complete(request, task.on_delta)
-            return self.rehearsal.output
+            request = Request(
+                task.node,
+                attempt.number,
+                "simulator",
+                self.asked,
+                rehearsal=self.rehearsal,
+                hedge=attempt.hedge,
+                form=self.form,
+            )
+            reply = await self.simulator.complete(request, task.on_delta)
+            if self.rehearsal.output is not None or (self.is_function and self.form is None):
+                return self.rehearsal.output
+            return reply.text if self.form is None else json.loads(reply.text)
 
         call = await task.call(act)
         return Outcome(call.attempts, call.latency_s, call.result, call.failure)

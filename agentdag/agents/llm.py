@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from types import NoneType
 from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Outcome, Task
-from agentdag.calls import MAYBE_BILLED, NO_USAGE, Provider, Reply, Request, Usage
+from agentdag.agents.answers import Reader, complaint, objection
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, Provider, Reply, Request, Usage
 from agentdag.errors import ErrorKind, Failure, FinalError
-from agentdag.limits.turn import Attempt, Claim
+from agentdag.limits.turn import Attempt, Call, Claim
 from agentdag.values import value
 
 Price = Callable[[Usage], Decimal | None]
@@ -27,11 +29,25 @@ def unheard(_usage: Usage) -> None:
 
 
 @value(frozen=True, slots=True)
+class Terms:
+    """On what terms a conversation goes on after its first call.
+
+    The answer must be what *reader* reads, where there is one. *claim* says what a call takes whose request is so many
+    bytes longer, *heard* is told what such a one took. *past* are the turns that an earlier life of the run had.
+    """
+
+    reader: Reader | None
+    claim: Callable[[int], Claim]
+    heard: Callable[[int, Usage], None]
+    past: tuple[Exchange, ...] = ()
+
+
+@value(frozen=True, slots=True)
 class ModelAgent:
     """Sends *request* to *provider*; each attempt takes *claim*. *redact* takes secrets out of a text.
 
     *billed* says whether anybody may charge for it, which the simulator does not; *price* what an answer costs, or
-    would. *heard* is told what each answer took.
+    would. *heard* is told what each answer took. With *terms* it may take more than one call to an answer.
     """
 
     provider: Provider
@@ -41,32 +57,12 @@ class ModelAgent:
     billed: bool = True
     price: Price = unpriced
     heard: Callable[[Usage], None] = unheard
+    terms: Terms | None = None
 
     async def perform(self, task: Task) -> Outcome:
-        async def ask(attempt: Attempt) -> _Answer:
-            deltas = 0
-
-            def on_delta(piece: str) -> None:
-                nonlocal deltas
-                attempt.heard()
-                deltas += 1
-                if piece or deltas > 1:  # the first, empty one says that a stream begins
-                    attempt.speaks()
-                if piece and not attempt.hedge:
-                    task.on_delta(piece)
-
-            request = self.request
-            if (attempt.number, attempt.hedge) != (request.attempt, request.hedge):
-                request = replace(request, attempt=attempt.number, hedge=attempt.hedge)
-            reply = _checked(await self.provider.complete(request, on_delta), self.request.provider)
-            usage = reply.usage
-            if usage.cost_usd is None and (cost := self.price(usage)) is not None:
-                usage = usage.costing(cost)
-            attempt.told(usage, reply.room)
-            self.heard(usage)
-            return _Answer(reply, usage)
-
-        call = await task.call(ask, self.claim)
+        if self.terms is not None:
+            return await _Conversation(self, task, self.terms).held()
+        call = await self._ask(task, self.request, self.claim, self.heard)
         if call.failure is not None or call.result is None:
             usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
             return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
@@ -79,6 +75,115 @@ class ModelAgent:
             ttft_s=reply.ttft_s,
             finish_reason=reply.finish_reason,
         )
+
+    async def _ask(self, task: Task, asks: Request, claim: Claim, heard: Callable[[Usage], None]) -> Call[_Answer]:
+        """One call for *asks*, tried again as the node's policy says."""
+
+        async def ask(attempt: Attempt) -> _Answer:
+            deltas = 0
+
+            def on_delta(piece: str) -> None:
+                nonlocal deltas
+                attempt.heard()
+                deltas += 1
+                if piece or deltas > 1:  # the first, empty one says that a stream begins
+                    attempt.speaks()
+                if piece and not attempt.hedge:
+                    task.on_delta(piece)
+
+            request = asks
+            if (attempt.number, attempt.hedge) != (request.attempt, request.hedge):
+                request = replace(request, attempt=attempt.number, hedge=attempt.hedge)
+            reply = _checked(await self.provider.complete(request, on_delta), asks.provider)
+            usage = reply.usage
+            if usage.cost_usd is None and (cost := self.price(usage)) is not None:
+                usage = usage.costing(cost)
+            attempt.told(usage, reply.room)
+            heard(usage)
+            return _Answer(reply, usage)
+
+        return await task.call(ask, claim)
+
+
+class _Conversation:
+    """Model and node, turn by turn, until an answer fits; each turn but the last is kept before the next is made."""
+
+    def __init__(self, agent: ModelAgent, task: Task, terms: Terms) -> None:
+        self._agent = agent
+        self._task = task
+        self._terms = terms
+        self._history = terms.past
+        self._usage = NO_USAGE
+        self._latency_s = 0.0
+        self._ttft_s: float | None = None
+        self._begun_at = task.turn.attempts_before
+        self._answers = False
+        """Whether the last call was answered."""
+
+    async def held(self) -> Outcome:
+        """What it came to; an answer that does not fit is asked for anew as often as the node's policy says."""
+        tries = 0
+        while True:
+            outcome = await self._tried()
+            failure = outcome.failure
+            if failure is None or failure.kind is not ErrorKind.INVALID_OUTPUT:
+                return outcome
+            tries += 1
+            self._task.turn.attempts_before += 1
+            refused = await self._task.again(failure, tries, self._agent.claim)
+            if refused is not None:
+                return outcome._replace(failure=refused)
+            self._history, self._latency_s, self._ttft_s = (), 0.0, None
+
+    async def _tried(self) -> Outcome:
+        """One whole conversation, with one repair at the most."""
+        reader = self._terms.reader
+        while True:
+            call = await self._said()
+            if call.failure is not None or call.result is None:
+                return self._outcome(None, call.failure)
+            reply, usage = call.result
+            if reader is None:
+                return self._outcome(self._agent.redact(reply.text), None, reply)
+            read = reader.text(self._agent.redact(reply.text))
+            if not read.errors:
+                return self._outcome(read.value, None, reply)
+            if any(exchange.told is not None for exchange in self._history):
+                why = Failure(ErrorKind.INVALID_OUTPUT, complaint(read.errors), self._agent.request.provider)
+                return self._outcome(None, replace(why, billed="yes"), reply)
+            await self._keep(Exchange(reply.text, told=objection(read.errors), raw=reply.raw), usage)
+
+    async def _said(self) -> Call[_Answer]:
+        """The model's next turn."""
+        agent, turn, terms = self._agent, self._task.turn, self._terms
+        request, claim, heard = agent.request, agent.claim, agent.heard
+        turn.step = len(self._history) + 1
+        if self._history:
+            longer = sum(exchange.size for exchange in self._history)
+            request = replace(request, history=self._history)
+            claim, heard = terms.claim(longer), partial(terms.heard, longer)
+        call = await agent._ask(self._task, request, claim, heard)  # noqa: SLF001 - its own conversation
+        self._answers = call.failure is None
+        turn.attempts_before += call.attempts - self._answers
+        if call.doubtful and agent.billed:
+            self._usage += MAYBE_BILLED
+        if call.result is not None:
+            self._usage += call.result.usage
+            self._latency_s += call.latency_s
+            self._ttft_s = call.result.reply.ttft_s if self._ttft_s is None else self._ttft_s
+        else:
+            self._latency_s = call.latency_s
+        return call
+
+    async def _keep(self, exchange: Exchange, usage: Usage) -> None:
+        """*exchange* is over: on record before the conversation goes on."""
+        self._history = (*self._history, exchange)
+        await self._task.turn.exchanged(exchange, usage)
+
+    def _outcome(self, output: Any, failure: Failure | None, reply: Reply | None = None) -> Outcome:
+        done = self._task.turn.attempts_before - self._begun_at + self._answers
+        finish = None if reply is None else reply.finish_reason
+        return Outcome(done, self._latency_s, output, failure, self._usage, self._ttft_s, finish)
 
 
 class _Answer(NamedTuple):

@@ -11,7 +11,7 @@ from agentdag.calls import Amount
 from agentdag.events import BudgetLeft, Exit
 from agentdag.language.scalars import seconds_text
 from agentdag.limits.budget import Budget
-from agentdag.plan.plan import CallWork, Plan
+from agentdag.plan.plan import Plan
 from agentdag.plan.preview import LONGEST_ANSWER, Preview, Step
 from agentdag.session import Options, foreseen
 from agentdag.views.lines import writer
@@ -87,10 +87,10 @@ def _step_lines(step: Step, *, terminal: bool) -> Iterator[str]:
     if step.prompt is not None:
         title = f"prompt, when {', '.join(step.waits_for)} will have answered" if step.waits_for else "prompt"
         yield from _quoted(title, step.prompt, terminal=terminal)
-    if isinstance(node.work, CallWork):
+    if node.model is None:
         given = json.dumps(step.arguments, ensure_ascii=False, indent=2) if step.arguments else ""
         waiting = f", when {', '.join(step.waits_for)} will have answered" if step.waits_for else ""
-        title = f"calls {node.work.module}:{node.work.function}{waiting}"
+        title = f"{inert(node.work.title)}{waiting}"
         yield from _quoted(title, given, terminal=terminal)
 
 

@@ -16,7 +16,8 @@ from agentdag.cli.watch import Shown, watch
 from agentdag.errors import SpecError, UsageError
 from agentdag.events import Exit, RunStatus
 from agentdag.language.findings import did_you_mean
-from agentdag.plan.plan import CallWork, Plan, PlanNode
+from agentdag.plan.plan import Plan, PlanNode
+from agentdag.plan.work import may_repeat
 from agentdag.session import (
     BatchSession,
     BatchTakenUp,
@@ -108,7 +109,7 @@ def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArgument
     if both:
         raise UsageError(f"{names(sorted(both))} cannot be repeated and skipped")
     out = {name for record in records for name, each in record.nodes.items() if each.in_doubt}
-    doubtful = [n for n in plan.nodes if n.id in out and isinstance(n.work, CallWork) and not n.idempotent]
+    doubtful = [n for n in plan.nodes if n.id in out and not (may_repeat(n.work) or n.idempotent)]
     open_ = [node for node in doubtful if node.id not in arguments.repeat | arguments.skip]
     repeat, skip = set(arguments.repeat), set(arguments.skip)
     if open_ and not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -137,13 +138,9 @@ def _blindly(nodes: Sequence[PlanNode]) -> UsageError:
 
 def _asked(node: PlanNode) -> bool:
     """Whether the person at the terminal wants *node* repeated; else it is skipped."""
-    work = node.work
-    assert isinstance(work, CallWork)
-    told = (
-        f"`{node.id}` was calling {work.module}:{work.function} when the run was cut off, and may have had an effect."
-    )
+    told = f"`{node.id}`, which {inert(node.work.title)}, was at work when the run was cut off."
     while True:
-        sys.stderr.write(f"{told}\nCall it again? [y]es, [s]kip it, [q]uit: ")
+        sys.stderr.write(f"{told} It may have had an effect.\nDo it again? [y]es, [s]kip it, [q]uit: ")
         sys.stderr.flush()
         answer = sys.stdin.readline().strip().lower()
         if answer in {"y", "yes"}:
@@ -174,7 +171,7 @@ def _ended(status: RunStatus) -> str:
 def _doubts(plan: Plan, doubtful: Iterable[str], *, real: bool) -> list[str]:
     """The calls that were out when the run was cut off."""
     known = {node.id: node for node in plan.nodes}
-    asked = [name for name in doubtful if name in known and not isinstance(known[name].work, CallWork)]
+    asked = [name for name in doubtful if name in known and may_repeat(known[name].work)]
     if not asked:
         return []
     were, are = ("was", "is") if len(asked) == 1 else ("were", "are")

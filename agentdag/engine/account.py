@@ -12,7 +12,7 @@ from agentdag.engine.afford import budget_left
 from agentdag.engine.run import Run
 from agentdag.events import NodeSettled, RunFinished, RunStatus, Status
 from agentdag.plan.forecast import measured_path_s
-from agentdag.plan.plan import ModelRef
+from agentdag.plan.work import ModelRef
 
 
 class Account:

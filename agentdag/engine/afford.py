@@ -12,7 +12,8 @@ from agentdag.limits.budget import Budget
 from agentdag.limits.rates import Lane
 from agentdag.limits.slots import NO_NEED
 from agentdag.limits.turn import Claim
-from agentdag.plan.plan import PlanNode, PromptWork
+from agentdag.plan.plan import PlanNode
+from agentdag.plan.work import PromptWork
 from agentdag.store.schema import digest
 
 FRAMING = 64

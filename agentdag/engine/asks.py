@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from agentdag.calls import Sampling
-from agentdag.plan.plan import CallWork, ModelRef, PromptWork, function_name
+from agentdag.plan.work import (
+    AS_IT_COMES,
+    AS_TEXT,
+    Answer,
+    CallWork,
+    CommandWork,
+    HttpWork,
+    ModelRef,
+    PromptWork,
+    Work,
+)
 from agentdag.store.schema import digest
 from agentdag.values import value
 
@@ -46,18 +56,62 @@ class Called:
         return {"function": self.function, "code": self.code, "arguments": dict(self.arguments)}
 
 
-Asked = Prompted | Called
+@value(frozen=True, slots=True)
+class Fetched:
+    """A request to a remote agent; variables of the environment in its headers are not filled in."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: str | None
+    is_json: bool
+    private: bool
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"method": self.method, "url": self.url, "headers": dict(self.headers), "body": self.body}
+
+
+@value(frozen=True, slots=True)
+class Ran:
+    """A run of a program; variables of the environment in *env* are not filled in."""
+
+    argv: tuple[str, ...]
+    stdin: str | None
+    env: Mapping[str, str]
+    cwd: str | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"command": list(self.argv), "stdin": self.stdin, "env": dict(self.env), "cwd": self.cwd}
+
+
+Asked = Prompted | Called | Fetched | Ran
+_PLAINLY = (AS_TEXT, AS_IT_COMES)
+"""What a request asks for that says nothing of it."""
 _SORTED = json.JSONEncoder(sort_keys=True, default=str)
 
 
-def rendered(work: PromptWork | CallWork, names: Mapping[str, Any], codes: Mapping[str, str]) -> Asked:
+def rendered(work: Work, names: Mapping[str, Any], codes: Mapping[str, str]) -> Asked:
     """What *work* asks where its templates see *names*; raises TemplateError."""
-    if isinstance(work, PromptWork):
-        system = None if work.system is None else work.system.render(names)
-        prompt = work.prompt.render(names)
-        return Prompted(work.model, prompt, system, work.sampling, _lead(work, prompt, names))
-    arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
-    return Called(function_name(work), arguments, codes.get(function_name(work), ""))
+    match work:
+        case PromptWork():
+            system = None if work.system is None else work.system.render(names)
+            prompt = work.prompt.render(names)
+            return Prompted(work.model, prompt, system, work.sampling, _lead(work, prompt, names))
+        case CallWork():
+            arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
+            return Called(work.name, arguments, codes.get(work.name, ""))
+        case HttpWork():
+            headers = {name: value.render(names) for name, value in work.headers.items()}
+            body = None if work.body is None else work.body.render(names)
+            if work.json is not None:
+                body = json.dumps(work.json.evaluate(names), ensure_ascii=False)
+            return Fetched(work.method, work.url.render(names), headers, body, work.json is not None, work.private)
+        case CommandWork():
+            env = {name: value.render(names) for name, value in work.env.items()}
+            stdin, cwd = (None if each is None else each.render(names) for each in (work.stdin, work.cwd))
+            return Ran(tuple(each.render(names) for each in work.argv), stdin, env, cwd)
 
 
 def _lead(work: PromptWork, prompt: str, names: Mapping[str, Any]) -> int | None:
@@ -74,9 +128,11 @@ class Question(NamedTuple):
     fingerprint: str
 
 
-def question_of(asked: Asked, played: Any = None) -> Question:
-    """*asked* as it is known again; *played* is what a simulator is told to answer."""
+def question_of(asked: Asked, answer: Answer, played: Any = None) -> Question:
+    """*asked* as it is known again, with what the *answer* is to be; *played* is what a simulator is told to answer."""
     plain: dict[str, Any] = asked.plain()
+    if answer not in _PLAINLY:
+        plain["output"] = answer.model or answer.schema or answer.form
     if played is not None:
         plain["simulator"] = played
     text = _SORTED.encode(plain)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Agent, Outcome, Task
-from agentdag.agents.function import FunctionAgent, StandInAgent
-from agentdag.agents.llm import ModelAgent, unheard, unpriced
-from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Request, size_of
-from agentdag.engine.afford import bounded, claim_of, degraded, purse_of, too_little
-from agentdag.engine.asks import Asked, Prompted, rendered
+from agentdag.agents.llm import ModelAgent
+from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Exchange, Usage
+from agentdag.engine.afford import purse_of, too_little
+from agentdag.engine.agents import Means, agent_for
+from agentdag.engine.asks import Asked, Question, rendered
 from agentdag.engine.run import Run
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
@@ -30,12 +29,13 @@ from agentdag.events import (
     NodeWaiting,
     PassFinished,
     Status,
+    TurnFinished,
 )
 from agentdag.language.templates import TemplateError
 from agentdag.limits.policy import UNBOUNDED, Allowance
 from agentdag.limits.slots import Place, Seat
 from agentdag.limits.turn import Turn
-from agentdag.plan.plan import Choice, PlanNode, PromptWork
+from agentdag.plan.plan import Choice, PlanNode
 from agentdag.store.log import asks_json
 
 TOKENS_EVERY_S = 0.2
@@ -71,10 +71,12 @@ class NodeLife(Turn):
         "_good",
         "_good_by",
         "_outcome",
+        "_question",
         "_run",
         "_streamed_bytes",
         "_told_at",
         "_ttft_s",
+        "_turned",
         "_usage",
         "_waits",
         "admitting",
@@ -114,6 +116,10 @@ class NodeLife(Turn):
         """The last that succeeded."""
         self._by = self._good_by = _NOBODY
         self._usage = NO_USAGE
+        self._turned = NO_USAGE
+        """What the turns took of the conversation that goes on."""
+        self._question: Question | None = None
+        """What its own work asks, where that is on record."""
         self._attempts = 0
         """Of the present pass."""
         self._attempts_before = 0
@@ -209,7 +215,7 @@ class NodeLife(Turn):
         self.policy = policy = choice.policy
         if policy.is_open:
             self.policy = policy.settled(run.recall(node.id), node.expected_s)
-        self.attempts_before = self._attempts
+        self.attempts_before, self.step = self._attempts, 1
         try:
             agent = self._agent(number, choice)
         except TemplateError as error:
@@ -219,7 +225,7 @@ class NodeLife(Turn):
         return agent
 
     def _book(self, outcome: Outcome) -> None:
-        self._outcome = outcome
+        self._outcome, self._turned = outcome, NO_USAGE
         if outcome.usage is not NO_USAGE:
             self._usage += outcome.usage
         if outcome.failure is None:
@@ -231,58 +237,21 @@ class NodeLife(Turn):
         asked, self._asked = self._asked, None
         if asked is None:
             asked = self._rendered(number, choice)
-        simulator = run.simulator if run.simulator is not None and run.simulates(node) else None
-        if isinstance(asked, Prompted):
-            policy, work = self.policy, choice.work
-            assert isinstance(work, PromptWork)
-            if run.budget is not None:
-                asked, self._degraded = degraded(run, work, asked)
-                self._by = self._by._replace(model=str(asked.model))
-            lane = run.lanes(asked.model)
-            counts = lane is not None and lane.counts_tokens
-            size = size_of(asked.prompt, asked.system) if counts or self.purse is not None else 0
-            if self.purse is not None:
-                asked = bounded(run, node, asked, size, self.purse)
-            claim = claim_of(run, node, asked, size, self.purse, lane)
-            self.reserved = claim.worst if self.purse is not None else None
-            prices = run.prices(asked.model)
-            request = Request(
-                node=node.id,
-                attempt=1,
-                model=asked.model.name,
-                prompt=asked.prompt,
-                system=asked.system,
-                sampling=asked.sampling,
-                stream=run.stream or policy.timeout.idle_s is not None or claim.prefix is not None,
-                timeout_s=policy.attempt_s,
-                rehearsal=node.rehearsal,
-                provider=asked.model.provider,
-                lead=None if claim.prefix is None else asked.lead or 0,
-                cache_key=claim.prefix,
-            )
-            provider = simulator or run.providers[asked.model.provider]
-            return ModelAgent(
-                provider,
-                request,
-                claim,
-                run.redact,
-                billed=not getattr(provider, "free", False),
-                price=unpriced if prices is None else prices.of,
-                heard=partial(run.estimates.learn, node.id, str(asked.model), size) if counts else unheard,
-            )
-        if simulator is not None:
-            return StandInAgent(simulator, node.rehearsal)
-        return FunctionAgent(run.functions[asked.function], asked.arguments)
+        past = () if number or run.reuse is None or self._question is None else run.reuse.turns(node.id, self._question)
+        made = agent_for(run, node, choice.work, asked, Means(self.policy, self.purse, past))
+        self.reserved = made.worst
+        if run.budget is not None and made.model is not None:
+            self._degraded, self._by = made.degraded, self._by._replace(model=made.model)
+        return made.agent
 
     def _rendered(self, number: int, choice: Choice) -> Asked:
         """What *choice* asks, and what is to be written of it before the first attempt; raises TemplateError."""
         run, work = self._run, choice.work
-        reads = isinstance(work, PromptWork) or work.arguments
-        asked = rendered(work, run.names(self.node, self.previous) if reads else {}, run.codes)
+        asked = rendered(work, run.names(self.node, self.previous), run.codes)
         if self.recorded:
             question = run.question_of(self.node, asked)
             if not number:
-                self.fingerprint = question.fingerprint
+                self._question, self.fingerprint = question, question.fingerprint
             self._asks = asks_json(number, max(1, self.passes), question.text)
         return asked
 
@@ -314,7 +283,8 @@ class NodeLife(Turn):
 
     def _write_start(self, attempt: int, passes: int, model: str | None) -> asyncio.Future[None]:
         run, node = self._run, self.node
-        return self._write(NodeStarted(run.id, run.now(), node.id, node.wave, attempt, model, passes, self.reserved))
+        at, wave = run.now(), node.wave
+        return self._write(NodeStarted(run.id, at, node.id, wave, attempt, model, passes, self.reserved, self.step))
 
     def _write(self, event: NodeStarted | NodeHedged) -> asyncio.Future[None]:
         """Done once *event* is on record."""
@@ -327,7 +297,8 @@ class NodeLife(Turn):
         self._attempts = attempt
         self._streamed_bytes, self._ttft_s = 0, None
         self._begun_s = run.now()
-        run.emit(NodeStarted(run.id, self._begun_s, node.id, node.wave, attempt, self._by.model, self.passes))
+        at, model, turn = self._begun_s, self._by.model, self.step
+        run.emit(NodeStarted(run.id, at, node.id, node.wave, attempt, model, self.passes, turn=turn))
 
     def hedged(self, attempt: int, after_s: float) -> None:
         run = self._run
@@ -336,6 +307,17 @@ class NodeLife(Turn):
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         run = self._run
         run.tell(NodeRetrying(run.id, run.now(), self.node.id, attempt, wait_s, self._clean(failure)))
+
+    async def exchanged(self, exchange: Exchange, usage: Usage) -> None:
+        """A turn of the conversation is over; return when it is on record."""
+        run = self._run
+        self._turned += usage
+        told = TurnFinished(
+            run.id, run.now(), self.node.id, self.step, max(1, self.passes), self._by.fallback, exchange, usage
+        )
+        if run.log is not None:
+            await run.log.recorded(told)
+        run.emit(told)
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot, a rate, the budget, or a retry."""
@@ -379,6 +361,7 @@ class NodeLife(Turn):
 
     def cut_off(self, status: Status, reason: str) -> NodeSettled:
         """The end of a node that was cancelled; what was in flight may have been billed. A good pass is kept."""
+        self._usage += self._turned
         if self._billed and (self.in_flight or self.doubtful):
             self._usage += MAYBE_BILLED
         output = None if self._good is None else self._good.output
@@ -408,6 +391,8 @@ class NodeLife(Turn):
             passes=max(1, self.passes),
             degraded=self._degraded if self._attempts_before + self._attempts else (),
             charged=None if self.purse is None else self.charged,
+            stderr=None if outcome.stderr is None else run.redact(outcome.stderr),
+            turns=self.step,
         )
 
     def _clean(self, failure: Failure) -> Failure:

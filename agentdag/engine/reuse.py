@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from agentdag.calls import NO_USAGE
+from agentdag.calls import NO_USAGE, Exchange
 from agentdag.engine.asks import Question
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import NodeSettled, Status
@@ -97,6 +97,15 @@ class Reuse:
                 hit = replace(found, cached=True, kept=False)
                 return Verdict(_free(hit), f"the same request was answered in run {found.run}", print_)
         return Verdict(None, self._why_again(node.id, question))
+
+    def turns(self, name: str, question: Question) -> tuple[Exchange, ...]:
+        """The turns of a conversation on *question* that the node *name* had begun to hold."""
+        record = self.recorded(name)
+        if record is None or name in self.repeat or not record.turns:
+            return ()
+        if any(turn.fallback or turn.pass_number != 1 for turn in record.turns):
+            return ()
+        return tuple(turn.exchange for turn in record.turns) if self._on_record(question) == record.asked else ()
 
     def _age_s(self, node: PlanNode) -> float | None:
         """How old an answer out of the cache may be; None where the node takes none."""

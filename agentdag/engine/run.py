@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentdag.agents.answers import Reader
+from agentdag.agents.command import Programs
+from agentdag.agents.http import HttpClient
 from agentdag.calls import NO_USAGE, Provider
 from agentdag.engine.asks import Asked, Prompted, Question, question_of
 from agentdag.engine.reuse import Reuse
@@ -16,7 +19,8 @@ from agentdag.limits.estimates import Estimates
 from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Recall, no_past
 from agentdag.limits.rates import Lane
-from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode
+from agentdag.plan.plan import Plan, PlanNode
+from agentdag.plan.work import Answer, CallWork, ModelRef
 from agentdag.providers.prices import Prices
 from agentdag.store.log import Log
 
@@ -58,6 +62,12 @@ class Run:
     """Where it is written before anything follows from it, if anywhere."""
     reuse: Reuse | None = None
     """What is there already, if anything can be."""
+    readers: Mapping[Answer, Reader] = field(default_factory=dict)
+    """How answers are read that are more than text."""
+    environment: Callable[[str], str] = str
+    """Fills `${NAME}` in a text of the file in, from the environment."""
+    http: HttpClient = field(default_factory=lambda: HttpClient(1))
+    programs: Programs = field(default_factory=Programs)
     replays: bool = False
     """Whether its models' answers are recordings."""
     codes: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +111,7 @@ class Run:
 
     def simulates(self, node: PlanNode) -> bool:
         """Whether the simulator stands in for *node*."""
-        if isinstance(node.work, CallWork):
+        if isinstance(node.work, CallWork):  # it is the user's own, and costs nothing
             return self.simulator is not None and bool(node.simulated)
         return self.simulator is not None and node.simulated is not False
 
@@ -110,7 +120,15 @@ class Run:
         played: Any = {"output": node.rehearsal.output} if self.simulates(node) else None
         if self.replays and isinstance(asked, Prompted):
             played = "recordings"
-        return question_of(asked, played)
+        return question_of(asked, node.answer, played)
+
+    def reader(self, answer: Answer) -> Reader | None:
+        """How what is to be *answer* is read; None where it is taken as it comes."""
+        return self.readers.get(answer)
+
+    def fill(self, written: str, rendered: str) -> str:
+        """*rendered*, or where the file has *written* `${NAME}` in it, what the environment holds."""
+        return self.environment(written) if "${" in written else rendered
 
     def view(self, name: str) -> View:
         """What templates see of the settled node *name*."""

@@ -22,7 +22,7 @@ from agentdag.language.scalars import (
 )
 
 _RETRIED = tuple(sorted(kind.value for kind in TRANSIENT))
-RETRYABLE = (*_RETRIED, ErrorKind.FUNCTION.value)
+RETRYABLE = (*_RETRIED, *(kind.value for kind in (ErrorKind.FUNCTION, ErrorKind.COMMAND, ErrorKind.HTTP)))
 
 
 class RetrySpec(Model):
@@ -37,7 +37,7 @@ class RetrySpec(Model):
     on: list[Annotated[str, Written(only={"enum": list(RETRYABLE)})]] = Field(
         default_factory=lambda: list(_RETRIED), examples=[["rate_limit", "server"]]
     )
-    """The kinds of failure that are repeated. A function is repeated only for what stands here."""
+    """The kinds of failure that are repeated. A function or a program is repeated only for what stands here."""
 
     @field_validator("on")
     @classmethod

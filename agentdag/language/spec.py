@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from agentdag.errors import ErrorKind
+from agentdag.language.answers import Output
 from agentdag.language.findings import did_you_mean
 from agentdag.language.limits import BudgetSpec, NodeBudgetSpec, RateSpec
 from agentdag.language.model import Model, without_own_keys
@@ -108,6 +109,11 @@ class ProviderSpec(RateSpec):
         default=None, examples=["max_tokens"]
     )
     """The name that the server knows for `max_tokens`; older servers know only `max_tokens`."""
+    structured: Literal["json_schema", "json_object", "tool", "prompt"] | None = Field(
+        default=None, examples=["json_object"]
+    )
+    """How its models are asked for JSON where a node has an `output`: by JSON Schema, as any JSON, by a tool that takes
+    the answer, or in words alone. For servers that do not know the first. Every answer is checked here anyway."""
     options: dict[str, Any] = Field(default={}, examples=[{"pool": "small"}])
     """Settings of a provider that another package brings, passed on as they are."""
     prices: PricesSpec | None = Field(default=None, examples=[{"input": 0.25, "output": 2}])
@@ -232,12 +238,36 @@ class DefaultsSpec(SamplingSpec):
     that they read the provider's prompt cache instead of each paying for it."""
 
 
+KINDS = ("prompt", "prompt_file", "call", "http", "command")
+"""The keys of which a node has exactly one."""
+KIND_NAMES = {
+    "prompt": "a node with a prompt",
+    "prompt_file": "a node with a prompt",
+    "call": "a node that calls a function",
+    "http": "a node that calls a remote agent",
+    "command": "a node that runs a program",
+}
+_PROMPT_KEYS = (*_PROMPT_ONLY, *SAMPLING_KEYS)
+OWN_KEYS: dict[str, tuple[str, ...]] = {
+    "prompt": _PROMPT_KEYS,
+    "prompt_file": _PROMPT_KEYS,
+    "call": ("with",),
+    "http": (),
+    "command": ("stdin", "env", "cwd"),
+}
+"""The keys that mean something only for some kinds of node."""
+
+
+def _others(key: str) -> list[dict[str, Any]]:
+    """The kinds for which *key* means nothing, as JSON Schema names them."""
+    return [{"required": [kind]} for kind in KINDS if key not in OWN_KEYS[kind]]
+
+
 _NODE_FORM: dict[str, Any] = {
-    "oneOf": [{"required": [key]} for key in ("prompt", "prompt_file", "call")],
+    "oneOf": [{"required": [key]} for key in KINDS],
     "dependencies": {
-        **{key: {"not": {"required": ["call"]}} for key in (*_PROMPT_ONLY, *SAMPLING_KEYS)},
-        "with": ["call"],
-        "tier": {"not": {"anyOf": [{"required": ["call"]}, {"required": ["model"]}]}},
+        **{key: {"not": {"anyOf": _others(key)}} for key in dict.fromkeys(sum(OWN_KEYS.values(), ()))},
+        "tier": {"not": {"anyOf": [*_others("tier"), {"required": ["model"]}]}},
     },
 }
 """What editors know of how the keys of a node go together."""
@@ -288,8 +318,36 @@ def _short_fallback(value: Any) -> Any:
 Fallback = Annotated[FallbackSpec, BeforeValidator(_short_fallback), Written(also={"type": "string"})]
 
 
+class HttpSpec(Model):
+    """A request to a remote agent. An answer in JSON is a value; its `usage`, if it has one, counts."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["json", "body"]}})
+
+    url: str = Field(examples=["https://agents.example.com/v1/research"])
+    """The address: a template. Whom the request goes to must not come from a node's answer."""
+    method: Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"] | None = Field(
+        default=None, examples=["POST"]
+    )
+    """POST where something is sent, else GET."""
+    headers: dict[str, str] = Field(default={}, examples=[{"Authorization": "Bearer ${AGENT_KEY}"}])
+    """Its headers: templates over `inputs` and `run`; `${NAME}` reads the environment."""
+    json_: Any = Field(default=None, alias="json", examples=[{"question": "{{ inputs.question }}"}])
+    """What is sent, as JSON: any value, in which any text may be a template."""
+    body: str | None = Field(default=None, examples=["{{ nodes.draft.output }}"])
+    """What is sent, as text: a template."""
+    allow_private: bool = Field(default=False, examples=[True])
+    """Whether the address may be one of this machine or of its network."""
+
+
+def _argv(value: Any) -> Any:
+    if isinstance(value, str):
+        hint = "a program and its arguments are a list: no shell takes them apart"
+        raise refusal("`command` is a list, not a text", f"write [{', '.join(value.split())}]; {hint}")
+    return value
+
+
 class NodeSpec(SamplingSpec):
-    """One node: a prompt for a model, or a call of a Python function."""
+    """One node: a prompt for a model, a call of a Python function, a request to a remote agent, or a program."""
 
     model_config = ConfigDict(json_schema_extra=_NODE_FORM)
 
@@ -307,6 +365,22 @@ class NodeSpec(SamplingSpec):
     """A Python function instead of a model, as `package.module:function`; modules beside the pipeline are found."""
     with_: dict[str, Any] | None = Field(default=None, alias="with", examples=[{"ledger": "{{ inputs.ledger }}"}])
     """The keyword arguments of `call`. Where a template is one single expression, it gives the value, not its text."""
+    http: HttpSpec | None = Field(default=None, examples=[{"url": "https://agents.example.com/v1/ask"}])
+    """Calls a remote agent over HTTP."""
+    command: Annotated[list[str] | None, BeforeValidator(_argv)] = Field(
+        default=None, examples=[["git", "log", "--oneline", "-20"]], json_schema_extra={"minItems": 1}
+    )
+    """Runs a program, without a shell; each argument is a template. Its output is what it prints."""
+    stdin: str | None = Field(default=None, examples=["{{ nodes.draft.output }}"])
+    """What the program of `command` reads: a template."""
+    env: dict[str, str] | None = Field(default=None, examples=[{"TOKEN": "${SERVICE_TOKEN}"}])
+    """Variables of the program's environment, besides those of agentdag's own: templates; `${NAME}` reads the
+    environment."""
+    cwd: str | None = Field(default=None, examples=["repository"])
+    """The folder in which the program runs, relative to the pipeline's own, which it is where nothing is said."""
+    output: Output = Field(default=None, examples=["json", {"fields": {"risk": "string", "score": "number"}}])
+    """What the answer is to be: `text`, `json`, or a schema that it must fit. The model is asked for it in the way of
+    its provider; an answer that does not fit is sent back once with what is wrong."""
     needs: list[str] | None = Field(default=None, examples=[["parser", "market"]])
     """Nodes to wait for: for order without data, and for joins that loop over `needs`. Reading `nodes.<id>` in a
     template is enough otherwise."""
@@ -346,12 +420,6 @@ class NodeSpec(SamplingSpec):
             raise refusal(f"`simulate` is false or a mapping, not {describe(value)}", "write false, or {output: ...}")
         return False if value is False else SimulateSpec.model_validate(value)
 
-
-KINDS = ("prompt", "prompt_file", "call")
-"""The keys of which a node has exactly one."""
-PROMPT_KEYS = frozenset({*_PROMPT_ONLY, *SAMPLING_KEYS})
-CALL_KEYS = frozenset({"with_"})
-"""Fields that mean something for one kind of node only."""
 
 Tier = Annotated[TierSpec, BeforeValidator(_short_tier), Written(also=MODEL_FORM)]
 

@@ -7,7 +7,7 @@ is read through its syntax tree. This file knows the names a template may use, a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ NODE_NAMES = PASS_NAMES - {"pending", "previous"}
 """What the templates of any other node see."""
 OUTPUT_NAMES = frozenset({"inputs", "nodes", "run"})
 """What the templates under `outputs` see."""
+MODEL_TEXT = frozenset({"nodes", "needs", "previous"})
+"""The names behind which stands what a model may have written: it never becomes a program, a path or a header."""
 NODE_ATTRIBUTES = {
     "ok": "Whether the node succeeded.",
     "status": "How it settled: succeeded, failed, timed_out, skipped, late or cancelled; pending while it is out.",
@@ -419,6 +421,11 @@ class ValueTemplate:
             return part
 
         return cls(build(value, ()), tuple(leaves))
+
+    @property
+    def templates(self) -> Iterator[Template]:
+        """Every template in it."""
+        return (template for _, template in self.leaves)
 
     @property
     def nodes(self) -> frozenset[str]:

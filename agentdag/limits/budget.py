@@ -110,6 +110,11 @@ class Budget:
         tokens_fit = self.tokens is None or amount.tokens <= self.tokens
         return tokens_fit and (self.cost_usd is None or amount.cost_usd <= self.cost_usd)
 
+    def charge(self, amount: Amount) -> None:
+        """*amount* was spent that nobody had set aside."""
+        for each in self._chain():
+            each.spent += amount
+
     def settled(self, worst: Amount, charged: Amount) -> None:
         """What was reserved as *worst* has cost *charged*; whoever waits may look again."""
         waiting: list[Callable[[], None]] = []

@@ -90,6 +90,15 @@ class Governor:
             if claim.prefix is not None:
                 self.warmth.left(claim.prefix, answered=call.failure is None)
 
+    async def again(self, failure: Failure, tries: int, turn: Turn, claim: Claim) -> Failure | None:
+        """Return when what came to *failure*, *tries* times so far, may be done anew: None, or why it may not."""
+        call: Call[object] = Call(tries, failure=failure)
+        wait_s = self._give_up_or_wait_s(call, failure, turn, claim)
+        if wait_s is None:
+            return call.failure
+        await self._next_try(turn, claim, failure, wait_s)
+        return None
+
     async def _next_try(self, turn: Turn, claim: Claim, failure: Failure, wait_s: float) -> bool:
         """Return when the next attempt is due; whether it is the lane's to say when that is."""
         turn.seat.leave()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from agentdag.calls import NOTHING, Amount, Room, Usage
+from agentdag.calls import NOTHING, Amount, Exchange, Room, Usage
 from agentdag.errors import ErrorKind, Failure
 from agentdag.limits.budget import Budget, Reservation
 from agentdag.limits.deadlines import Deadline
@@ -35,6 +35,7 @@ class Turn:
         "recorded",
         "reserved",
         "seat",
+        "step",
         "tickets",
         "unfunded",
     )
@@ -47,6 +48,8 @@ class Turn:
         """Attempts that were made before the present call: numbers go on from there."""
         self.number = 0
         """Of the present attempt, or the last one."""
+        self.step = 1
+        """Which turn of a conversation the present call is."""
         self.in_flight = False
         """Whether a call is out at this moment."""
         self.doubtful = False
@@ -70,6 +73,13 @@ class Turn:
         self.unfunded = False
         """Whether a call was not made because the purse has too little left."""
 
+    def pay(self, usage: Usage) -> None:
+        """A call for which nothing was set aside has taken *usage*."""
+        if self.purse is not None:
+            amount = Amount.used(usage)
+            self.purse.charge(amount)
+            self.charged += amount
+
     def abandon(self, now: float) -> None:
         """Nobody waits for its calls any more, which do not stop: what they were admitted with is settled."""
         for ticket in self.tickets:
@@ -87,6 +97,9 @@ class Turn:
 
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         """An attempt failed; the next begins in *wait_s*."""
+
+    async def exchanged(self, exchange: Exchange, usage: Usage) -> None:
+        """A turn of a conversation is over that took *usage*; return when it is on record."""
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot, a rate, the budget, a warm cache, or a retry."""

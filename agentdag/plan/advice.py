@@ -14,7 +14,8 @@ from functools import cached_property
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.forecast import DUST_S, earliest_s, forecast, gains_s, makespan_s, remaining_s, waves_s
 from agentdag.plan.graph import Edges, Graph, build_graph, width
-from agentdag.plan.plan import Plan, PlanNode, PromptWork
+from agentdag.plan.plan import Plan, PlanNode
+from agentdag.plan.work import PromptWork
 
 Edge = tuple[int, int]
 """A node, and the node that it needs."""

@@ -27,13 +27,15 @@ from agentdag.language.spec import RESERVED_IDS, NodeSpec, PipelineSpec
 from agentdag.language.templates import NODE_NAMES, OUTPUT_NAMES, PASS_NAMES, Problem, ValueTemplate
 from agentdag.limits.policy import Hedge, Policy, Timeout
 from agentdag.plan.barrier import ALL, Barrier
+from agentdag.plan.drafts import Draft
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.leads import with_leads
 from agentdag.plan.lint import Linter, Pricing
-from agentdag.plan.nodes import Draft, NodeCompiler, model_ref, said
-from agentdag.plan.plan import DEFAULT_LATENCY_S, BudgetTerms, CallWork, Choice, Plan, PlanNode, PromptWork, Tier
+from agentdag.plan.nodes import NodeCompiler, model_ref, said
+from agentdag.plan.plan import DEFAULT_LATENCY_S, BudgetTerms, Choice, Plan, PlanNode, Tier
 from agentdag.plan.values import check_input_specs
 from agentdag.plan.wiring import Wiring
+from agentdag.plan.work import Work, retries_of_its_own
 
 MAX_SHOWN = 20
 """Nodes of a cycle that are named."""
@@ -283,9 +285,10 @@ class _Compiler:
             description=spec.description,
             cache_s=spec.cache,
             budget=_budget(spec.budget),
+            answer=draft.answer,
         )
 
-    def _policy(self, spec: NodeSpec, work: PromptWork | CallWork) -> Policy:
+    def _policy(self, spec: NodeSpec, work: Work) -> Policy:
         retry = spec.retry or self.spec.defaults.retry or RetrySpec()
         hedge = spec.hedge
         return Policy(
@@ -325,9 +328,9 @@ def _barrier(spec: BarrierSpec | None) -> Barrier:
     return Barrier(spec.timeout, spec.deadline, spec.wait_for, minimum, spec.progressive, keeps)
 
 
-def _retried(retry: RetrySpec, work: PromptWork | CallWork) -> frozenset[ErrorKind]:
-    """The failures that are tried again. A function is repeated only for what the file names."""
-    if isinstance(work, CallWork) and "on" not in retry.model_fields_set:
+def _retried(retry: RetrySpec, work: Work) -> frozenset[ErrorKind]:
+    """The failures that are tried again. What may have an effect is repeated only for what the file names."""
+    if not retries_of_its_own(work) and "on" not in retry.model_fields_set:
         return frozenset()
     return _kinds(tuple(retry.on))
 

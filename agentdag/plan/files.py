@@ -24,12 +24,20 @@ class FileProblem(Exception):
         self.hint = hint
 
 
+def is_within(path: Path, folder: Path, allowed: Sequence[Path] = ()) -> bool:
+    """Whether *path* is inside *folder* or inside one of *allowed*, links followed."""
+    try:
+        resolved = path.resolve()
+        return any(resolved.is_relative_to(root.resolve()) for root in (folder, *allowed))
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def locate(name: str, folder: Path, allowed: Sequence[Path] = ()) -> Path:
     """The file *name*, relative to *folder* and inside it or inside one of *allowed*; raises FileProblem."""
     try:
         path = (folder / name).resolve()
-        roots = [folder.resolve(), *(root.resolve() for root in allowed)]
-        if not any(path.is_relative_to(root) for root in roots):
+        if not is_within(path, folder, allowed):
             raise FileProblem(
                 f"`{name}` is outside the pipeline's folder",
                 "move it there, or allow its folder with --allow-path",

@@ -38,6 +38,7 @@ class Functions:
         self._folder = folder.absolute()  # Python remembers what it found in "." when it was elsewhere
         self._names: dict[str, frozenset[str] | None] = {}
         self._parameters: dict[tuple[str, str], Parameters] = {}
+        self._fields: dict[tuple[str, str], frozenset[str]] = {}
 
     def check(self, module: str, function: str) -> None:
         """Raise FunctionProblem where `module:function` is certainly not there.
@@ -55,6 +56,10 @@ class Functions:
         """What the checked `module:function` takes, or None where its source does not tell."""
         return self._parameters.get((module, function))
 
+    def fields(self, module: str, model: str) -> frozenset[str]:
+        """The fields of the checked pydantic model `module:model`; none where its source does not tell them all."""
+        return self._fields.get((module, model), frozenset())
+
     def _names_in(self, module: str) -> frozenset[str] | None:
         """The names at the top of *module*, or None where that cannot be told; raises FunctionProblem."""
         spec = self._find(module)
@@ -65,6 +70,8 @@ class Functions:
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise FunctionProblem(f"`{module}` cannot be read: {error}") from None
         for node in tree.body:
+            if isinstance(node, ast.ClassDef) and [_last_name(base) for base in node.bases] == ["BaseModel"]:
+                self._fields[module, node.name] = frozenset(_fields(node))
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list:
                 taken = _parameters(node.args)
                 if taken is not None:
@@ -106,6 +113,20 @@ def _parameters(arguments: ast.arguments) -> Parameters | None:
     ]
     accepted = frozenset(plain + [each.arg for each in arguments.kwonlyargs])
     return Parameters(tuple(needed), None if arguments.kwarg else accepted)
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """`BaseModel` of `BaseModel` and of `pydantic.BaseModel`."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+
+
+def _fields(model: ast.ClassDef) -> Iterator[str]:
+    """The fields that the source of a pydantic *model* declares, unless a field may have another name outside."""
+    if any(isinstance(each, ast.keyword) and each.arg == "alias" for each in ast.walk(model)):
+        return
+    for each in model.body:
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+            yield each.target.id
 
 
 def _bound(node: ast.stmt) -> Iterator[str]:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from os.path import commonprefix
 
 from agentdag.language.templates import NODE_NAMES, Template
-from agentdag.plan.plan import Choice, PlanNode, PromptWork
+from agentdag.plan.plan import Choice, PlanNode
+from agentdag.plan.work import PromptWork
 
 
 def with_leads(nodes: Sequence[PlanNode]) -> tuple[PlanNode, ...]:

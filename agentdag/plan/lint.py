@@ -22,11 +22,12 @@ from agentdag.language.scalars import LOW_PRIORITY, duration_text, seconds_text
 from agentdag.language.spec import FallbackSpec, LimitsSpec, NodeSpec, PipelineSpec
 from agentdag.language.templates import RUN_ATTRIBUTES, Problem, Read, Template, TemplateError
 from agentdag.plan.advice import lints, mostly_assumed
+from agentdag.plan.drafts import Draft
 from agentdag.plan.files import FileProblem, locate
 from agentdag.plan.forecast import DUST_S
 from agentdag.plan.graph import width
-from agentdag.plan.nodes import Draft
-from agentdag.plan.plan import ModelRef, Plan, PlanNode, PromptWork
+from agentdag.plan.plan import Plan, PlanNode
+from agentdag.plan.work import ModelRef, PromptWork
 
 Path_ = tuple[str | int, ...]
 

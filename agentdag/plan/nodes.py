@@ -5,56 +5,34 @@ How nodes depend on each other stands in `plan/wiring.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentdag.calls import Rehearsal
-from agentdag.errors import ErrorKind, Span
+from agentdag.errors import ErrorKind
 from agentdag.language.check import Checked, Report
 from agentdag.language.document import Source
 from agentdag.language.findings import did_you_mean
-from agentdag.language.rules import BarrierSpec
 from agentdag.language.spec import (
-    CALL_KEYS,
+    KIND_NAMES,
     KINDS,
-    PROMPT_KEYS,
+    OWN_KEYS,
     SAMPLING_KEYS,
     FallbackSpec,
     NodeSpec,
     PipelineSpec,
     SamplingSpec,
 )
-from agentdag.language.templates import NODE_NAMES, PASS_NAMES, Problem, Template, ValueTemplate
+from agentdag.language.templates import Template
+from agentdag.plan.answers import Answers
+from agentdag.plan.drafts import Draft, Path_, Texts
 from agentdag.plan.files import FileProblem, locate, read
-from agentdag.plan.functions import FunctionProblem, Functions, Parameters
-from agentdag.plan.plan import CallWork, ModelRef, PromptWork, merged_sampling
-
-Path_ = tuple[str | int, ...]
-
-
-@dataclass
-class Draft:
-    """A node on its way into the plan. `templates` are all its templates with their places."""
-
-    id: str
-    spec: NodeSpec
-    works: list[PromptWork | CallWork | None] = field(default_factory=list)
-    """What the node does, then what its fallbacks do; None where something is wrong."""
-    barrier: BarrierSpec | None = None
-    """Its own, or that of `defaults`."""
-    templates: list[tuple[Path_, Template, Source | None]] = field(default_factory=list)
-    edges: list[str] = field(default_factory=list)
-    places: dict[str, Callable[[], Span]] = field(default_factory=dict)
-    """Tells where each edge is written; asked only where a cycle has to be shown."""
-    rehearsal: Rehearsal = field(default_factory=Rehearsal)
-    simulated: bool | None = None
-
-    @property
-    def names(self) -> frozenset[str]:
-        """What its templates see."""
-        return PASS_NAMES if self.barrier is not None and self.barrier.progressive else NODE_NAMES
+from agentdag.plan.functions import Functions
+from agentdag.plan.kinds import Kinds
+from agentdag.plan.plan import merged_sampling
+from agentdag.plan.work import AS_IT_COMES, ModelRef, PromptWork, Work
 
 
 @dataclass
@@ -69,7 +47,10 @@ class NodeCompiler:
     allowed: tuple[Path, ...]
 
     def __post_init__(self) -> None:
-        self._functions = Functions(self.folder)
+        self._texts = Texts(self.report)
+        functions = Functions(self.folder)
+        self._kinds = Kinds(self._texts, functions, self.folder, self.allowed)
+        self._answers = Answers(self.report, functions, self.folder, self.allowed)
         self._defaults = said(self.spec.defaults)
         self._tiers = {name: said(tier) for name, tier in self.spec.tiers.items()}
 
@@ -89,7 +70,7 @@ class NodeCompiler:
                 message = f"`{key}` means nothing for a provider of type {kind}"
                 self.report.at(("providers", name, key), "AD204", message, "remove it", key=True)
         for name, tier in self.spec.tiers.items():
-            long = isinstance(self._raw("tiers", name), dict)
+            long = isinstance(self._texts.raw("tiers", name), dict)
             self._model(tier.model, ("tiers", name, "model") if long else ("tiers", name))
         defaults = self.spec.defaults
         if defaults.tier is not None and defaults.model is not None:
@@ -104,20 +85,21 @@ class NodeCompiler:
         draft = Draft(name, node, barrier=node.barrier or self.spec.defaults.barrier)
         path = ("nodes", name)
         kinds = [key for key in KINDS if getattr(node, key) is not None]
-        work: PromptWork | CallWork | None = None
+        work: Work | None = None
         if len(kinds) > 1:
             message = f"a node has one of {', '.join(KINDS)}: this one has {' and '.join(kinds)}"
             self.report.at((*path, kinds[1]), "AD204", message, "split it into two nodes", key=True)
         elif not kinds:
             if not self.checked.is_damaged("nodes", name):
-                hint = "give it `prompt:`, `prompt_file:` or `call:`"
+                hint = f"give it {', '.join(f'`{kind}:`' for kind in KINDS[:-1])} or `{KINDS[-1]}:`"
                 self.report.at(path, "AD203", f"`{name}` does nothing", hint, key=True)
-        elif kinds[0] == "call":
-            self._refuse_keys(node, path, PROMPT_KEYS, "a node that calls a function")
-            work = self._call(draft, node, path)
         else:
-            self._refuse_keys(node, path, CALL_KEYS, "a node with a prompt")
-            work = self._prompt(draft)
+            self._refuse_keys(node, path, kinds[0], KIND_NAMES[kinds[0]])
+            work = self._work(draft, kinds[0], path)
+        if node.output is not None:
+            draft.answer = self._answers.answer(node.output, (*path, "output"))
+        elif kinds[:1] in (["call"], ["http"]):
+            draft.answer = AS_IT_COMES
         draft.works.append(work)
         for index, fallback in enumerate(node.fallback):
             draft.works.append(self._fallback(draft, work, fallback, (*path, "fallback", index)))
@@ -125,14 +107,29 @@ class NodeCompiler:
         self._rehearse(draft)
         return draft
 
-    def _fallback(
-        self, draft: Draft, own: PromptWork | CallWork | None, spec: FallbackSpec, path: Path_
-    ) -> PromptWork | CallWork | None:
+    def _work(self, draft: Draft, kind: str, path: Path_) -> Work | None:
+        """What the node of *draft* does, of which *kind* it is."""
+        node = draft.spec
+        match kind:
+            case "call":
+                return self._kinds.call(draft, node, path)
+            case "command":
+                return self._kinds.command(draft, node, path)
+            case "http":
+                assert node.http is not None
+                return self._kinds.http(draft, node.http, (*path, "http"))
+        return self._prompt(draft)
+
+    def _fallback(self, draft: Draft, own: Work | None, spec: FallbackSpec, path: Path_) -> Work | None:
         """What a fallback does: the node's own work, but for what *spec* changes."""
         if spec.call is not None:
-            self._refuse_keys(spec, path, PROMPT_KEYS | {"prompt", "prompt_file"}, "a fallback that calls a function")
-            return self._call(draft, spec, path)
-        self._refuse_keys(spec, path, CALL_KEYS, "a fallback that asks a model")
+            self._refuse_keys(spec, path, "call", "a fallback that calls a function")
+            for key in ("prompt", "prompt_file"):
+                if getattr(spec, key) is not None:
+                    message = f"`{key}` means nothing for a fallback that calls a function"
+                    self.report.at((*path, key), "AD204", message, "remove it", key=True)
+            return self._kinds.call(draft, spec, path)
+        self._refuse_keys(spec, path, "prompt", "a fallback that asks a model")
         if not spec.model_fields_set:
             self.report.at(path, "AD204", "this fallback changes nothing", "name another model, or change the prompt")
             return None
@@ -143,10 +140,10 @@ class NodeCompiler:
         system = own.system if isinstance(own, PromptWork) else None
         if spec.prompt is not None or spec.prompt_file is not None:
             prompt = self._prompt_template(draft, spec, path)
-        elif draft.spec.call is not None:
+        elif own is not None and prompt is None:
             self.report.at(path, "AD203", "this fallback has nothing to ask", "give it a `prompt:`, or a `call:`")
         if spec.system is not None:
-            system = self._template(draft, spec.system, (*path, "system"))
+            system = self._texts.template(draft, spec.system, (*path, "system"))
         tier: str | None
         if spec.tier is not None or spec.model is not None or not isinstance(own, PromptWork):
             found = self._model_of(spec, path)
@@ -165,7 +162,7 @@ class NodeCompiler:
         node = draft.spec
         asks = [work for work in draft.works if isinstance(work, PromptWork)]
         if node.hedge is not None and len(asks) < len(draft.works) and not node.idempotent and None not in draft.works:
-            message = "a function may be called a second time by this hedge, which is not always safe"
+            message = "this hedge may do a second time what is not always safe to be done twice"
             hint = "write `idempotent: true` if it is, or remove the hedge"
             self.report.at((*path, "hedge"), "AD208", message, hint, key=True)
         if node.cache is not None and any(template.is_of_the_run for _, template, _ in draft.templates):
@@ -182,14 +179,16 @@ class NodeCompiler:
                     message = f"`{provider}` does not stream, so there is no silence to bound"
                     self.report.at((*path, "timeout", "idle"), "AD204", message, hint, key=True)
 
-    def _refuse_keys(self, node: NodeSpec | FallbackSpec, path: Path_, keys: frozenset[str], kind: str) -> None:
-        for attribute in sorted(keys & node.model_fields_set):
-            key = attribute.removesuffix("_")
-            self.report.at((*path, key), "AD204", f"`{key}` means nothing for {kind}", "remove it", key=True)
+    def _refuse_keys(self, node: NodeSpec | FallbackSpec, path: Path_, kind: str, name: str) -> None:
+        """Refuse the keys that are of other kinds than *kind*."""
+        others = {key for keys in OWN_KEYS.values() for key in keys} - set(OWN_KEYS[kind])
+        said = {attribute.removesuffix("_") for attribute in node.model_fields_set}
+        for key in sorted(others & said):
+            self.report.at((*path, key), "AD204", f"`{key}` means nothing for {name}", "remove it", key=True)
 
     def _prompt(self, draft: Draft) -> PromptWork | None:
         node, path = draft.spec, ("nodes", draft.id)
-        system = None if node.system is None else self._template(draft, node.system, (*path, "system"))
+        system = None if node.system is None else self._texts.template(draft, node.system, (*path, "system"))
         prompt = self._prompt_template(draft, node, path)
         model = self._model_of(node, path)
         if prompt is None or model is None:
@@ -215,7 +214,7 @@ class NodeCompiler:
         if node.prompt is not None:
             if not node.prompt.strip():
                 self.report.at((*path, "prompt"), "AD202", "this prompt is empty", "say what to ask the model")
-            return self._template(draft, node.prompt, (*path, "prompt"))
+            return self._texts.template(draft, node.prompt, (*path, "prompt"))
         assert node.prompt_file is not None
         try:
             file = locate(node.prompt_file, self.folder, self.allowed)
@@ -226,59 +225,7 @@ class NodeCompiler:
         if not text.strip():
             self.report.at((*path, "prompt_file"), "AD206", "this prompt file is empty", "say what to ask the model")
         source = Source(str(self.folder / node.prompt_file), text)
-        return self._template(draft, text, (*path, "prompt_file"), source)
-
-    def _template(self, draft: Draft, text: str, path: Path_, source: Source | None = None) -> Template:
-        template = Template(text, draft.names)
-        for problem in template.problems:
-            self.report.in_template(path, self._meant(problem), source)
-        draft.templates.append((path, template, source))
-        return template
-
-    def _meant(self, problem: Problem) -> Problem:
-        """*problem* with the mend, where an unknown name is that of a node or an input."""
-        if problem.code == "AD302" and problem.message.endswith("is not defined"):
-            for section, rest in (("nodes", ".output"), ("inputs", "")):
-                declared = self._raw(section)
-                if isinstance(declared, dict) and problem.needle in declared:
-                    return replace(problem, hint=f"write `{section}.{problem.needle}{rest}`")
-        return problem
-
-    def _call(self, draft: Draft, node: NodeSpec | FallbackSpec, path: Path_) -> CallWork | None:
-        assert node.call is not None
-        arguments = {}
-        for name, value in (node.with_ or {}).items():
-            arguments[name] = ValueTemplate.of(value, draft.names)
-            if not name.isidentifier():
-                self.report.at((*path, "with", name), "AD202", f"`{name}` is no name of an argument", key=True)
-            for leaf, template in arguments[name].leaves:
-                place = (*path, "with", name, *leaf)
-                for problem in template.problems:
-                    self.report.in_template(place, self._meant(problem))
-                draft.templates.append((place, template, None))
-        module, function = node.call.split(":")
-        try:
-            self._functions.check(module, function)
-        except FunctionProblem as problem:
-            self.report.at((*path, "call"), "AD207", str(problem), problem.hint)
-            return None
-        self._check_arguments(node.call, self._functions.parameters(module, function), arguments, path)
-        return CallWork(module, function, arguments)
-
-    def _check_arguments(
-        self, call: str, taken: Parameters | None, given: Mapping[str, ValueTemplate], path: Path_
-    ) -> None:
-        if taken is None:
-            return
-        unknown = [name for name in given if taken.accepted is not None and name not in taken.accepted]
-        for name in unknown:
-            known = sorted(taken.accepted or ())
-            hint = did_you_mean(name, known) or (f"it takes {', '.join(known)}" if known else "it takes nothing")
-            self.report.at((*path, "with", name), "AD207", f"`{call}` takes no `{name}`", hint, key=True)
-        missing = [name for name in taken.required if name not in given]
-        if missing and not unknown:
-            told = " and ".join(f"`{name}`" for name in missing)
-            self.report.at((*path, "call"), "AD207", f"`{call}` needs {told}", "give it under `with:`")
+        return self._texts.template(draft, text, (*path, "prompt_file"), source)
 
     def _model_of(self, node: NodeSpec | FallbackSpec, path: Path_) -> tuple[ModelRef, str | None] | None:
         """The model that *node* asks, and the tier it came from."""
@@ -306,7 +253,7 @@ class NodeCompiler:
         return None if tier is None else (model_ref(tier.model), name)
 
     def _check_tier(self, name: str, path: Path_) -> bool:
-        raw = self._raw("tiers")
+        raw = self._texts.raw("tiers")
         declared = raw if isinstance(raw, dict) else {}
         if name in declared:
             return name in self.spec.tiers
@@ -316,7 +263,7 @@ class NodeCompiler:
 
     def _model(self, text: str, path: Path_) -> ModelRef | None:
         model = model_ref(text)
-        raw = self._raw("providers")
+        raw = self._texts.raw("providers")
         declared = set(raw) if isinstance(raw, dict) else set()
         known = declared | set(self.provider_types)
         if model.provider in known:
@@ -326,12 +273,6 @@ class NodeCompiler:
         )
         self.report.at(path, "AD205", f"there is no provider `{model.provider}`", hint)
         return None
-
-    def _raw(self, *path: str) -> Any:
-        value: Any = self.report.document.value
-        for step in path:
-            value = value.get(step) if isinstance(value, Mapping) else None
-        return value
 
     def _rehearse(self, draft: Draft) -> None:
         expect, simulate = draft.spec.expect, draft.spec.simulate

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
@@ -20,19 +20,10 @@ from agentdag.plan.forecast import Forecast, forecast, makespan_s
 from agentdag.plan.graph import Graph
 from agentdag.plan.news import Terms
 from agentdag.plan.play import Rules
+from agentdag.plan.work import AS_TEXT, Answer, ModelRef, PromptWork, Work, may_repeat
 
 DEFAULT_LATENCY_S = 1.0
 """What a node is taken to last where neither history nor `expect` says."""
-
-
-class ModelRef(NamedTuple):
-    """A model at a provider."""
-
-    provider: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.provider}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +36,10 @@ class Tier:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptWork:
-    """Ask a model, by the name of its `tier` where it has one. `own` are the parameters that it says itself."""
-
-    prompt: Template
-    system: Template | None
-    model: ModelRef
-    sampling: Sampling
-    tier: str | None = None
-    own: Mapping[str, Any] = field(default_factory=dict)
-    lead: Template | None = None
-    """The beginning of the prompt that other prompts to the same model share, where they are to warm its cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallWork:
-    """Call the Python function `module:function` with keyword arguments."""
-
-    module: str
-    function: str
-    arguments: Mapping[str, ValueTemplate]
-
-
-def function_name(work: CallWork) -> str:
-    """The function of *work*, as the file names it."""
-    return f"{work.module}:{work.function}"
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """One way to do a node's work, and under which rules."""
 
-    work: PromptWork | CallWork
+    work: Work
     policy: Policy
 
     @property
@@ -121,6 +84,8 @@ class PlanNode:
     cache_s: float | None = None
     """How old an answer out of the cache may be, in seconds; None where the node asks for none."""
     budget: BudgetTerms | None = None
+    answer: Answer = AS_TEXT
+    """What its output is to be, whoever gives it."""
 
     @property
     def cacheable(self) -> bool:
@@ -130,10 +95,10 @@ class PlanNode:
     @property
     def may_repeat(self) -> bool:
         """Whether a call of which nobody knows the end may simply be made again, and reads what is there already."""
-        return (self.idempotent or isinstance(self.work, PromptWork)) and not self.barrier.progressive
+        return (self.idempotent or may_repeat(self.work)) and not self.barrier.progressive
 
     @property
-    def work(self) -> PromptWork | CallWork:
+    def work(self) -> Work:
         """What the node does while nothing fails."""
         return self.choices[0].work
 
@@ -148,7 +113,7 @@ class PlanNode:
     @property
     def templates(self) -> tuple[Template, ...]:
         """Every template that is rendered when the node starts, or when a fallback does."""
-        return tuple(template for choice in self.choices for template in _templates(choice.work))
+        return tuple(template for choice in self.choices for template in choice.work.templates)
 
     @property
     def may_lack(self) -> bool:
@@ -180,12 +145,6 @@ def merged_sampling(*layers: Mapping[str, Any]) -> Sampling:
                 params = {**params, **value} if value is not None else {}
     merged["stop"] = tuple(merged.get("stop") or ())
     return Sampling(**{**merged, "params": params})
-
-
-def _templates(work: PromptWork | CallWork) -> tuple[Template, ...]:
-    if isinstance(work, PromptWork):
-        return (work.prompt,) if work.system is None else (work.prompt, work.system)
-    return tuple(template for value in work.arguments.values() for _, template in value.leaves)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +227,8 @@ class Plan:
         """The plan with other models for the tiers in *models*; `*` stands for every tier and every model."""
         every = models.get("*")
 
-        def asked(work: PromptWork | CallWork) -> PromptWork | CallWork:
-            if isinstance(work, CallWork):
+        def asked(work: Work) -> Work:
+            if not isinstance(work, PromptWork):
                 return work
             model = models.get(work.tier or "") or every
             return work if model is None else replace(work, model=model)

@@ -10,7 +10,8 @@ from typing import Any
 from agentdag.calls import NO_USAGE, Rehearsal, Usage, estimate_tokens
 from agentdag.language.sandbox import View
 from agentdag.language.templates import Template, TemplateError
-from agentdag.plan.plan import ModelRef, Plan, PlanNode, PromptWork
+from agentdag.plan.plan import Plan, PlanNode
+from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef, PromptWork
 
 Cost = Callable[[ModelRef, Usage], Decimal | None]
 """What a usage of a model costs; None where nobody knows."""
@@ -92,12 +93,8 @@ def _step(
     work = node.work
     try:
         if not isinstance(work, PromptWork):
-            told = (
-                {}
-                if any(map(_is_later, node.templates))
-                else {name: value.evaluate(names) for name, value in work.arguments.items()}
-            )
-            return Step(node, start_s, arguments=told, waits_for=waits_for)
+            later = any(map(_is_later, node.templates))
+            return Step(node, start_s, arguments={} if later else _arguments(work, names), waits_for=waits_for)
         prompt = _rendered(work.prompt, names)
         system = None if work.system is None else _rendered(work.system, names)
     except TemplateError as error:
@@ -109,6 +106,22 @@ def _step(
     )
     low = _priced(low, work.model, cost)
     return Step(node, start_s, prompt, system, None, waits_for, None, low, _dearest(node, high, cost))
+
+
+def _arguments(work: CallWork | HttpWork | CommandWork, names: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What *work* is given: arguments of a function, what a request sends, what a program reads."""
+    match work:
+        case CallWork():
+            return {name: value.evaluate(names) for name, value in work.arguments.items()}
+        case HttpWork():
+            sent = {} if work.json is None else {"json": work.json.evaluate(names)}
+            return {"url": work.url.render(names), **sent} | _text("body", work.body, names)
+        case CommandWork():
+            return {"command": [each.render(names) for each in work.argv]} | _text("stdin", work.stdin, names)
+
+
+def _text(name: str, template: Template | None, names: Mapping[str, Any]) -> dict[str, str]:
+    return {} if template is None else {name: template.render(names)}
 
 
 def _dearest(node: PlanNode, each: Usage, cost: Cost) -> Usage:

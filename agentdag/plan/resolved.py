@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentdag.calls import Sampling
+from agentdag.language.answers import SCHEMA
 from agentdag.language.rules import AUTO, P95
 from agentdag.language.scalars import PRIORITIES, duration_text
 from agentdag.language.secrets import starred, written_secrets
@@ -17,7 +18,8 @@ from agentdag.language.spec import SAMPLING_KEYS
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.policy import Timeout
 from agentdag.plan.barrier import ALL
-from agentdag.plan.plan import BudgetTerms, CallWork, Plan, PlanNode, PromptWork, function_name
+from agentdag.plan.plan import BudgetTerms, Plan, PlanNode
+from agentdag.plan.work import AS_JSON, AS_TEXT, Answer, CallWork, CommandWork, HttpWork, PromptWork, Work
 from agentdag.written import written
 
 
@@ -68,6 +70,7 @@ def _node(node: PlanNode, plan: Plan) -> dict[str, Any]:
         {"description": node.description}
         | _work(node.work, plan.defaults)
         | {
+            "output": _output(node.answer),
             "needs": list(node.needs),
             "barrier": _barrier(node),
             "continue_on_failure": node.optional,
@@ -100,7 +103,7 @@ def _retry(node: PlanNode) -> dict[str, Any]:
     return told
 
 
-def _fallback(own: PromptWork | CallWork, work: PromptWork | CallWork, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _fallback(own: Work, work: Work, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """As `_work`, with null for the parameters of the node that the fallback does not share."""
     told = _work(work, defaults)
     if isinstance(own, PromptWork) and isinstance(work, PromptWork):
@@ -108,14 +111,32 @@ def _fallback(own: PromptWork | CallWork, work: PromptWork | CallWork, defaults:
     return told
 
 
-def _work(work: PromptWork | CallWork, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _work(work: Work, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked of whom; with null for the parameters of `defaults` or of its tier that do not hold for it."""
-    if isinstance(work, CallWork):
-        return _said({"call": function_name(work), "with": _arguments(work.arguments)})
+    match work:
+        case CallWork():
+            return _said({"call": work.name, "with": _values(work.arguments)})
+        case CommandWork():
+            own = {"stdin": work.stdin, "env": dict(work.env), "cwd": work.cwd}
+            return _said({"command": [each.text for each in work.argv], **_written(own)})
+        case HttpWork():
+            return {"http": _http(work)}
     texts = _said({"system": None if work.system is None else work.system.text, "prompt": work.prompt.text})
     if work.tier is not None:
         return {"tier": work.tier, **work.own, **texts}
     return {"model": str(work.model), **dict.fromkeys(defaults), **work.own, **_sampling(work.sampling), **texts}
+
+
+def _http(work: HttpWork) -> dict[str, Any]:
+    told = {"url": work.url, "method": work.method, "headers": dict(work.headers), "body": work.body}
+    sent = {} if work.json is None else {"json": _written(work.json.value)}
+    return _said(_written(told)) | sent | _said({"allow_private": work.private or None})
+
+
+def _output(answer: Answer) -> Any:
+    if answer.form == SCHEMA:
+        return {"schema": answer.model or answer.schema}
+    return answer.form if answer in {AS_TEXT, AS_JSON} else None
 
 
 def _timeout(timeout: Timeout) -> Any:
@@ -154,7 +175,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return _said({**values, "stop": list(sampling.stop), "params": dict(sampling.params)})
 
 
-def _arguments(arguments: Mapping[str, ValueTemplate]) -> dict[str, Any]:
+def _values(arguments: Mapping[str, ValueTemplate]) -> dict[str, Any]:
     return {name: _written(value.value) for name, value in arguments.items()}
 
 

@@ -16,7 +16,7 @@ from agentdag.language.document import Source
 from agentdag.language.findings import did_you_mean
 from agentdag.language.spec import PipelineSpec
 from agentdag.language.templates import Problem, Read, Template, ValueTemplate, read_problem
-from agentdag.plan.nodes import Draft
+from agentdag.plan.drafts import Draft
 
 Path_ = tuple[str | int, ...]
 
@@ -95,7 +95,21 @@ class Wiring:
             if read.root == "needs" and draft is not None and not self._sees(draft, name):
                 hint = f"write `nodes.{name}`, or list `{name}` under `needs:`"
                 return Problem("AD303", f"`{name}` is not among the needs of `{draft.id}`", hint, read.line, needle)
-        return read_problem(read, self._inputs())
+        return read_problem(read, self._inputs()) or self._answer_problem(read)
+
+    def _answer_problem(self, read: Read) -> Problem | None:
+        """What *read* wants of an answer that has no such thing."""
+        if read.root not in {"nodes", "needs"} or len(read.path) < 3 or read.path[1] != "output":
+            return None
+        name, _, *path = read.path
+        draft = self.drafts.get(name)
+        wrong = None if draft is None else draft.answer.lacks(path)
+        if wrong is None:
+            return None
+        step, known = wrong
+        plain = "it is text; say what it is to be under `output:`"
+        hint = did_you_mean(step, known) or (f"it has {', '.join(known)}" if known else plain)
+        return Problem("AD307", f"the output of `{name}` has no `{step}`", hint, read.line, read.text)
 
     @staticmethod
     def _sees(draft: Draft, name: str) -> bool:

@@ -6,13 +6,26 @@ Protocol: https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
+from agentdag.calls import Exchange, Form, OnDelta, Reply, Request, ToolCall, Usage, asked_tokens, estimate_tokens
 from agentdag.errors import ErrorKind, Failure, UsageError, call_error
 from agentdag.providers.sdk import SdkClient, Told, count
 from agentdag.providers.settings import Settings
+from agentdag.providers.structured import (
+    ANSWER_TOOL,
+    JSON_OBJECT,
+    JSON_SCHEMA,
+    PROMPT,
+    TOOL,
+    answer_in,
+    answer_tool,
+    in_words,
+    is_object,
+    is_strict,
+    mode_of,
+)
 
 _PATH = "/chat/completions"
 _REASONING = ("reasoning_content", "reasoning")
@@ -73,12 +86,14 @@ class OpenAIProvider:
         message = choice["message"]
         if message.get("refusal"):
             raise self._refused(str(message["refusal"]), told.request_id)
-        text = _text(message.get("content"))
-        return self._reply(request, text, choice.get("finish_reason"), answer.get("usage"), told, None)
+        said = _Said(_text(message.get("content")), _calls(message.get("tool_calls")), message)
+        return self._reply(request, said, choice.get("finish_reason"), answer.get("usage"), told, None)
 
     async def _streamed(self, request: Request, body: dict[str, Any], on_delta: OnDelta) -> Reply:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         pieces: list[str] = []
+        thoughts: dict[str, str] = {}
+        calls: dict[int, dict[str, str]] = {}
         finish, usage, ttft_s, refusal = None, None, None, ""
         started = time.monotonic()
         async with self._sdk.stream(_PATH, body, request.timeout_s) as (events, told):
@@ -101,19 +116,32 @@ class OpenAIProvider:
                 if piece := _text(delta.get("content")):
                     ttft_s = time.monotonic() - started if ttft_s is None else ttft_s
                     pieces.append(piece)
-                if piece or any(delta.get(key) for key in _REASONING):
+                _add_calls(calls, delta.get("tool_calls"))
+                for key in _REASONING:
+                    if isinstance(delta.get(key), str):
+                        thoughts[key] = thoughts.get(key, "") + delta[key]
+                if piece or delta.get("tool_calls") or any(delta.get(key) for key in _REASONING):
                     on_delta(piece)
         if refusal:
             raise self._refused(refusal, told.request_id)
         if finish is None:
             raise self._sdk.fail("the stream ended without its end marker", told.request_id)
-        return self._reply(request, "".join(pieces), finish, usage, told, ttft_s)
+        asked = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for _, call in sorted(calls.items()))
+        text = "".join(pieces)
+        raw = _assistant(text, asked) | thoughts
+        return self._reply(request, _Said(text, asked, raw), finish, usage, told, ttft_s)
 
     def _body(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
-        messages = [{"role": "system", "content": request.system}] if request.system is not None else []
+        mode = mode_of(self._settings.structured, request.form)
+        system = request.system
+        if request.form is not None and mode in {JSON_OBJECT, PROMPT}:
+            system = in_words(system, request.form)
+        messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": request.prompt})
-        body: dict[str, Any] = {"model": request.model, "messages": messages}
+        for exchange in request.history:
+            messages += _messages(exchange)
+        body: dict[str, Any] = {"model": request.model, "messages": messages, **_structured(request.form, mode)}
         given = {
             self._max_tokens_field: sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -126,16 +154,22 @@ class OpenAIProvider:
         body |= {key: value for key, value in given.items() if value is not None}
         return body | dict(sampling.params)
 
-    def _reply(self, request: Request, text: str, finish: Any, usage: Any, told: Told, ttft_s: float | None) -> Reply:
+    def _reply(self, request: Request, said: _Said, finish: Any, usage: Any, told: Told, ttft_s: float | None) -> Reply:
+        text, calls, raw = said
+        if request.form is not None:
+            given = next((call for call in calls if call.name == ANSWER_TOOL), None)
+            if given is not None:
+                text, calls, raw = answer_in(given.arguments, request.form), (), None
+            text = _unwrapped(text, request.form, mode_of(self._settings.structured, request.form))
         if finish == "content_filter":
             raise self._refused("the content filter stopped the answer", told.request_id)
         if not isinstance(finish, str):
             raise self._sdk.fail("the answer has no finish_reason", told.request_id)
-        if not text:
+        if not text and not calls:
             cut = finish == "length"
             message = "max_tokens was spent before any text came" if cut else "the answer is empty"
             raise self._sdk.fail(message, told.request_id, final=cut)
-        return Reply(text, _usage(usage, request, text), finish, told.request_id, ttft_s, told.room)
+        return Reply(text, _usage(usage, request, text), finish, told.request_id, ttft_s, told.room, calls, raw)
 
     def _refused(self, message: str, request_id: str | None) -> Exception:
         name = self._settings.name
@@ -143,6 +177,91 @@ class OpenAIProvider:
 
     async def aclose(self) -> None:
         """Nothing to close: the HTTP client is the run's."""
+
+
+class _Said(NamedTuple):
+    """What the model said: text, calls of tools, and the message as it came."""
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    raw: Any = None
+
+
+def _assistant(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """A message of the model's."""
+    message: dict[str, Any] = {"role": "assistant", "content": text or None}
+    if calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ]
+    return message
+
+
+def _messages(exchange: Exchange) -> list[dict[str, Any]]:
+    """What was said on both sides in one turn."""
+    messages = [exchange.raw or _assistant(exchange.text, exchange.calls)]
+    messages += [{"role": "tool", "tool_call_id": result.call, "content": result.text} for result in exchange.results]
+    if exchange.told is not None:
+        messages.append({"role": "user", "content": exchange.told})
+    return messages
+
+
+def _structured(form: Form | None, mode: str | None) -> dict[str, Any]:
+    """The part of a body that asks for JSON."""
+    if form is None or mode in {None, PROMPT}:
+        return {}
+    if mode == TOOL:
+        name, about, schema = answer_tool(form)
+        function = {"name": name, "description": about, "parameters": schema}
+        return {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    if mode == JSON_SCHEMA:
+        schema = _as_object(form.schema or {})
+        told = {"name": "answer", "schema": schema, "strict": is_strict(schema)}
+        return {"response_format": {"type": "json_schema", "json_schema": told}}
+    return {"response_format": {"type": "json_object"}}
+
+
+def _as_object(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """*schema*, which the API wants to describe an object: anything else is wrapped in one."""
+    if is_object(schema):
+        return schema
+    return {
+        "type": "object",
+        "properties": {"value": schema},
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+
+
+def _unwrapped(text: str, form: Form, mode: str | None) -> str:
+    """The answer without what `_as_object` put around it."""
+    wrapped = mode == JSON_SCHEMA and form.schema is not None and not is_object(form.schema)
+    return answer_in(text, form) if wrapped else text
+
+
+def _calls(told: Any) -> tuple[ToolCall, ...]:
+    """The tools that a message asks for; what has no name is none."""
+    found: dict[int, dict[str, str]] = {}
+    _add_calls(found, told)
+    return tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in found.values() if call["name"])
+
+
+def _add_calls(calls: dict[int, dict[str, str]], told: Any) -> None:
+    """Take in calls of tools, whole or in pieces, by their index."""
+    for place, each in enumerate(told if isinstance(told, list) else ()):
+        function = each.get("function") if isinstance(each, dict) else None
+        if not isinstance(function, dict):
+            continue
+        index = each.get("index")
+        call = calls.setdefault(
+            index if isinstance(index, int) else place, {"id": f"call_{place}", "name": "", "arguments": ""}
+        )
+        if isinstance(each.get("id"), str) and each["id"]:
+            call["id"] = each["id"]
+        for part in ("name", "arguments"):
+            if isinstance(function.get(part), str):
+                call[part] += function[part]
 
 
 def _text(content: Any) -> str:
@@ -160,6 +279,5 @@ def _usage(usage: Any, request: Request, text: str) -> Usage:
     details = told.get("prompt_tokens_details")
     cached = count(details.get("cached_tokens")) if isinstance(details, dict) else None
     if given is None or made is None:
-        asked = (request.system or "") + request.prompt
-        return Usage(estimate_tokens(asked), estimate_tokens(text), 0, estimated=True)
+        return Usage(asked_tokens(request), estimate_tokens(text), 0, estimated=True)
     return Usage(given, made, cached or 0)

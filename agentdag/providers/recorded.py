@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from decimal import InvalidOperation
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from agentdag.calls import OnDelta, Provider, Reply, Request, Usage
+from agentdag.calls import Exchange, OnDelta, Provider, Reply, Request, ToolCall, Usage
 from agentdag.errors import CallError, ErrorKind, Failure, FinalError, UsageError, call_error
 from agentdag.written import written
 
@@ -162,7 +163,17 @@ def _asked(request: Request) -> dict[str, Any]:
     said = request.sampling.said()
     parameters = {"parameters": json.loads(json.dumps(said))} if said else {}
     system = {"system": request.system} if request.system is not None else {}
-    return {"model": f"{request.provider}/{request.model}", **parameters, **system, "prompt": request.prompt}
+    asked: dict[str, Any] = {
+        "model": f"{request.provider}/{request.model}",
+        **parameters,
+        **system,
+        "prompt": request.prompt,
+    }
+    if request.form is not None:
+        asked["output"] = request.form.schema or "json"
+    if request.history:
+        asked["history"] = [_plain_exchange(exchange) for exchange in request.history]
+    return asked
 
 
 def _key(asked: Mapping[str, Any]) -> str:
@@ -181,11 +192,26 @@ def _latency_s(found: Mapping[str, Any]) -> float:
 
 
 def _plain(reply: Reply) -> dict[str, Any]:
-    return {"text": reply.text, "usage": reply.usage.plain(), "finish_reason": reply.finish_reason}
+    told: dict[str, Any] = {"text": reply.text, "usage": reply.usage.plain(), "finish_reason": reply.finish_reason}
+    if reply.calls:
+        told["calls"] = [asdict(call) for call in reply.calls]
+    if reply.calls and reply.raw is not None:
+        told["raw"] = reply.raw
+    return told
+
+
+def _plain_exchange(exchange: Exchange) -> dict[str, Any]:
+    """What was said on both sides; ids are each call's own, and count for nothing."""
+    calls = [{"tool": call.name, "arguments": call.arguments} for call in exchange.calls]
+    results = [result.text for result in exchange.results]
+    said = {"said": exchange.text, "calls": calls, "results": results, "told": exchange.told}
+    return {name: value for name, value in said.items() if value}
 
 
 def _reply_from(plain: Mapping[str, Any]) -> Reply:
-    return Reply(str(plain["text"]), Usage.of(plain["usage"]), plain["finish_reason"])
+    calls = tuple(ToolCall(**call) for call in plain.get("calls", ()))
+    usage = Usage.of(plain["usage"])
+    return Reply(str(plain["text"]), usage, plain["finish_reason"], calls=calls, raw=plain.get("raw"))
 
 
 def _told(failure: Failure) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _UNSUPPORTED = {
     "anthropic": frozenset({"seed", "options", "max_tokens_field"}) | _CLOUD,
     "bedrock": frozenset({"seed", "options", "max_tokens_field", "api_version", "project"}),
     "vertex": frozenset({"seed", "options", "max_tokens_field", "api_version"}),
-    SIMULATED: frozenset({"base_url", "api_key", "headers", "options", "max_tokens_field"}) | _CLOUD,
+    SIMULATED: frozenset({"base_url", "api_key", "headers", "options", "max_tokens_field", "structured"}) | _CLOUD,
 }
 """The settings and the model parameters that mean nothing for a type; saying so beats ignoring them."""
 

@@ -75,6 +75,7 @@ class Settings:
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool | None = None
     max_tokens_field: str | None = None
+    structured: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, variable: str) -> str:

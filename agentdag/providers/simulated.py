@@ -12,6 +12,7 @@ from random import Random
 
 from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
 from agentdag.errors import ErrorKind, Failure, call_error
+from agentdag.providers.invented import invented
 
 _PIECES = 20
 _ECHO = 160
@@ -53,7 +54,7 @@ class SimulatedProvider:
             await asyncio.sleep(latency_s)
             message = f"simulated {failing} in attempt {request.attempt}"
             raise call_error(Failure(failing, message, self._name, _STATUS.get(failing)))
-        text = self._text(request)
+        text = self._text(request, chance)
         read, written = self._cache(request)
         ttft_s = None
         stream = request.stream if self._stream is None else self._stream
@@ -92,14 +93,19 @@ class SimulatedProvider:
         return ErrorKind.SERVER if play.fail_rate and chance.random() < play.fail_rate else None
 
     @staticmethod
-    def _text(request: Request) -> str:
-        """The fixed answer, or an echo of what was asked, in short."""
+    def _text(request: Request, chance: Random) -> str:
+        """The fixed answer, or one of the shape that is asked for, or an echo of what was asked, in short."""
         output = request.rehearsal.output
         if output is not None:
-            return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+            is_text = isinstance(output, str) and request.form is None
+            return output if is_text else json.dumps(output, ensure_ascii=False)
         asked = " ".join(request.prompt[: 4 * _ECHO].split())
         echo = asked if len(asked) <= _ECHO else asked[: _ECHO - 1] + "…"
-        return f"[{request.model}, simulated] {request.node} was asked: {echo}"
+        told = f"[{request.model}, simulated] {request.node} was asked: {echo}"
+        if request.form is None:
+            return told
+        schema = request.form.schema
+        return json.dumps({"simulated": told} if schema is None else invented(schema, chance), ensure_ascii=False)
 
     async def aclose(self) -> None:
         """Nothing to close."""

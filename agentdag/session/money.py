@@ -10,7 +10,8 @@ from agentdag.calls import NOTHING, Amount
 from agentdag.errors import UsageError
 from agentdag.language.spec import PricesSpec, ProviderSpec
 from agentdag.limits.budget import Budget
-from agentdag.plan.plan import BudgetTerms, ModelRef, Plan
+from agentdag.plan.plan import BudgetTerms, Plan
+from agentdag.plan.work import ModelRef
 from agentdag.providers import registry
 from agentdag.providers.prices import FREE, Prices, prices_of
 

@@ -18,9 +18,10 @@ from agentdag.language.scalars import MODEL_NAME
 from agentdag.limits.policy import Recall, no_past
 from agentdag.plan.compile import Compiled, compile_file
 from agentdag.plan.nodes import model_ref
-from agentdag.plan.plan import ModelRef, Plan
+from agentdag.plan.plan import Plan
 from agentdag.plan.preview import Preview, preview
 from agentdag.plan.values import FileText, resolve_inputs
+from agentdag.plan.work import ModelRef
 from agentdag.providers import prices, registry
 from agentdag.session.money import PriceList, check_prices, with_budget
 from agentdag.store.history import Pace

@@ -13,10 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from agentdag.agents.code import code_of
+from agentdag.agents.command import Programs
 from agentdag.agents.function import check_arguments, function_in, load_module
+from agentdag.agents.http import HttpClient
 from agentdag.calls import NOTHING, Amount, Provider
 from agentdag.engine.reuse import Reuse
 from agentdag.engine.run import Run
@@ -31,8 +33,9 @@ from agentdag.limits.policy import RetryBudget
 from agentdag.limits.rates import MINUTE_S, Lane, Quotas
 from agentdag.limits.slots import Slots
 from agentdag.limits.warmth import Warmth
-from agentdag.plan.plan import CallWork, ModelRef, Plan, PlanNode, function_name
+from agentdag.plan.plan import Plan, PlanNode
 from agentdag.plan.select import selected
+from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef
 from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.recorded import RecordingProvider, Recordings, ReplayProvider
@@ -40,9 +43,15 @@ from agentdag.providers.settings import Secrets, Settings, expand
 from agentdag.providers.simulated import SimulatedProvider
 from agentdag.session.money import PriceList, budget_of, check_prices, with_budget
 from agentdag.session.options import Options, planned, recalled
+from agentdag.session.surroundings import check_program, readers_of
 from agentdag.store.fold import RunRecord
 from agentdag.store.keeper import Keeper
 from agentdag.store.log import Identity
+
+
+class _Closes(Protocol):
+    async def aclose(self) -> None: ...
+
 
 _LOG = logging.getLogger("agentdag")
 
@@ -80,6 +89,8 @@ class Stage:
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._functions = _functions(self.plan, options)
+        self._readers = readers_of(self.plan)
+        self._check_surroundings()
         self._codes = {name: _code(name, self.plan) for name in self._functions} if keeper else {}
         self._recordings = None if options.replay is None else Recordings(options.replay)
         self._providers: dict[str, Provider] = {}
@@ -131,13 +142,14 @@ class Stage:
         self.slots = slots
         self._retries = RetryBudget(len(self.plan.nodes) * rows)
         http = SharedHttp(self.plan.concurrency)
+        self._http, self._programs = HttpClient(self.plan.concurrency), Programs()
         try:
             self._make_providers(self._providers, http)
             yield
         finally:
             if self.keeper is not None:
                 self.keeper.end()
-            open_: list[Provider | SharedHttp] = [*self._providers.values(), http]
+            open_: list[_Closes] = [self._programs, *self._providers.values(), http, self._http]
             for each in open_:
                 try:
                     await each.aclose()
@@ -169,6 +181,10 @@ class Stage:
             started=now if record is None else record.started,
             stream=self.options.stream,
             recall=self.recall,
+            readers=self._readers,
+            environment=self._filled,
+            http=self._http,
+            programs=self._programs,
             replays=self._recordings is not None,
             codes=self._codes,
             prices=self._prices,
@@ -178,6 +194,25 @@ class Stage:
         if self.keeper is not None:
             self._keep(run, self.keeper, record, batch)
         return run
+
+    def _filled(self, text: str) -> str:
+        """*text* of the file with `${NAME}` filled in from the environment."""
+        return str(expand(text, "the pipeline", self._environment, self._secrets))
+
+    def _check_surroundings(self) -> None:
+        """Raise UsageError where a variable is not set, or a program is not there, that a node will need."""
+        for node in self.plan.nodes:
+            if self.options.simulate and node.simulated is not False:
+                continue
+            for choice in node.choices:
+                work, place = choice.work, f"nodes.{node.id}"
+                if isinstance(work, HttpWork):
+                    headers = {name: template.text for name, template in work.headers.items()}
+                    expand(headers, f"{place}.http.headers", self._environment, self._secrets)
+                elif isinstance(work, CommandWork):
+                    env = {name: template.text for name, template in work.env.items()}
+                    expand(env, f"{place}.env", self._environment, self._secrets)
+                    check_program(node.id, work, self.plan.path.parent)
 
     def _governor(self) -> Governor:
         """The door for one run, to what all runs here share."""
@@ -269,14 +304,14 @@ def _functions(plan: Plan, options: Options) -> dict[str, Callable[..., Any]]:
     for node in plan.nodes:
         for choice in node.choices:
             if isinstance(choice.work, CallWork) and not (options.simulate and node.simulated):
-                name = function_name(choice.work)
+                name = choice.work.name
                 found[name] = _function(node, choice.work, plan, found.get(name))
     return found
 
 
 def _function(node: PlanNode, work: CallWork, plan: Plan, known: Callable[..., Any] | None) -> Callable[..., Any]:
     """The function that *work* calls, with arguments that fit; *known* is what another node found it to be."""
-    name = function_name(work)
+    name = work.name
     try:
         function = known or function_in(load_module(work.module, plan.path.parent), work.function)
     except (Exception, SystemExit) as error:

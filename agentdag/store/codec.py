@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic_core import to_json
 
-from agentdag.calls import Amount, Usage
+from agentdag.calls import Amount, Exchange, Usage
 from agentdag.errors import Failure
 from agentdag.events import BarrierOpened, BudgetLeft, Event, NodeSettled, Reason, RunFinished, RunStatus, Status
 
@@ -41,7 +41,7 @@ def decoded(text: str) -> Event:
     return event
 
 
-def _plain(value: Usage | Failure | Amount | BudgetLeft | Decimal) -> Any:
+def _plain(value: Usage | Exchange | Failure | Amount | BudgetLeft | Decimal) -> Any:
     return format(value, "f") if isinstance(value, Decimal) else value.plain()
 
 
@@ -53,6 +53,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "reserved": Amount.of,
     "charged": Amount.of,
     "budget_left": BudgetLeft.of,
+    "exchange": Exchange.of,
     "top_tier_usd": Decimal,
     "cache_saved_usd": Decimal,
     **dict.fromkeys(("arrived", "missing", "late", "pending", "degraded", "actions"), tuple),

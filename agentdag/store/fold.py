@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agentdag.calls import MAYBE_BILLED, NO_USAGE, NOTHING, Amount, Usage
-from agentdag.errors import Failure
+from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
     BarrierOpened,
     Event,
@@ -21,6 +21,7 @@ from agentdag.events import (
     PassFinished,
     RunFinished,
     Status,
+    TurnFinished,
 )
 from agentdag.store.codec import decoded
 
@@ -55,6 +56,10 @@ class NodeRecord:
     missed: dict[str, NodeSettled] = field(default_factory=dict)
     """How those had ended then that it went on without, so far as they had."""
     passes: list[PassFinished] = field(default_factory=list)
+    turns: list[TurnFinished] = field(default_factory=list)
+    """Of the conversation that it was holding."""
+    used: Usage = NO_USAGE
+    """What its turns took since it ended last."""
     out: NodeStarted | None = None
     """Its last attempt, where no end of it is recorded."""
     reserved: Amount = NOTHING
@@ -144,6 +149,8 @@ class RunRecord:
 
     def _book_doubts(self, *, simulated: bool) -> None:
         for node in self.nodes.values():
+            self.spent += node.used
+            node.used = NO_USAGE
             asked = node.out.model if node.out is not None else None
             free = asked is None or simulated or asked.startswith("simulated/")
             if node.in_doubt and node.ended is None and not free:
@@ -167,12 +174,19 @@ class RunRecord:
                 node = self.node(event.node)
                 node.out, node.ended = event, None
                 node.reserve(event.reserved)
+                if event.turn == 1:
+                    node.turns = []
                 if (event.attempt, event.pass_number) == (1, 1):
                     self._sees_all(node)
             case NodeHedged():
                 self.node(event.node).reserve(event.reserved)
             case NodeRetrying() | NodeFallback():
                 self.node(event.node).came_to_nothing(event.error)
+            case TurnFinished():
+                node = self.node(event.node)
+                node.out = None
+                node.turns.append(event)
+                node.used += event.usage
             case PassFinished():
                 node = self.node(event.node)
                 node.out = None
@@ -198,6 +212,9 @@ class RunRecord:
             self.spent += event.usage
             node.charged += event.charged or NOTHING
             node.reserved = node.last_reserved = NOTHING
+            node.used = NO_USAGE
+            if event.error is None or event.error.kind is ErrorKind.INVALID_OUTPUT:
+                node.turns = [] if event.status is not Status.CANCELLED else node.turns
         begun = node.out is not None and not (event.passes == 1 and event.attempts < node.out.attempt)
         if event.status is not Status.CANCELLED or not begun:
             node.out = None

@@ -188,7 +188,7 @@ def test_at_a_terminal_it_is_asked(answer: str, code: int, calls: int, in_doubt:
         env=keyless(**HERE),
         timeout=30,
     )
-    child.expect("Call it again")
+    child.expect("Do it again")
     child.sendline(answer)
     child.expect(pexpect.EOF)
     child.close()

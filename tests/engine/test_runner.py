@@ -108,7 +108,7 @@ def test_a_template_that_only_data_breaks_fails_that_node_alone(plan: Compile) -
             defaults: {model: openai/m}
             nodes:
               a: {prompt: hi}
-              b: {prompt: "{{ nodes.a.output.rows[7].x }}"}
+              b: {prompt: "{{ nodes.a.output[7000].x }}"}
               c: {prompt: hi}
         """),
         options=INSTANT,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from agentdag import UsageError
-from agentdag.plan.plan import CallWork, Plan, PromptWork
+from agentdag.plan.plan import Plan
 from agentdag.plan.values import FileText, resolve_inputs
+from agentdag.plan.work import CallWork, PromptWork
 
 Compile = Callable[[str], Plan]
 

@@ -12,7 +12,7 @@ from virtual import run_virtually
 import agentdag
 from agentdag import Options
 from agentdag.plan.draw import to_json
-from agentdag.plan.plan import CallWork
+from agentdag.plan.work import CallWork
 from agentdag.session import compile_pipeline
 
 TOTALS = [

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from agentdag.plan.compile import compile_text
-from agentdag.plan.plan import CallWork, Plan, PlanNode, PromptWork
+from agentdag.plan.plan import Plan, PlanNode
 from agentdag.plan.resolved import resolved
+from agentdag.plan.work import AS_TEXT, CallWork, CommandWork, HttpWork, PromptWork, Work
 from agentdag.providers.registry import provider_types
 
 TESTS = Path(__file__).parent.parent
@@ -26,11 +27,20 @@ def bare(node: PlanNode) -> tuple[object, ...]:
     """A node without its templates, which have no equality; their texts instead."""
     texts = tuple(template.text for template in node.templates)
     does = tuple((_does(choice.work), choice.policy) for choice in node.choices)
-    return texts, does, replace(node, choices=())
+    answer = (node.answer.form, node.answer.schema, node.answer.model)
+    return texts, does, answer, replace(node, choices=(), answer=AS_TEXT)
 
 
-def _does(work: PromptWork | CallWork) -> tuple[object, ...]:
-    return (work.model, work.sampling) if isinstance(work, PromptWork) else (work.module, work.function)
+def _does(work: Work) -> tuple[object, ...]:
+    match work:
+        case PromptWork():
+            return (work.model, work.sampling)
+        case CallWork():
+            return (work.module, work.function)
+        case HttpWork():
+            return (work.method, [*work.headers], work.json is None, work.body is None, work.private)
+        case CommandWork():
+            return (len(work.argv), [*work.env], work.stdin is None, work.cwd is None)
 
 
 @pytest.mark.parametrize("file", GOOD, ids=[file.stem for file in GOOD])

@@ -1,0 +1,98 @@
+"""A node on its way into the plan, and its templates, read one by one with their places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agentdag.calls import Rehearsal
+from agentdag.errors import Span
+from agentdag.language.check import Report
+from agentdag.language.document import Source
+from agentdag.language.rules import BarrierSpec
+from agentdag.language.spec import NodeSpec
+from agentdag.language.templates import MODEL_TEXT, NODE_NAMES, PASS_NAMES, Problem, Template, ValueTemplate
+from agentdag.plan.work import AS_TEXT, Answer, Work
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass
+class Draft:
+    """A node on its way into the plan. `templates` are all its templates with their places."""
+
+    id: str
+    spec: NodeSpec
+    works: list[Work | None] = field(default_factory=list)
+    """What the node does, then what its fallbacks do; None where something is wrong."""
+    barrier: BarrierSpec | None = None
+    """Its own, or that of `defaults`."""
+    templates: list[tuple[Path_, Template, Source | None]] = field(default_factory=list)
+    edges: list[str] = field(default_factory=list)
+    places: dict[str, Callable[[], Span]] = field(default_factory=dict)
+    """Tells where each edge is written; asked only where a cycle has to be shown."""
+    rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    simulated: bool | None = None
+    answer: Answer = AS_TEXT
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What its templates see."""
+        return PASS_NAMES if self.barrier is not None and self.barrier.progressive else NODE_NAMES
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Reads the templates of drafts; what is wrong with one goes to the report."""
+
+    report: Report
+
+    def template(self, draft: Draft, text: str, path: Path_, source: Source | None = None) -> Template:
+        """The template *text* of *draft*, which stands at *path*, or in the file *source*."""
+        template = Template(text, draft.names)
+        self._tell(draft, template, path, source)
+        return template
+
+    def values(self, draft: Draft, value: Any, path: Path_) -> ValueTemplate:
+        """The plain *value* at *path*, in which any text may be a template."""
+        found = ValueTemplate.of(value, draft.names)
+        for leaf, template in found.leaves:
+            self._tell(draft, template, (*path, *leaf), None)
+        return found
+
+    def _tell(self, draft: Draft, template: Template, path: Path_, source: Source | None) -> None:
+        for problem in template.problems:
+            self.report.in_template(path, self._meant(problem), source)
+        draft.templates.append((path, template, source))
+
+    def _meant(self, problem: Problem) -> Problem:
+        """*problem* with the mend, where an unknown name is that of a node or an input."""
+        if problem.code == "AD302" and problem.message.endswith("is not defined"):
+            for section, rest in (("nodes", ".output"), ("inputs", "")):
+                declared = self.raw(section)
+                if isinstance(declared, dict) and problem.needle in declared:
+                    return replace(problem, hint=f"write `{section}.{problem.needle}{rest}`")
+        return problem
+
+    def raw(self, *path: str) -> Any:
+        """What stands at *path* in the file; None where nothing does."""
+        value: Any = self.report.document.value
+        for step in path:
+            value = value.get(step) if isinstance(value, Mapping) else None
+        return value
+
+    def refuse_model_text(self, template: Template, path: Path_, what: str) -> bool:
+        """Whether *template* reads what a model may have written, which must not become *what*; that is told."""
+        for read in template.reads:
+            if read.root in MODEL_TEXT:
+                message = f"{what} must not come from a node's answer: `{read.text}`"
+                problem = Problem("AD212", message, "write it out, or read an input", read.line, read.text)
+                self.report.in_template(path, problem)
+                return True
+        if template.dynamic is not None or template.loops is not None:
+            line = template.dynamic or template.loops or 1
+            problem = Problem("AD212", f"{what} must not come from a node's answer", "write it out", line, "needs")
+            self.report.in_template(path, problem)
+            return True
+        return False
