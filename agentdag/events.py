@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from enum import IntEnum
@@ -19,6 +20,12 @@ from agentdag.values import value
 
 E = TypeVar("E", bound="Event")
 _LOG = logging.getLogger("agentdag")
+_INDEX = re.compile(r"\[\d+\]")
+
+
+def base_name(name: str) -> str:
+    """The node of which *name* is an instance: `audit.parser` of `audit[3].parser`."""
+    return _INDEX.sub("", name) if "[" in name else name
 
 
 class Status(Word):
@@ -42,6 +49,8 @@ INTERRUPTED = "interrupted"
 """The `reason` of what a signal has stopped."""
 OUT_OF_BUDGET = "budget"
 """The `reason` of a node that was skipped because the budget could not pay it."""
+UNMET = "`when` did not hold"
+"""The `reason` of a node that was not to run."""
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})
 """How a node fails by itself."""
 
@@ -233,7 +242,8 @@ class TurnFinished:
 
 @value(frozen=True, slots=True)
 class PassFinished:
-    """A pass of a progressive join ended; where it failed, `error` says why and the output before it stands."""
+    """A pass of a progressive join, or of a node that repeats, ended. Where that of a join failed, `error` says why,
+    and the output before it stands."""
 
     type: ClassVar = "pass.finished"
     run: str
@@ -243,6 +253,21 @@ class PassFinished:
     latency_s: float
     output: Any
     error: Failure | None
+    asked: str | None = None
+    """The digest of what it asked, of a node that repeats."""
+
+
+@value(frozen=True, slots=True)
+class NodeExpanded:
+    """A node begins that is made of others: the instances of a `foreach`, so many `items`, or those of a pipeline."""
+
+    type: ClassVar = "node.expanded"
+    run: str
+    at: float
+    node: str
+    wave: int
+    items: int | None
+    pass_number: int = 1
 
 
 @value(frozen=True, slots=True)
@@ -286,6 +311,8 @@ class NodeSettled:
     """What it took of a budget, in this life of the run; of a call whose cost is not known, the most it can be."""
     stderr: str | None = None
     """What a program said besides its output, at its end."""
+    parts: int | None = None
+    """Of how many instances or nodes it was made, which tell of themselves: what it used is the sum of theirs."""
     turns: int = 1
     """How many turns the conversation took that gave the answer."""
 
@@ -369,6 +396,7 @@ Event = (
     RunStarted
     | BarrierOpened
     | NodeResumed
+    | NodeExpanded
     | NodeStarted
     | NodeProgress
     | NodeWaiting

@@ -14,7 +14,7 @@ from agentdag.cli.check import report
 from agentdag.cli.run import given_inputs
 from agentdag.cli.watch import Shown, watch
 from agentdag.errors import SpecError, UsageError
-from agentdag.events import Exit, RunStatus
+from agentdag.events import Exit, RunStatus, base_name
 from agentdag.language.findings import did_you_mean
 from agentdag.plan.plan import Plan, PlanNode
 from agentdag.plan.work import may_repeat
@@ -101,34 +101,36 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
 
 def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArguments, options: Options) -> Options:
     """*options* with what is changed, to be repeated, or to be skipped; asks where nothing says it."""
-    known = {node.id: node for node in plan.nodes}
+    known = {name: node for name, _, node in plan.walk()}
     for option, given in (("--repeat", arguments.repeat), ("--skip", arguments.skip)):
-        for name in sorted(given - set(known)):
+        for name in sorted(name for name in given if base_name(name) not in known):
             raise UsageError(f"{option} {name}: there is no node `{name}`", hint=did_you_mean(name, known))
     both = arguments.repeat & arguments.skip
     if both:
         raise UsageError(f"{names(sorted(both))} cannot be repeated and skipped")
     out = {name for record in records for name, each in record.nodes.items() if each.in_doubt}
-    doubtful = [n for n in plan.nodes if n.id in out and not (may_repeat(n.work) or n.idempotent)]
-    open_ = [node for node in doubtful if node.id not in arguments.repeat | arguments.skip]
+    at_work = {name: known[base_name(name)] for name in sorted(out) if base_name(name) in known}
+    doubtful = {name: node for name, node in at_work.items() if not (may_repeat(node.work) or node.idempotent)}
+    said = arguments.repeat | arguments.skip
+    open_ = {name: node for name, node in doubtful.items() if not {name, base_name(name)} & said}
     repeat, skip = set(arguments.repeat), set(arguments.skip)
     if open_ and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise _blindly(open_)
-    for node in open_:
-        (repeat if _asked(node) else skip).add(node.id)
+        raise _blindly(list(open_))
+    for name, node in open_.items():
+        (repeat if _asked(name, node) else skip).add(name)
     return replace(
         options,
         repeat=frozenset(repeat),
         skip=frozenset(skip),
-        doubtful=frozenset(node.id for node in doubtful),
+        doubtful=frozenset(doubtful),
         **{**arguments.changes, "budget": {**options.budget, **arguments.changes.get("budget", {})}},
     )
 
 
-def _blindly(nodes: Sequence[PlanNode]) -> UsageError:
-    named = names([node.id for node in nodes])
+def _blindly(nodes: Sequence[str]) -> UsageError:
+    named = names(nodes)
     were = "was" if len(nodes) == 1 else "were"
-    repeat, skip = (" ".join(f"{option} {node.id}" for node in nodes) for option in ("--repeat", "--skip"))
+    repeat, skip = (" ".join(f"{option} {name}" for name in nodes) for option in ("--repeat", "--skip"))
     again = "it" if len(nodes) == 1 else "them"
     hint = (
         f"say {repeat} to call {again} again, {skip} to go on without, or write `idempotent: true` where it is harmless"
@@ -136,9 +138,9 @@ def _blindly(nodes: Sequence[PlanNode]) -> UsageError:
     return UsageError(f"{named} {were} at work when the run was cut off, and may have had an effect", hint=hint)
 
 
-def _asked(node: PlanNode) -> bool:
+def _asked(name: str, node: PlanNode) -> bool:
     """Whether the person at the terminal wants *node* repeated; else it is skipped."""
-    told = f"`{node.id}`, which {inert(node.work.title)}, was at work when the run was cut off."
+    told = f"`{name}`, which {inert(node.work.title)}, was at work when the run was cut off."
     while True:
         sys.stderr.write(f"{told} It may have had an effect.\nDo it again? [y]es, [s]kip it, [q]uit: ")
         sys.stderr.flush()
@@ -148,7 +150,7 @@ def _asked(node: PlanNode) -> bool:
         if answer in {"s", "skip"}:
             return False
         if answer in {"q", "quit", ""}:
-            raise UsageError("nothing was done", hint=f"--repeat {node.id} or --skip {node.id} answers the question")
+            raise UsageError("nothing was done", hint=f"--repeat {name} or --skip {name} answers the question")
 
 
 def _told(taken: TakenUp) -> str:
@@ -170,8 +172,9 @@ def _ended(status: RunStatus) -> str:
 
 def _doubts(plan: Plan, doubtful: Iterable[str], *, real: bool) -> list[str]:
     """The calls that were out when the run was cut off."""
-    known = {node.id: node for node in plan.nodes}
-    asked = [name for name in doubtful if name in known and may_repeat(known[name].work)]
+    known = {name: node for name, _, node in plan.walk()}
+    at_work = ((name, known.get(base_name(name))) for name in doubtful)
+    asked = [name for name, node in at_work if node is not None and may_repeat(node.work)]
     if not asked:
         return []
     were, are = ("was", "is") if len(asked) == 1 else ("were", "are")

@@ -33,7 +33,7 @@ def show_stats(pipeline: Path, *, simulated: bool, as_json: bool, store: Path | 
     plan = None if compiled is None else compiled.plan
     found = history.stats(key_of(folder, pipeline, "" if plan is None else plan.name), simulated=simulated)
     history.close()
-    order = {} if plan is None else {node.id: number for number, node in enumerate(plan.nodes)}
+    order = {} if plan is None else {name: number for number, (name, _, _) in enumerate(plan.walk())}
     found.sort(key=lambda stats: order.get(stats.node, len(order)))
     if as_json:
         print_json({"pipeline": str(pipeline), "nodes": [_stats_json(stats) for stats in found]})
@@ -65,7 +65,7 @@ def _stats_json(stats: NodeStats) -> dict[str, Any]:
 def _stats_lines(found: Sequence[NodeStats], plan: Plan | None) -> Iterator[str]:
     titles = ("node", "runs", "failed", "timed out", "late", "p50", "p95", "tries", "in", "out", "cost a run")
     yield from table(titles, [_stats_cells(stats) for stats in found], right=set(range(1, 11)))
-    bounds = {} if plan is None else {node.id: node.policy.timeout.attempt_s for node in plan.nodes}
+    bounds = {} if plan is None else {name: node.policy.timeout.attempt_s for name, _, node in plan.walk()}
     told = [line for stats in found for line in _advice(stats, bounds.get(stats.node))]
     if told:
         yield ""

@@ -90,7 +90,7 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     if view == "json":
         observers.append(JsonLines(sys.stdout))
     elif view == "plain":
-        observers.append(Lines(sys.stderr, max(len(node.id) for node in session.plan.nodes)))
+        observers.append(Lines(sys.stderr, max(len(name) for name, _, _ in session.plan.walk())))
     live = None
     if shown.paints:
         from agentdag.views.table import render
@@ -116,7 +116,11 @@ def watch(session: Session, shown: Shown, began: float) -> int:
 def _board(session: Session) -> Board:
     """The board of the run, with how long it is expected to take under its cap and schedule."""
     plan = session.plan
-    nodes = ((node.id, node.wave, None if node.model is None else str(node.model)) for node in plan.nodes)
+    waves = {"": 0}
+    nodes = []
+    for name, _, node in plan.walk():
+        waves[name] = waves[name.rpartition(".")[0]] + node.wave
+        nodes.append((name, waves[name], None if node.model is None else str(node.model)))
     return Board.of(nodes, expected_s=plan.lasting(dict.fromkeys(session.answered, 0.0)).takes_s())
 
 

@@ -6,13 +6,23 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
+from typing import NamedTuple
 
 from agentdag.calls import NO_USAGE, Usage
 from agentdag.engine.afford import budget_left
 from agentdag.engine.run import Run
+from agentdag.engine.scope import Scope
 from agentdag.events import NodeSettled, RunFinished, RunStatus, Status
 from agentdag.plan.forecast import measured_path_s
 from agentdag.plan.work import ModelRef
+
+
+class RunEnd(NamedTuple):
+    """How a run ends: its status, the exit code, and why."""
+
+    status: RunStatus
+    code: int
+    reason: str | None = None
 
 
 class Account:
@@ -21,8 +31,7 @@ class Account:
     def __init__(self, run: Run, startup_s: float) -> None:
         self._run = run
         self._startup_s = startup_s
-        self._latencies = [0.0] * len(run.plan.nodes)
-        self._spent_s: dict[tuple[int, int], float] = {}
+        self._sequential_s = 0.0
         self._counts: Counter[Status] = Counter()
         self.usage = NO_USAGE
         """Of all lives of the run."""
@@ -31,10 +40,12 @@ class Account:
         """What the same would have cost with everything on the top tier, where there are tiers and prices."""
         self.cache_saved_usd = Decimal(0)
 
-    def add(self, number: int, settled: NodeSettled) -> None:
-        """The node *number* has ended."""
-        self._latencies[number] = settled.latency_s
+    def add(self, settled: NodeSettled) -> None:
+        """A node has ended; what others are made of it tells by itself."""
         self._counts[settled.status] += 1
+        if settled.parts is not None:
+            return
+        self._sequential_s += settled.latency_s
         if settled.usage is not NO_USAGE and not settled.kept:
             self.add_usage(settled.model, settled.usage)
 
@@ -51,15 +62,10 @@ class Account:
                 full = prices.of(replace(usage, cached_tokens=0, written_tokens=0))
                 self.cache_saved_usd += full - prices.of(usage)
 
-    def late(self, need: int, join: int, spent_s: float) -> None:
-        """*join* went on without *need*, which had taken *spent_s*."""
-        self._spent_s.setdefault((need, join), spent_s)
-
     def closed(
         self,
-        status: RunStatus,
-        code: int,
-        reason: str | None,
+        scope: Scope,
+        end: RunEnd,
         outputs: Mapping[str, object] | None = None,
         errors: Mapping[str, str] | None = None,
         *,
@@ -70,19 +76,24 @@ class Account:
         return RunFinished(
             run=self._run.id,
             at=elapsed_s,
-            status=status,
+            status=end.status,
             elapsed_s=elapsed_s,
             startup_s=self._startup_s,
-            sequential_s=sum(self._latencies),
-            critical_path_s=measured_path_s(self._run.plan.graph, self._latencies, self._spent_s),
+            sequential_s=self._sequential_s,
+            critical_path_s=path_s(scope),
             usage=self.usage,
             outputs=outputs or {},
             output_errors=errors or {},
             nodes={status: self._counts[status] for status in Status if self._counts[status]},
-            exit_code=code,
-            reason=reason,
+            exit_code=end.code,
+            reason=end.reason,
             top_tier_usd=self.top_tier_usd,
             cache_saved_usd=self.cache_saved_usd or None,
             budget_left=budget_left(self._run.budget),
             most_queued=most_queued,
         )
+
+
+def path_s(scope: Scope) -> float:
+    """How long the critical path of *scope* took, with its nodes as they ended."""
+    return measured_path_s(scope.plan.graph, scope.latencies, scope.spent_s)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from agentdag.calls import NOTHING, Amount, Sampling, size_of
 from agentdag.engine.asks import Prompted
 from agentdag.engine.run import Run
+from agentdag.engine.scope import Instance
 from agentdag.events import BudgetLeft
 from agentdag.limits.budget import Budget
 from agentdag.limits.rates import Lane
 from agentdag.limits.slots import NO_NEED
 from agentdag.limits.turn import Claim
-from agentdag.plan.plan import PlanNode
+from agentdag.plan.plan import Plan, PlanNode
 from agentdag.plan.work import PromptWork
 from agentdag.store.schema import digest
 
@@ -30,14 +31,15 @@ _LONGEST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """Under which of these names `params` may say how long an answer may be."""
 
 
-def purse_of(run: Run, node: PlanNode) -> Budget | None:
-    """What the calls of *node* are paid from: its own budget, within that of the run."""
-    terms = node.budget
+def purse_of(instance: Instance) -> Budget | None:
+    """What the calls of *instance* are paid from: its own budget, within that of whatever it is a part of."""
+    scope, terms = instance.scope, instance.node.budget
+    parent = scope.run.budget if scope.parent is None else scope.purse
     if terms is None:
-        return run.budget
-    before = None if run.reuse is None else run.reuse.recorded(node.id)
+        return parent
+    before = None if scope.run.reuse is None else scope.run.reuse.recorded(instance.name)
     spent = NOTHING if before is None else before.taken
-    return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=run.budget, name="its own budget")
+    return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=parent, name="its own budget")
 
 
 def bounded(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget) -> Prompted:
@@ -60,10 +62,10 @@ def bounded(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget)
     return replace(asked, sampling=replace(asked.sampling, max_tokens=fits if fits >= SHORTEST else most))
 
 
-def degraded(run: Run, work: PromptWork, asked: Prompted) -> tuple[Prompted, tuple[str, ...]]:
+def degraded(run: Run, plan: Plan, work: PromptWork, asked: Prompted) -> tuple[Prompted, tuple[str, ...]]:
     """*asked* as it is asked while the budget is low, and what was done to it."""
     done: list[str] = []
-    lower = run.plan.one_tier_down(work) if run.low("downgrade") else None
+    lower = plan.one_tier_down(work) if run.low("downgrade") else None
     if lower is not None:
         asked = replace(asked, model=lower.model, sampling=lower.sampling)
         done.append("downgrade")

@@ -16,13 +16,14 @@ from agentdag.calls import Amount, Exchange, Provider, Request, Usage, size_of
 from agentdag.engine.afford import bounded, claim_of, degraded
 from agentdag.engine.asks import Asked, Fetched, Prompted, Ran
 from agentdag.engine.run import Run
+from agentdag.engine.scope import Instance
 from agentdag.language.templates import TemplateError
 from agentdag.limits.budget import Budget
 from agentdag.limits.policy import Policy
 from agentdag.limits.turn import Claim
 from agentdag.plan.files import is_within
 from agentdag.plan.plan import PlanNode
-from agentdag.plan.work import CallWork, CommandWork, HttpWork, PromptWork, Work
+from agentdag.plan.work import Act, CallWork, CommandWork, HttpWork, PromptWork
 
 
 class Made(NamedTuple):
@@ -42,12 +43,13 @@ class Means(NamedTuple):
     past: tuple[Exchange, ...] = ()
 
 
-def agent_for(run: Run, node: PlanNode, work: Work, asked: Asked, means: Means) -> Made:
+def agent_for(instance: Instance, work: Act, asked: Asked, means: Means) -> Made:
     """Who does what *work* has *asked*; raises TemplateError where that leads out of the pipeline's folder."""
+    run, node = instance.scope.run, instance.node
     simulator = run.simulator if run.simulator is not None and run.simulates(node) else None
     if isinstance(asked, Prompted):
         assert isinstance(work, PromptWork)
-        return _model_agent(run, node, work, asked, means, simulator)
+        return _model_agent(instance, work, asked, means, simulator)
     reader = run.reader(node.answer)
     if simulator is not None:
         text, form = json.dumps(asked.plain(), ensure_ascii=False), None if reader is None else reader.form
@@ -57,16 +59,18 @@ def agent_for(run: Run, node: PlanNode, work: Work, asked: Asked, means: Means) 
         return Made(_http_agent(run, node, work, asked))
     if isinstance(asked, Ran):
         assert isinstance(work, CommandWork)
-        return Made(_command_agent(run, node, work, asked))
-    return Made(FunctionAgent(run.functions[asked.function], asked.arguments, reader))
+        return Made(_command_agent(instance, work, asked))
+    assert isinstance(work, CallWork)
+    return Made(FunctionAgent(run.functions[work.key], asked.arguments, reader))
 
 
 def _model_agent(
-    run: Run, node: PlanNode, work: PromptWork, asked: Prompted, means: Means, simulator: Provider | None
+    instance: Instance, work: PromptWork, asked: Prompted, means: Means, simulator: Provider | None
 ) -> Made:
+    run, node = instance.scope.run, instance.node
     done: tuple[str, ...] = ()
     if run.budget is not None:
-        asked, done = degraded(run, work, asked)
+        asked, done = degraded(run, instance.scope.plan, work, asked)
     model, purse, reader = str(asked.model), means.purse, run.reader(node.answer)
     lane = run.lanes(asked.model)
     counts = lane is not None and lane.counts_tokens
@@ -79,7 +83,7 @@ def _model_agent(
     claim = claim_of(run, node, asked, size, purse, lane)
     prices = run.prices(asked.model)
     request = Request(
-        node=node.id,
+        node=instance.name,
         attempt=1,
         model=asked.model.name,
         prompt=asked.prompt,
@@ -128,8 +132,8 @@ def _http_agent(run: Run, node: PlanNode, work: HttpWork, asked: Fetched) -> Htt
     return HttpAgent(run.http, request, run.redact, run.reader(node.answer), as_text=node.answer.is_text)
 
 
-def _command_agent(run: Run, node: PlanNode, work: CommandWork, asked: Ran) -> CommandAgent:
-    folder = run.plan.path.parent
+def _command_agent(instance: Instance, work: CommandWork, asked: Ran) -> CommandAgent:
+    run, node, folder = instance.scope.run, instance.node, instance.scope.plan.path.parent
     cwd = folder if asked.cwd is None else folder / asked.cwd
     if not is_within(cwd, folder, run.plan.allowed):
         raise TemplateError(f"`{asked.cwd}` is outside the pipeline's folder")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from agentdag.engine.attempts import NodeLife
-from agentdag.engine.run import Run
+from agentdag.engine.scope import Instance
 from agentdag.limits.slots import Rank, Seat
 
 Safely = Callable[[Callable[[], None]], None]
@@ -21,25 +21,26 @@ class Ahead:
     *safely* calls what it is given, and takes what that raises.
     """
 
-    def __init__(self, run: Run, cap: int, safely: Safely) -> None:
-        self._run = run
+    def __init__(self, cap: int, safely: Safely) -> None:
         self._cap = cap
+        self._arrivals = 0
         self._safely = safely
-        self._waiting: dict[int, Seat] = {}
-        self._best: list[tuple[Rank, int]] = []
+        self._waiting: dict[Instance, Seat] = {}
+        self._best: list[tuple[Rank, int, Instance]] = []
         """Of those that wait, and of some that did: a heap."""
-        self._written: dict[int, NodeLife] = {}
+        self._written: dict[Instance, NodeLife] = {}
         self._due = False
 
-    def add(self, number: int, rank: Rank, seat: Seat) -> None:
-        """The node *number* waits."""
-        self._waiting[number] = seat
-        heapq.heappush(self._best, (rank, number))
+    def add(self, instance: Instance, seat: Seat) -> None:
+        """*instance* waits."""
+        self._waiting[instance] = seat
+        self._arrivals += 1
+        heapq.heappush(self._best, (instance.rank, self._arrivals, instance))
 
-    def take(self, number: int) -> NodeLife | None:
-        """*number* waits no more; its life, where that was written ahead."""
-        self._waiting.pop(number, None)
-        return self._written.pop(number, None)
+    def take(self, instance: Instance) -> NodeLife | None:
+        """*instance* waits no more; its life, where that was written ahead."""
+        self._waiting.pop(instance, None)
+        return self._written.pop(instance, None)
 
     def clear(self) -> None:
         """Nobody waits any more."""
@@ -57,8 +58,8 @@ class Ahead:
     def _go_on(self) -> None:
         self._due = False
         while self._best and len(self._written) < self._cap:
-            _, number = heapq.heappop(self._best)
-            seat = self._waiting.pop(number, None)
+            _, _, instance = heapq.heappop(self._best)
+            seat = self._waiting.pop(instance, None)
             if seat is not None:
-                life = self._written[number] = NodeLife(self._run, self._run.plan.nodes[number], seat)
+                life = self._written[instance] = NodeLife(instance, seat)
                 life.announce()

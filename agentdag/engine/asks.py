@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.calls import Sampling
 from agentdag.plan.work import (
     AS_IT_COMES,
     AS_TEXT,
+    Act,
     Answer,
     CallWork,
     CommandWork,
     HttpWork,
     ModelRef,
     PromptWork,
-    Work,
 )
 from agentdag.store.schema import digest
 from agentdag.values import value
@@ -92,7 +93,7 @@ _PLAINLY = (AS_TEXT, AS_IT_COMES)
 _SORTED = json.JSONEncoder(sort_keys=True, default=str)
 
 
-def rendered(work: Work, names: Mapping[str, Any], codes: Mapping[str, str]) -> Asked:
+def rendered(work: Act, names: Mapping[str, Any], codes: Mapping[tuple[Path, str], str]) -> Asked:
     """What *work* asks where its templates see *names*; raises TemplateError."""
     match work:
         case PromptWork():
@@ -101,7 +102,7 @@ def rendered(work: Work, names: Mapping[str, Any], codes: Mapping[str, str]) -> 
             return Prompted(work.model, prompt, system, work.sampling, _lead(work, prompt, names))
         case CallWork():
             arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
-            return Called(work.name, arguments, codes.get(work.name, ""))
+            return Called(work.name, arguments, codes.get(work.key, ""))
         case HttpWork():
             headers = {name: value.render(names) for name, value in work.headers.items()}
             body = None if work.body is None else work.body.render(names)

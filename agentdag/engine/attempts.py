@@ -16,7 +16,9 @@ from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Exchange, Us
 from agentdag.engine.afford import purse_of, too_little
 from agentdag.engine.agents import Means, agent_for
 from agentdag.engine.asks import Asked, Question, rendered
-from agentdag.engine.run import Run
+from agentdag.engine.resumption import good_passes
+from agentdag.engine.saving import save, target_of, unwritten
+from agentdag.engine.scope import Instance
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
     OUT_OF_BUDGET,
@@ -30,12 +32,14 @@ from agentdag.events import (
     PassFinished,
     Status,
     TurnFinished,
+    base_name,
 )
-from agentdag.language.templates import TemplateError
+from agentdag.language.templates import Template, TemplateError
 from agentdag.limits.policy import UNBOUNDED, Allowance
 from agentdag.limits.slots import Place, Seat
 from agentdag.limits.turn import Turn
-from agentdag.plan.plan import Choice, PlanNode
+from agentdag.plan.plan import Choice
+from agentdag.plan.work import PipelineWork, Repeat
 from agentdag.store.log import asks_json
 
 TOKENS_EVERY_S = 0.2
@@ -71,6 +75,7 @@ class NodeLife(Turn):
         "_good",
         "_good_by",
         "_outcome",
+        "_previous",
         "_question",
         "_run",
         "_streamed_bytes",
@@ -82,20 +87,26 @@ class NodeLife(Turn):
         "admitting",
         "begun",
         "fingerprint",
+        "instance",
+        "name",
         "node",
         "passes",
+        "until_held",
         "unwanted",
     )
 
-    def __init__(self, run: Run, node: PlanNode, seat: Seat) -> None:
+    def __init__(self, instance: Instance, seat: Seat) -> None:
+        run, node = instance.scope.run, instance.node
         policy = node.choices[0].policy
         total_s = policy.timeout.total_s
         super().__init__(policy, seat, UNBOUNDED if total_s is None else Allowance(total_s))
         self._run = run
         self.recorded = run.log is not None
-        self.purse = purse_of(run, node) if run.budget is not None or node.budget is not None else None
+        self.purse = purse_of(instance)
         self._degraded: tuple[str, ...] = ()
+        self.instance = instance
         self.node = node
+        self.name = instance.name
         self.fingerprint: str | None = None
         """Of what its own work asked last, where that is on record."""
         self._asks: str | None = None
@@ -111,6 +122,10 @@ class NodeLife(Turn):
         self.unwanted: str | None = None
         """Why nobody wants it any more."""
         self.passes = 0
+        self.until_held = True
+        """Whether what a node repeats for has come to hold."""
+        self._previous: Any = None
+        """The output of the pass before, of one that repeats."""
         self._outcome = _NOTHING
         self._good: Outcome | None = None
         """The last that succeeded."""
@@ -145,7 +160,9 @@ class NodeLife(Turn):
 
     @property
     def previous(self) -> Any:
-        """The output of the last good pass."""
+        """The output of the pass before, or of the last good one of a progressive join."""
+        if self.node.repeat is not None:
+            return self._previous
         return None if self._good is None else self._good.output
 
     @property
@@ -159,7 +176,72 @@ class NodeLife(Turn):
         return self._run.now() - self._begun_s if self.in_flight else 0.0
 
     async def live(self) -> None:
-        """One pass: the node's own work, then its fallbacks until one succeeds. Raises nothing but cancellation."""
+        """The node's work, and its passes where it repeats. Raises nothing but cancellation."""
+        repeat = self.node.repeat
+        if repeat is not None and not self.passes:
+            self._take_up_passes()
+        await self._pass()
+        while repeat is not None and self._goes_round(repeat):
+            await self._tell_pass()
+            self._previous = self._outcome.output
+            await self._pass()
+        if self.node.save is not None and self._outcome.failure is None and not self.let_go:
+            await self._save(self.node.save)
+        if self.unfunded and not self._is_own_budget_spent:
+            self._run.out_of_budget = self._run.out_of_budget or too_little(self._run, self.name, self.reserved)
+
+    def _goes_round(self, repeat: Repeat) -> bool:
+        """Whether the node is to be done again; a condition that cannot be told fails it."""
+        if self._outcome.failure is not None or self.let_go:
+            return False
+        try:
+            held = repeat.until.value({**self.instance.names(self._previous), "output": self._outcome.output})
+        except TemplateError as error:
+            self._book(self._outcome._replace(failure=Failure(ErrorKind.TEMPLATE, f"until: {error}"), usage=NO_USAGE))
+            return False
+        if not isinstance(held, bool):
+            message = f"until: this gives {type(held).__name__}, and true or false is due"
+            self._book(self._outcome._replace(failure=Failure(ErrorKind.TEMPLATE, message), usage=NO_USAGE))
+            return False
+        self.until_held = held
+        return not held and self.passes < repeat.most
+
+    async def _tell_pass(self) -> None:
+        """A pass is over, and another follows: on record before that."""
+        run, told = self._run, self.pass_finished()
+        if run.log is not None:
+            await run.log.recorded(told)
+        run.emit(told)
+
+    def _take_up_passes(self) -> None:
+        """Go on after the passes of an earlier life of the run."""
+        run, work = self._run, self.node.work
+        before = None if run.reuse is None else run.reuse.recorded(self.name)
+        if before is None or not before.passes or isinstance(work, PipelineWork):
+            return
+        try:
+            good = good_passes(self.instance, work, before)
+        except TemplateError:
+            return
+        if good:
+            self.passes, self._previous = len(good), good[-1].output
+
+    async def _save(self, path: Template) -> None:
+        """Write the output to its file; where that fails the node has failed, and its answer stays on record."""
+        try:
+            target = target_of(self.instance, path)
+            await asyncio.to_thread(save, target, self._outcome.output)
+        except TemplateError as error:
+            failure = Failure(ErrorKind.TEMPLATE, f"save: {error}")
+        except OSError as error:
+            failure = unwritten(path, error)
+        else:
+            return
+        self._good = None
+        self._outcome = self._outcome._replace(failure=failure)
+
+    async def _pass(self) -> None:
+        """The node's own work, then its fallbacks until one succeeds."""
         self.passes += 1
         self._attempts_before, self._attempts = self._attempts_before + self._attempts, 0
         for number, choice in enumerate(self.node.choices):
@@ -167,13 +249,18 @@ class NodeLife(Turn):
                 self._by = _NOBODY if choice.model is None else _Author(str(choice.model))
             elif not self._falls_back(number, choice):
                 break
+            if isinstance(choice.work, PipelineWork):
+                continue  # it was tried already
             outcome = await self._performed(number, choice)
             if outcome is not None and not (self.unfunded and number and not outcome.attempts):
                 self._book(outcome)  # of a fallback, what cannot be paid is passed over
             if self._outcome.failure is None:
                 break
-        if self.unfunded and not self._is_own_budget_spent:
-            self._run.out_of_budget = self._run.out_of_budget or too_little(self._run, self.node.id, self.reserved)
+
+    def fall_back(self, failure: Failure, usage: Usage) -> None:
+        """The pipeline that was to do the node's work has failed, and what it used is told: the fallbacks are next."""
+        self._outcome = Outcome(0, 0.0, failure=failure)
+        self._usage = usage
 
     async def _performed(self, number: int, choice: Choice) -> Outcome | None:
         """What *choice* came to; None where its templates failed. One that was bounded by what was left of the budget,
@@ -181,7 +268,7 @@ class NodeLife(Turn):
         agent = self._prepare(number, choice)
         while agent is not None:
             self.unfunded, worst = False, self.reserved
-            outcome = await agent.perform(Task(self.node.id, self._run.governor, self, self.on_delta))
+            outcome = await agent.perform(Task(self.name, self._run.governor, self, self.on_delta))
             if not self.unfunded or outcome.attempts:
                 return outcome
             agent = self._prepare(number, choice)
@@ -206,7 +293,7 @@ class NodeLife(Turn):
             return False
         model, error = None if choice.model is None else str(choice.model), self._clean(failure)
         self._by = _Author(model, number, error)
-        run.tell(NodeFallback(run.id, run.now(), self.node.id, number, model, error))
+        run.tell(NodeFallback(run.id, run.now(), self.name, number, model, error))
         return True
 
     def _prepare(self, number: int, choice: Choice) -> Agent | None:
@@ -214,7 +301,7 @@ class NodeLife(Turn):
         run, node = self._run, self.node
         self.policy = policy = choice.policy
         if policy.is_open:
-            self.policy = policy.settled(run.recall(node.id), node.expected_s)
+            self.policy = policy.settled(run.recall(base_name(self.name)), node.expected_s)
         self.attempts_before, self.step = self._attempts, 1
         try:
             agent = self._agent(number, choice)
@@ -233,12 +320,15 @@ class NodeLife(Turn):
 
     def _agent(self, number: int, choice: Choice) -> Agent:
         """The agent with everything rendered; raises TemplateError."""
-        run, node = self._run, self.node
+        run = self._run
         asked, self._asked = self._asked, None
         if asked is None:
             asked = self._rendered(number, choice)
-        past = () if number or run.reuse is None or self._question is None else run.reuse.turns(node.id, self._question)
-        made = agent_for(run, node, choice.work, asked, Means(self.policy, self.purse, past))
+        assert not isinstance(choice.work, PipelineWork)
+        past = (
+            () if number or run.reuse is None or self._question is None else run.reuse.turns(self.name, self._question)
+        )
+        made = agent_for(self.instance, choice.work, asked, Means(self.policy, self.purse, past))
         self.reserved = made.worst
         if run.budget is not None and made.model is not None:
             self._degraded, self._by = made.degraded, self._by._replace(model=made.model)
@@ -247,7 +337,8 @@ class NodeLife(Turn):
     def _rendered(self, number: int, choice: Choice) -> Asked:
         """What *choice* asks, and what is to be written of it before the first attempt; raises TemplateError."""
         run, work = self._run, choice.work
-        asked = rendered(work, run.names(self.node, self.previous), run.codes)
+        assert not isinstance(work, PipelineWork)
+        asked = rendered(work, self.instance.names(self.previous), run.codes)
         if self.recorded:
             question = run.question_of(self.node, asked)
             if not number:
@@ -272,7 +363,7 @@ class NodeLife(Turn):
             safe = self._write_start(attempt, self.passes, self._by.model)
         elif safe is None:
             after_s = hedge_after_s or 0.0
-            safe = self._write(NodeHedged(run.id, run.now(), self.node.id, attempt, after_s, self.reserved))
+            safe = self._write(NodeHedged(run.id, run.now(), self.name, attempt, after_s, self.reserved))
         self.admitting = True
         try:
             await safe
@@ -282,9 +373,8 @@ class NodeLife(Turn):
             raise asyncio.CancelledError  # it is not on record: no call is made
 
     def _write_start(self, attempt: int, passes: int, model: str | None) -> asyncio.Future[None]:
-        run, node = self._run, self.node
-        at, wave = run.now(), node.wave
-        return self._write(NodeStarted(run.id, at, node.id, wave, attempt, model, passes, self.reserved, self.step))
+        at, wave, name = self._run.now(), self.instance.wave, self.name
+        return self._write(NodeStarted(self._run.id, at, name, wave, attempt, model, passes, self.reserved, self.step))
 
     def _write(self, event: NodeStarted | NodeHedged) -> asyncio.Future[None]:
         """Done once *event* is on record."""
@@ -293,27 +383,27 @@ class NodeLife(Turn):
         return self._run.log.recorded(event, asks=asks)
 
     def started(self, attempt: int) -> None:
-        run, node = self._run, self.node
+        run = self._run
         self._attempts = attempt
         self._streamed_bytes, self._ttft_s = 0, None
         self._begun_s = run.now()
         at, model, turn = self._begun_s, self._by.model, self.step
-        run.emit(NodeStarted(run.id, at, node.id, node.wave, attempt, model, self.passes, turn=turn))
+        run.emit(NodeStarted(run.id, at, self.name, self.instance.wave, attempt, model, self.passes, turn=turn))
 
     def hedged(self, attempt: int, after_s: float) -> None:
         run = self._run
-        run.emit(NodeHedged(run.id, run.now(), self.node.id, attempt, after_s))
+        run.emit(NodeHedged(run.id, run.now(), self.name, attempt, after_s))
 
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         run = self._run
-        run.tell(NodeRetrying(run.id, run.now(), self.node.id, attempt, wait_s, self._clean(failure)))
+        run.tell(NodeRetrying(run.id, run.now(), self.name, attempt, wait_s, self._clean(failure)))
 
     async def exchanged(self, exchange: Exchange, usage: Usage) -> None:
         """A turn of the conversation is over; return when it is on record."""
         run = self._run
         self._turned += usage
         told = TurnFinished(
-            run.id, run.now(), self.node.id, self.step, max(1, self.passes), self._by.fallback, exchange, usage
+            run.id, run.now(), self.name, self.step, max(1, self.passes), self._by.fallback, exchange, usage
         )
         if run.log is not None:
             await run.log.recorded(told)
@@ -324,7 +414,7 @@ class NodeLife(Turn):
         self._waits[on] = self._waits.get(on, 0.0) + seconds
         if seconds >= SHORTEST_TOLD_WAIT_S:
             run = self._run
-            run.tell(NodeWaiting(run.id, run.now(), self.node.id, on, seconds))
+            run.tell(NodeWaiting(run.id, run.now(), self.name, on, seconds))
 
     def on_delta(self, piece: str) -> None:
         """A piece of text came; told at the first and then a few times a second."""
@@ -337,19 +427,21 @@ class NodeLife(Turn):
         self._told_at = now
         self._streamed_bytes += len(piece.encode("utf-8", "replace"))
         tokens = round(self._streamed_bytes / BYTES_PER_TOKEN)
-        self._run.emit(NodeProgress(self._run.id, now, self.node.id, tokens, self._ttft_s))
+        self._run.emit(NodeProgress(self._run.id, now, self.name, tokens, self._ttft_s))
 
     def pass_finished(self) -> PassFinished:
         """What the pass came to that has just ended."""
         run, outcome = self._run, self._outcome
         error = None if outcome.failure is None else self._clean(outcome.failure)
-        return PassFinished(run.id, run.now(), self.node.id, self.passes, outcome.latency_s, outcome.output, error)
+        at, asked = run.now(), self.fingerprint if self.node.repeat is not None else None
+        return PassFinished(run.id, at, self.name, self.passes, outcome.latency_s, outcome.output, error, asked)
 
     def settled(self) -> NodeSettled:
         """The node's end, by what its work came to; a pass that failed does not lose the one before."""
-        outcome = self._good or self._outcome
+        outcome = self._outcome if self.node.repeat is not None else self._good or self._outcome
         if outcome.failure is None:
-            return self._told(Status.SUCCEEDED, outcome)
+            unmet = None if self.until_held else f"`until` did not hold in {self.passes} passes"
+            return self._told(Status.SUCCEEDED, outcome, unmet)
         if self.unfunded and not self._attempts_before + self._attempts and not self._is_own_budget_spent:
             return self._told(Status.SKIPPED, _NOTHING, OUT_OF_BUDGET)
         timed_out = outcome.failure.kind is ErrorKind.TIMEOUT
@@ -368,12 +460,12 @@ class NodeLife(Turn):
         return self._told(status, Outcome(0, self.acting_s, output), reason)
 
     def _told(self, status: Status, outcome: Outcome, reason: str | None = None) -> NodeSettled:
-        run, node = self._run, self.node
+        run = self._run
         by = self._by if outcome.failure is not None or self._good is None else self._good_by
         return NodeSettled(
             run=run.id,
             at=run.now(),
-            node=node.id,
+            node=self.name,
             status=status,
             latency_s=outcome.latency_s,
             attempts=self._attempts_before + self._attempts,

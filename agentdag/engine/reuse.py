@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from agentdag.calls import NO_USAGE, Exchange
 from agentdag.engine.asks import Question
 from agentdag.errors import ErrorKind, Failure
-from agentdag.events import NodeSettled, Status
+from agentdag.events import NodeSettled, Status, base_name
 from agentdag.plan.plan import Plan, PlanNode
 from agentdag.store.fold import NodeRecord, RunRecord
 from agentdag.store.history import History
@@ -54,10 +54,11 @@ class Reuse:
     _asks: dict[str, str] = field(default_factory=dict)
     """What nodes are about to ask, so far as is known."""
     _owned: dict[str, list[str]] | None = None
+    _skips: frozenset[str] | None = None
     _known: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._known = frozenset(node.id for node in self.plan.nodes)
+        self._known = frozenset(name for name, _, _ in self.plan.walk())
 
     @property
     def resumes(self) -> bool:
@@ -68,40 +69,58 @@ class Reuse:
         """How far *node* had come before."""
         return None if self.record is None else self.record.nodes.get(node)
 
-    def skipped(self) -> frozenset[str]:
+    @property
+    def skips(self) -> frozenset[str]:
         """The nodes that are not to run any more, by what was said now or in an earlier life."""
-        record = self.record.nodes if self.record is not None else {}
-        before = {name for name, each in record.items() if each.ended is not None and each.ended.reason == SKIPPED}
-        return (self.skip | before) - self.repeat
+        if self._skips is None:
+            record = self.record.nodes if self.record is not None else {}
+            before = {name for name, each in record.items() if each.ended is not None and each.ended.reason == SKIPPED}
+            self._skips = (self.skip | before) - self.repeat
+        return self._skips
 
-    def concerns(self, node: PlanNode) -> bool:
-        """Whether anything may be there of *node*, so that it is worth looking."""
-        return self.record is not None or node.id in self.borrowed or self._age_s(node) is not None
+    def is_repeated(self, name: str) -> bool:
+        """Whether the node, or instance, *name* is to run whatever is there of it, by itself or with what it is in."""
+        if not self.repeat:
+            return False
+        base = base_name(name)
+        return not self.repeat.isdisjoint({name, base, *_around(name), *_around(base)})
 
-    def look(self, node: PlanNode, question: Question) -> Verdict:
-        """What is there of *node*, which is about to put *question*, as was heard."""
-        if node.id in self.repeat:
+    def is_skipped(self, name: str) -> bool:
+        """Whether the node, or instance, *name* is not to run."""
+        return name in self.skips or base_name(name) in self.skips
+
+    def concerns(self, node: PlanNode, name: str) -> bool:
+        """Whether anything may be there of *node*, by its whole *name*, so that it is worth looking."""
+        return self.record is not None or self._is_borrowed(name) or self._age_s(node) is not None
+
+    def _is_borrowed(self, name: str) -> bool:
+        """Whether *name* is a node, or within one, that is not to run."""
+        return bool(self.borrowed) and base_name(name).partition(".")[0] in self.borrowed
+
+    def look(self, node: PlanNode, name: str, question: Question) -> Verdict:
+        """What is there of *node*, whose whole name is *name* and which is about to put *question*, as was heard."""
+        if self.is_repeated(name):
             return Verdict(None, "it is to be repeated")
         print_ = question.fingerprint
-        if self._was_repeated(node.id, question):
+        if self._was_repeated(name, question):
             return Verdict(None, "it was being repeated when the run was cut off")
-        before = self._before(node.id, print_)
+        before = self._before(name, print_)
         if before is not None:
             return Verdict(before, "the same request was answered before", print_)
-        if node.id in self.borrowed:
-            return self._borrow(node, print_)
+        if self._is_borrowed(name):
+            return self._borrow(name, print_)
         age_s = self._age_s(node)
         if age_s is not None and self.history is not None:
             found = self.history.answer(print_, since=time.time() - age_s)
             if found is not None:
                 hit = replace(found, cached=True, kept=False)
                 return Verdict(_free(hit), f"the same request was answered in run {found.run}", print_)
-        return Verdict(None, self._why_again(node.id, question))
+        return Verdict(None, self._why_again(name, question))
 
     def turns(self, name: str, question: Question) -> tuple[Exchange, ...]:
         """The turns of a conversation on *question* that the node *name* had begun to hold."""
         record = self.recorded(name)
-        if record is None or name in self.repeat or not record.turns:
+        if record is None or self.is_repeated(name) or not record.turns:
             return ()
         if any(turn.fallback or turn.pass_number != 1 for turn in record.turns):
             return ()
@@ -125,7 +144,7 @@ class Reuse:
             return own.answers[print_]
         for other in self._owners().get(print_, ()):
             found = self.record.nodes[other].answers[print_]
-            gone = other not in self._known or self._asks.get(other, print_) != print_
+            gone = base_name(other) not in self._known or self._asks.get(other, print_) != print_
             if gone and not found.kept and (other, print_) not in self._claimed:
                 self._claimed.add((other, print_))
                 return found
@@ -140,13 +159,13 @@ class Reuse:
                     self._owned.setdefault(print_, []).append(name)
         return self._owned
 
-    def _borrow(self, node: PlanNode, print_: str) -> Verdict:
+    def _borrow(self, name: str, print_: str) -> Verdict:
         found = None if self.history is None else self.history.answer(print_)
         if found is not None:
             return Verdict(_free(replace(found, kept=True)), f"not selected: taken from run {found.run}", print_)
         message = "it is not selected, and no recorded run asked the same"
         failure = Failure(ErrorKind.UPSTREAM, message, final=True)
-        lost = NodeSettled("", 0.0, node.id, Status.FAILED, 0.0, 0, None, NO_USAGE, None, failure, None, {})
+        lost = NodeSettled("", 0.0, name, Status.FAILED, 0.0, 0, None, NO_USAGE, None, failure, None, {})
         return Verdict(lost, message)
 
     def _was_repeated(self, name: str, question: Question) -> bool:
@@ -179,6 +198,12 @@ class Reuse:
         if ended.error is not None:
             return f"it had failed: {ended.error.kind}"
         return f"it was {ended.status.replace('_', ' ')}" + (f": {ended.reason}" if ended.reason else "")
+
+
+def _around(name: str) -> list[str]:
+    """The nodes that *name* is in: `audit[3]` and `audit[3].find` of `audit[3].find.first`."""
+    steps = name.split(".")
+    return [".".join(steps[:length]) for length in range(1, len(steps))]
 
 
 def _free(found: NodeSettled) -> NodeSettled:

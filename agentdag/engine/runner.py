@@ -12,22 +12,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from agentdag.calls import NO_USAGE
-from agentdag.engine.account import Account
+from agentdag.calls import NO_USAGE, Usage
+from agentdag.engine.account import Account, RunEnd
 from agentdag.engine.afford import budget_left
 from agentdag.engine.asks import Question
 from agentdag.engine.attempts import NodeLife
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
+from agentdag.engine.parts import Parts
 from agentdag.engine.queue import Queue
-from agentdag.engine.resumption import ask, came_of, passes_before, stayed
-from agentdag.engine.reuse import SKIPPED, Reuse, Verdict
+from agentdag.engine.resumption import ask, came_of, late_before, passes_before, stayed
+from agentdag.engine.reuse import SKIPPED, Verdict
 from agentdag.engine.run import Run
+from agentdag.engine.saving import saved
+from agentdag.engine.scope import Instance, Scope
 from agentdag.engine.sights import sighted
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
     FAILURES,
     INTERRUPTED,
     OUT_OF_BUDGET,
+    UNMET,
     BudgetLow,
     Exit,
     NodeResumed,
@@ -40,11 +44,14 @@ from agentdag.events import (
     later,
 )
 from agentdag.language.scalars import LOW_PRIORITY
+from agentdag.language.templates import TemplateError
 from agentdag.limits.deadlines import LET_GO_S
 from agentdag.limits.slots import Place, Seat, Slots
-from agentdag.plan.forecast import critical_path_s, remaining_s
+from agentdag.plan.forecast import critical_path_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
-from agentdag.plan.schedule import Schedule, State
+from agentdag.plan.schedule import State
+from agentdag.plan.work import PipelineWork
+from agentdag.store.fold import RunRecord
 
 _LOG = logging.getLogger("agentdag")
 GRACE_S = 10.0
@@ -66,24 +73,23 @@ class Runner:
         plan = run.plan
         self._run = run
         self._slots = slots
-        self._schedule = Schedule(
-            plan.graph, plan.terms(), waves=plan.schedule == "waves", wave_timeout_s=plan.wave_timeout_s
-        )
-        remaining = remaining_s(plan.graph, plan.durations_s)
+        self._parts = Parts(run, self, slots.cap)
+        shape = self._parts.shape(plan)
+        remaining = shape.remaining_s
         self._expected_path_s = critical_path_s(plan.graph, plan.durations_s, remaining, plan.rules)
-        self._numbers = {node.id: number for number, node in enumerate(plan.nodes)}
-        after_s = order * max(remaining, default=0.0)
-        self._ranks = [(node.priority, after_s - left) for node, left in zip(plan.nodes, remaining, strict=True)]
-        self._lives: dict[int, NodeLife] = {}
-        """Of the nodes that have begun and not settled."""
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._root = Scope(run, shape, run.inputs, after_s=order * max(remaining, default=0.0))
+        self._lives: dict[Instance, NodeLife] = {}
+        """Of those that have begun and not settled."""
+        self._tasks: dict[Instance, asyncio.Task[None]] = {}
         """Of those that run at this moment."""
-        self._queue = Queue(run, slots, self._ranks, self._launch, self._safely)
+        self._queue = Queue(run, slots, self._launch, self._safely)
         self._is_low = False
         """Whether it was told that the budget is low."""
-        self._due: list[int] = []
+        self._stirred: dict[Scope, None] = {self._root: None}
+        """The scopes in which something has happened."""
+        self._due: list[Instance] = []
         """Those that are ready, and whose work is not there already."""
-        self._ending: set[int] = set()
+        self._ending: set[Instance] = set()
         """Those whose end is being written."""
         self._account = Account(run, startup_s)
         self._timed_out = False
@@ -108,8 +114,11 @@ class Runner:
         self._later("progress", PROGRESS_EVERY_S, self._tell_progress)
         self._run.governor.deadlines.on_stuck = self._stuck
         try:
-            if self._run.reuse is not None and self._run.reuse.resumes:
-                self._take_up(self._run.reuse)
+            record = None if self._run.reuse is None else self._run.reuse.record
+            if record is not None:
+                self._account.add_usage(None, record.spent)
+                self._late_before = late_before(record)
+                self._take_up(self._root, record)
             self._go_on()
             await self._ended.wait()
         finally:
@@ -156,151 +165,235 @@ class Runner:
         if self._going_on or self._over:
             return
         self._going_on = True
-        schedule, reuses = self._schedule, self._run.reuse is not None
-        while (
-            (news := schedule.take_news()) or (schedule.fatal and self._fails_fast()) or (reuses and self._keep_ready())
-        ):
-            for each in news:
-                self._take_in(each)
+        while not self._ended.is_set():
+            if self._stirred:
+                scope = next(iter(self._stirred))
+                del self._stirred[scope]
+                self._follow(scope)
+            elif self._parts.is_stirred:
+                self._parts.go_on()
+            elif not (self._root.schedule.fatal and self._fails_fast()):
+                break
         self._going_on = False
-        if self._schedule.done:
+        if self._root.schedule.done:
             self._ended.set()
         else:
             self._launch_ready()
             self._set_alarm()
 
-    def _take_in(self, news: News) -> None:
+    def _follow(self, scope: Scope) -> None:
+        """Take in what has followed in *scope*."""
+        schedule = scope.schedule
+        while news := schedule.take_news():
+            for each in news:
+                self._take_in(scope, each)
+        if ready := schedule.take_ready():
+            self.arrive([scope[number] for number in ready])
+        if schedule.done:
+            self._parts.finished(scope)
+
+    def _take_in(self, scope: Scope, news: News) -> None:
         match news:
             case Opened():
-                self._opened(news)
+                self._opened(scope, news)
             case Ended():
-                self._ended_without_running(news)
-            case Cut(node, cause) if node not in self._ending:
-                self._lives[node].unwanted = self._late_reason(cause)
-                self._cancel([node])
-            case Rested(node, complete) if node not in self._ending:
-                self._rested(node, complete=complete)
+                self._ended_without_running(scope, news)
+            case Cut(node, cause) if scope[node] not in self._ending:
+                self.cut(scope[node], Status.LATE, self._late_reason(scope, cause))
+            case Rested(node, complete) if scope[node] not in self._ending:
+                self._rested(scope[node], complete=complete)
 
     def _fails_fast(self) -> bool:
         """Stop at the first required failure, where the file says so; whether that is now."""
         if not self._run.plan.fail_fast or self._stop_reason is not None:
             return False
-        first = next(iter(self._schedule.fatal))
-        self._stop(f"fail_fast: {self._run.plan.nodes[first].id} failed")
+        first = next(iter(self._root.schedule.fatal))
+        self._stop(f"fail_fast: {self._root[first].name} failed")
         return True
 
-    def _take_up(self, reuse: Reuse) -> None:
+    def begin(self, scope: Scope) -> None:
+        """The nodes of *scope* may run from now on."""
+        self._stirred[scope] = None
+        record = None if self._run.reuse is None else self._run.reuse.record
+        if record is not None:
+            self._take_up(scope, record)
+        if self._stop_reason is not None:
+            self._abandon(scope, self._stop_reason)
+
+    def _take_up(self, scope: Scope, record: RunRecord) -> None:
         """Go on where the run was: what joins saw holds, and what they went on without stays as it ended."""
-        run, record = self._run, reuse.record
-        assert record is not None
-        self._account.add_usage(None, record.spent)
-        came = came_of(record, self._numbers, reuse.repeat)
-        for number in self._schedule.resume(came):
-            node, ended = run.plan.nodes[number], came[number].ended
+        run, reuse, schedule = self._run, self._run.reuse, scope.schedule
+        assert reuse is not None
+        came = came_of(scope, record, self._late_before, reuse)
+        for number in schedule.resume(came):
+            instance, ended = scope[number], came[number].ended
             assert ended is not None
-            before = reuse.recorded(node.id)
-            settled = stayed(run, node, ended, before)
+            before = reuse.recorded(instance.name)
+            settled = stayed(instance, ended, before)
             if run.log is not None and (before is None or before.ended is None):
                 run.log.commit(settled)
-            self._keep(number, settled, "all that read it went on without it")
+            self._keep(instance, settled, "all that read it went on without it")
         for number, each in came.items():
-            node, before = run.plan.nodes[number], reuse.recorded(run.plan.nodes[number].id)
-            if each.passes and before is not None and self._schedule.state(number) is not State.SETTLED:
-                life = self._lives[number] = NodeLife(run, node, Seat(self._slots, self._ranks[number]))
-                life.go_on(passes_before(before), None if node.model is None else str(node.model))
-        for number in [self._numbers[name] for name in reuse.skipped() if name in self._numbers]:
-            if self._schedule.state(number) is not State.SETTLED:
-                self._schedule.waive(number)
-                self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=SKIPPED))
+            instance = scope[number]
+            before = reuse.recorded(instance.name)
+            if each.passes and before is not None and schedule.state(number) is not State.SETTLED:
+                life = self._lives[instance] = NodeLife(instance, Seat(self._slots, instance.rank))
+                life.go_on(passes_before(before), None if instance.node.model is None else str(instance.node.model))
+        for number in range(len(scope.plan.nodes)) if reuse.skips else ():
+            instance = scope[number]
+            if reuse.is_skipped(instance.name) and schedule.state(number) is not State.SETTLED:
+                schedule.waive(number)
+                self._put_down(instance, self._unstarted(instance, Status.SKIPPED, reason=SKIPPED))
 
-    def _keep_ready(self) -> bool:
-        """Settle what became ready and is there already; whether there was any."""
-        assert self._run.reuse is not None
-        asked = [
-            (number, ask(self._run, self._run.plan.nodes[number], frozen=self._schedule.is_frozen(number)))
-            for number in self._schedule.take_ready()
-        ]
-        kept = False
-        for number, asks in asked:  # all of them have said what they ask: an answer goes to whom it belongs
-            if self._schedule.state(number) is State.READY:  # else what was kept before it has made it late
-                kept |= self._kept(number, asks, self._run.reuse)
-        return kept
+    def arrive(self, instances: Iterable[Instance]) -> None:
+        """These are ready: what is made of others begins, what is there already is kept, the rest is due."""
+        asked = []
+        for instance in instances:
+            if not self._is_to_run(instance):
+                continue
+            if instance.is_whole or isinstance(instance.node.work, PipelineWork):
+                self._begin_whole(instance)
+            elif self._run.reuse is None:
+                self._due.append(instance)
+            else:
+                frozen = instance.index is None and instance.scope.schedule.is_frozen(instance.number)
+                asked.append((instance, ask(instance, frozen=frozen)))
+        for instance, asks in asked:  # all of them have said what they ask: an answer goes to whom it belongs
+            if self._is_ready(instance):  # else what was kept before it has made it late
+                self._keep_or_do(instance, asks)
 
-    def _kept(self, number: int, asks: Question | str | None, reuse: Reuse) -> bool:
-        """Whether *number* is there already, or cannot be had; else it is due."""
-        run, node = self._run, self._run.plan.nodes[number]
-        verdict = Verdict(None, asks) if isinstance(asks, str) else None if asks is None else reuse.look(node, asks)
+    def _is_to_run(self, instance: Instance) -> bool:
+        """Whether *instance*, which could run, is to; else it settles."""
+        when, scope = instance.node.when, instance.scope
+        if instance.index is not None:
+            reuse = self._run.reuse
+            if reuse is not None and reuse.skips and reuse.is_skipped(instance.name):
+                self._put_down(instance, self._unstarted(instance, Status.SKIPPED, reason=SKIPPED))
+                return False
+            return True
+        if when is None:
+            return True
+        failure = None
+        try:
+            holds = when.value(instance.names())
+            if not isinstance(holds, bool):
+                failure = f"when: this gives {type(holds).__name__}, and true or false is due"
+        except TemplateError as error:
+            failure = f"when: {error}"
+        if failure is not None:
+            scope.schedule.start(instance.number, self._run.now())
+            self._settle(
+                instance, self._unstarted(instance, Status.FAILED, failure=Failure(ErrorKind.TEMPLATE, failure))
+            )
+            return False
+        if not holds:
+            scope.schedule.leave_out(instance.number)
+            self._put_down(instance, self._unstarted(instance, Status.SKIPPED, reason=UNMET))
+            self._stirred[scope] = None
+        return bool(holds)
+
+    def _begin_whole(self, instance: Instance) -> None:
+        """Begin a node that is made of others: it needs no slot."""
+        self._start(instance)
+        self._parts.open(instance)
+
+    def _start(self, instance: Instance) -> None:
+        """*instance* begins, or begins its next pass."""
+        if instance.index is None:
+            instance.scope.schedule.start(instance.number, self._run.now())
+        elif instance not in self._lives:
+            self._parts.launched(instance)
+
+    def _is_ready(self, instance: Instance) -> bool:
+        """Whether *instance*, which was ready, still is."""
+        if instance.index is not None:
+            return self._parts.is_live(instance)
+        return instance.scope.schedule.state(instance.number) is State.READY
+
+    def _keep_or_do(self, instance: Instance, asks: Question | str | None) -> None:
+        """Settle *instance* where its work is there already, or cannot be had; else it is due."""
+        run, reuse = self._run, self._run.reuse
+        assert reuse is not None
+        if isinstance(asks, str):
+            verdict: Verdict | None = Verdict(None, asks)
+        else:
+            verdict = None if asks is None else reuse.look(instance.node, instance.name, asks)
         if verdict is None or verdict.settled is None:
             if verdict is not None and reuse.resumes:
-                run.tell(NodeResumed(run.id, run.now(), node.id, kept=False, why=verdict.why))
-            self._due.append(number)
-            return False
+                run.tell(NodeResumed(run.id, run.now(), instance.name, kept=False, why=verdict.why))
+            self._due.append(instance)
+            return
         found = verdict.settled
         if found.status is not Status.SUCCEEDED and not self._lives:
-            hint = f"select +{node.id} to run it too"
-            self._bug = UsageError(f"`{node.id}` is needed: {verdict.why}", hint=hint)
+            hint = f"select +{instance.name} to run it too"
+            self._bug = UsageError(f"`{instance.name}` is needed: {verdict.why}", hint=hint)
             self._ended.set()
-        self._schedule.start(number, run.now())
-        settled = replace(found, run=run.id, node=node.id, kept=not found.cached)
-        if found.run == run.id and found.node == node.id:
-            self._keep(number, settled, verdict.why, verdict.fingerprint)
-            self._schedule.settle(number, settled.status, run.now())
+        self._start(instance)
+        settled = saved(instance, replace(found, run=run.id, node=instance.name, kept=not found.cached))
+        if found.run == run.id and found.node == instance.name and settled.status is found.status:
+            self._keep(instance, settled, verdict.why, verdict.fingerprint)
+            self._release(instance, settled)
         else:
-            self._settle(number, settled, verdict.fingerprint)
-        return True
+            self._settle(instance, settled, verdict.fingerprint)
 
-    def _keep(self, number: int, settled: NodeSettled, why: str, fingerprint: str | None = None) -> None:
+    def _keep(self, instance: Instance, settled: NodeSettled, why: str, fingerprint: str | None = None) -> None:
         """Tell an end that is on record already, and that it holds."""
         run = self._run
         told = NodeResumed(run.id, run.now(), settled.node, kept=True, why=why)
         if run.log is not None:
             run.log.commit(told, fingerprint=fingerprint)
         run.emit(told)
-        self._record(number, later(settled, run.now()))
+        self._record(instance, later(settled, run.now()))
 
     def _launch_ready(self) -> None:
         """Queue every node that became ready, then give out the slots, best first."""
         due, self._due = self._due, []
-        if self._run.reuse is None:
-            self._queue.add(self._schedule.take_ready())
-        else:
-            self._queue.add(number for number in due if self._schedule.state(number) is State.READY)
+        if due:
+            self._queue.add(instance for instance in due if self._is_ready(instance))
         self._queue.hand_out()
         self._queue.ahead.go_on_soon()
 
-    def _launch(self, number: int, seat: Seat, ready_at: float) -> None:
-        """*number* holds its slot: begin, or begin the next pass."""
+    def _launch(self, instance: Instance, seat: Seat, ready_at: float) -> None:
+        """*instance* holds its slot: begin, or begin the next pass."""
         now = self._run.now()
-        if self._ranks[number][0] == LOW_PRIORITY and number not in self._lives and self._run.low("shed"):
-            self._shed(number, seat)
+        if instance.rank[0] == LOW_PRIORITY and instance not in self._lives and self._run.low("shed"):
+            self._shed(instance, seat)
             return
-        self._schedule.start(number, now)
-        life = self._lives.get(number)
+        self._start(instance)
+        life = self._lives.get(instance)
         if life is None:
-            life = self._queue.ahead.take(number) or NodeLife(self._run, self._run.plan.nodes[number], seat)
-            self._lives[number] = life
+            life = self._queue.ahead.take(instance) or NodeLife(instance, seat)
+            self._lives[instance] = life
             self._queue.ahead.go_on_soon()
         else:
             life.sit(seat)
         if life.node.barrier.progressive:
-            for each in self._schedule.take_news():  # what this pass sees
+            for each in instance.scope.schedule.take_news():  # what this pass sees
                 assert isinstance(each, Opened)
-                self._opened(each)
+                self._opened(instance.scope, each)
         if (waited := now - ready_at - seat.rate_s) > SHORTEST_COUNTED_WAIT_S:
             life.waited("slot", waited)
         if seat.rate_s > SHORTEST_COUNTED_WAIT_S:
             life.waited("rate", seat.rate_s)
-        self._tasks[number] = self._loop.create_task(self._live(number, life))
+        self._tasks[instance] = self._loop.create_task(self._live(instance, life))
 
-    def _shed(self, number: int, seat: Seat) -> None:
-        """The budget is low, and *number* can be done without."""
+    def _shed(self, instance: Instance, seat: Seat) -> None:
+        """The budget is low, and *instance* can be done without."""
         seat.leave()
-        self._queue.ahead.take(number)
-        self._schedule.leave_out(number)
-        self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=OUT_OF_BUDGET))
+        self._queue.ahead.take(instance)
+        if instance.index is None:
+            instance.scope.schedule.leave_out(instance.number)
+            self._stirred[instance.scope] = None
+        self._put_down(instance, self._unstarted(instance, Status.SKIPPED, reason=OUT_OF_BUDGET))
         asyncio.get_running_loop().call_soon(self._safely, self._go_on)
 
-    async def _live(self, number: int, life: NodeLife) -> None:
+    def fall_back(self, instance: Instance, failure: Failure, usage: Usage) -> None:
+        """The pipeline of *instance* has failed: its fallbacks are asked, as soon as there is a slot."""
+        life = self._lives[instance] = NodeLife(instance, Seat(self._slots, instance.rank))
+        life.fall_back(failure, usage)
+        self._tasks[instance] = self._loop.create_task(self._live(instance, life))
+
+    async def _live(self, instance: Instance, life: NodeLife) -> None:
         life.begun = True
         settled: NodeSettled | None = None
         try:
@@ -318,16 +411,17 @@ class Runner:
         finally:
             life.seat.leave()
             if not life.let_go:
-                del self._tasks[number]
+                del self._tasks[instance]
         if life.let_go:
             return
         try:
             if settled is None and life.node.barrier.progressive and life.unwanted is None:
                 self._run.tell(life.pass_finished())
-                self._schedule.rest(number, self._run.now())
+                instance.scope.schedule.rest(instance.number, self._run.now())
+                self._stirred[instance.scope] = None
                 self._go_on()
             else:
-                self._settle(number, settled or self._end_of(life), life.fingerprint)
+                self._settle(instance, settled or self._end_of(life), life.fingerprint)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends the run, and not in silence
             self._bug = error
             self._ended.set()
@@ -338,19 +432,23 @@ class Runner:
         there = settled.status is Status.SUCCEEDED and not life.node.barrier.progressive
         return settled if life.unwanted is None or there else self._cut_off(life)
 
-    def _settle(self, number: int, settled: NodeSettled, fingerprint: str | None = None) -> None:
+    def end(self, instance: Instance, settled: NodeSettled) -> None:
+        """*instance*, which is made of others, has ended."""
+        self._settle(instance, settled if instance.is_whole else saved(instance, settled))
+
+    def _settle(self, instance: Instance, settled: NodeSettled, fingerprint: str | None = None) -> None:
         """The end of a node: written first, then told, then its dependants are released."""
         if self._run.log is None:
-            self._settled(number, settled)
+            self._settled(instance, settled)
             self._go_on()
         else:
-            self._ending.add(number)
-            written = partial(self._safely, partial(self._written, number, settled))
+            self._ending.add(instance)
+            written = partial(self._safely, partial(self._written, instance, settled))
             self._run.log.commit(settled, written, fingerprint=fingerprint)
 
-    def _written(self, number: int, settled: NodeSettled) -> None:
-        self._ending.discard(number)
-        self._settled(number, later(settled, self._run.now()))
+    def _written(self, instance: Instance, settled: NodeSettled) -> None:
+        self._ending.discard(instance)
+        self._settled(instance, later(settled, self._run.now()))
         self._go_on()
 
     def _safely(self, act: Callable[[], None]) -> None:
@@ -361,10 +459,18 @@ class Runner:
             self._bug = error
             self._ended.set()
 
-    def _settled(self, number: int, settled: NodeSettled) -> None:
-        self._record(number, settled)
+    def _settled(self, instance: Instance, settled: NodeSettled) -> None:
+        self._record(instance, settled)
         self._watch_budget()
-        self._schedule.settle(number, settled.status, settled.at)
+        self._release(instance, settled)
+
+    def _release(self, instance: Instance, settled: NodeSettled) -> None:
+        """Tell whoever waits for *instance*."""
+        if instance.index is None:
+            instance.scope.schedule.settle(instance.number, settled.status, settled.at)
+            self._stirred[instance.scope] = None
+        else:
+            self._parts.settled(instance, settled)
 
     def _watch_budget(self) -> None:
         """Say once that the budget is low, and stop where that is what is to be done."""
@@ -378,86 +484,128 @@ class Runner:
             asyncio.get_running_loop().call_soon(self._safely, self._stop_spending)
 
     def _stop_spending(self) -> None:
-        if self._stop_reason is None and not self._schedule.done:
+        if self._stop_reason is None and not self._root.schedule.done:
             self._stop(OUT_OF_BUDGET)
             self._cut(OUT_OF_BUDGET)
 
-    def _rested(self, number: int, *, complete: bool) -> None:
+    def _rested(self, instance: Instance, *, complete: bool) -> None:
         """A progressive join runs no more."""
-        life = self._lives[number]
+        life = self._lives[instance]
         ends = life.unwanted is None and (complete or self._stop_reason is None)
         self._was_cut_short |= self._signal is not None and not ends and life.unwanted is None
-        self._queue.leave(number)
-        self._settle(number, life.settled() if ends else self._cut_off(life), life.fingerprint)
+        self._queue.leave(instance)
+        self._settle(instance, life.settled() if ends else self._cut_off(life), life.fingerprint)
 
-    def _opened(self, seen: Opened) -> None:
+    def _opened(self, scope: Scope, seen: Opened) -> None:
         """A join goes on, or begins a pass."""
         for need in seen.late:
-            life = self._lives.get(need)
-            self._account.late(need, seen.node, 0.0 if life is None else life.acting_s)
-        self._run.tell(sighted(self._run, seen, frozen=self._schedule.is_frozen(seen.node)))
+            life = self._lives.get(scope[need])
+            scope.spent_s.setdefault((need, seen.node), 0.0 if life is None else life.acting_s)
+        self._run.tell(sighted(scope, seen, frozen=scope.schedule.is_frozen(seen.node)))
 
-    def _ended_without_running(self, ended: Ended) -> None:
-        number, plan = ended.node, self._run.plan
-        self._queue.leave(number)
+    def _ended_without_running(self, scope: Scope, ended: Ended) -> None:
+        instance = scope[ended.node]
+        self._queue.leave(instance)
         match ended.status:
             case Status.SKIPPED:
-                settled = self._unstarted(number, Status.SKIPPED, reason=self._skip_reason(plan.nodes[ended.cause].id))
+                settled = self._unstarted(instance, Status.SKIPPED, reason=self._skip_reason(scope, ended.cause))
             case Status.LATE:
-                settled = self._unstarted(number, Status.LATE, reason=self._late_reason(ended.cause))
+                settled = self._unstarted(instance, Status.LATE, reason=self._late_reason(scope, ended.cause))
             case _:
-                settled = self._unstarted(number, Status.FAILED, failure=Failure(ErrorKind.BARRIER, ended.why))
-        self._put_down(number, settled)
+                settled = self._unstarted(instance, Status.FAILED, failure=Failure(ErrorKind.BARRIER, ended.why))
+        self._put_down(instance, settled)
 
-    def _skip_reason(self, cause: str) -> str:
-        before = self._run.settled.get(cause)
-        return OUT_OF_BUDGET if before is not None and before.reason == OUT_OF_BUDGET else f"{cause} failed"
+    @staticmethod
+    def _skip_reason(scope: Scope, cause: int) -> str:
+        before = scope.settled.get(scope.plan.nodes[cause].id)
+        if before is not None and before.reason in {OUT_OF_BUDGET, UNMET}:
+            return OUT_OF_BUDGET if before.reason == OUT_OF_BUDGET else f"{scope[cause].name} was skipped"
+        return f"{scope[cause].name} failed"
 
-    def _put_down(self, number: int, settled: NodeSettled) -> None:
+    def _put_down(self, instance: Instance, settled: NodeSettled) -> None:
         """The end of a node that did not run, which follows from what is written already."""
         if self._run.log is not None:
             self._run.log.commit(settled)
-        self._record(number, settled)
+        self._record(instance, settled)
+        if instance.index is not None:
+            self._parts.settled(instance, settled)
 
-    def _late_reason(self, join: int) -> str:
-        name = self._run.plan.nodes[join].id
-        given_up = name in self._run.settled and self._run.settled[name].status in FAILURES
-        return f"{name} gave up" if given_up else f"{name} went on without it"
+    @staticmethod
+    def _late_reason(scope: Scope, join: int) -> str:
+        before = scope.settled.get(scope.plan.nodes[join].id)
+        given_up = before is not None and before.status in FAILURES
+        return f"{scope[join].name} gave up" if given_up else f"{scope[join].name} went on without it"
 
-    def _record(self, number: int, settled: NodeSettled) -> None:
+    def _record(self, instance: Instance, settled: NodeSettled) -> None:
         """Tell the end of a node, and keep what its dependants read."""
-        self._lives.pop(number, None)
-        self._account.add(number, settled)
-        self._run.settled[settled.node] = settled
-        if settled.status is not Status.SUCCEEDED:
-            self._run.absent.add(settled.node)
+        scope = instance.scope
+        self._lives.pop(instance, None)
+        self._account.add(settled)
+        if scope.parent is not None and settled.parts is None and settled.usage is not NO_USAGE:
+            self._parts.used(scope, settled.usage)
+        if instance.index is None:
+            scope.latencies[instance.number] = self._parts.take_path_s(instance, settled.latency_s)
+            scope.take_in(instance, settled)
+            if "[" not in settled.node:
+                self._run.results[settled.node] = settled
         self._run.emit(settled)
 
     def _unstarted(
-        self, number: int, status: Status, *, reason: str | None = None, failure: Failure | None = None
+        self, instance: Instance, status: Status, *, reason: str | None = None, failure: Failure | None = None
     ) -> NodeSettled:
         """The end of a node whose work is not going on: it never began, or it rests between two passes."""
-        life = self._lives.get(number)
+        life = self._lives.get(instance)
         if life is not None:
             return life.cut_off(status, reason or "")
-        node = self._run.plan.nodes[number]
+        run, node, name = self._run, instance.node, instance.name
         model = None if node.model is None else str(node.model)
-        return NodeSettled(
-            self._run.id, self._run.now(), node.id, status, 0.0, 0, model, NO_USAGE, None, failure, reason, {}
-        )
+        return NodeSettled(run.id, run.now(), name, status, 0.0, 0, model, NO_USAGE, None, failure, reason, {})
 
     def _stop(self, reason: str) -> None:
         """Launch nothing more: what has not begun is skipped, what waits for a retry is cut."""
         self._stop_reason = self._stop_reason or reason
         self._run.governor.closing = True
         self._queue.clear()
-        left = self._schedule.abandon(self._ending)
-        for number in left:
-            self._put_down(number, self._unstarted(number, Status.SKIPPED, reason=reason))
-        resting = [number for number in self._tasks if self._lives[number].rests]
-        self._was_cut_short |= self._signal is not None and bool(left or resting)
+        for scope in (self._root, *self._parts.scopes):
+            self._abandon(scope, reason)
+        for whole in self._parts.wholes():
+            for instance in self._parts.cut(whole, Status.CANCELLED, reason, softly=True):
+                if not (instance in self._lives or instance in self._ending or instance in self._parts):
+                    self._skip(instance, reason)
+        resting = [instance for instance in self._tasks if self._lives[instance].rests]
+        self._was_cut_short |= self._signal is not None and bool(resting)
         self._cancel(resting)
         self._go_on()
+
+    def _abandon(self, scope: Scope, reason: str) -> None:
+        """Nothing more of *scope* is to begin."""
+        ending = {each.number for each in self._ending if each.scope is scope and each.index is None}
+        for number in scope.schedule.abandon(ending):
+            self._skip(scope[number], reason)
+        self._stirred[scope] = None
+
+    def _skip(self, instance: Instance, reason: str) -> None:
+        self._was_cut_short |= self._signal is not None
+        self._put_down(instance, self._unstarted(instance, Status.SKIPPED, reason=reason))
+
+    def cut(self, instance: Instance, status: Status, why: str) -> None:
+        """Nobody wants *instance* any more."""
+        if instance in self._parts:
+            for each in self._parts.cut(instance, status, why):
+                self.cut(each, Status.LATE, why)
+            scope = self._parts.scope_of(instance)
+            if scope is not None:
+                self._abandon(scope, why)
+                for number in range(len(scope.plan.nodes)):
+                    if scope.schedule.state(number) is State.RUNNING:
+                        self.cut(scope[number], Status.LATE, why)
+        elif instance in self._lives:
+            self._lives[instance].unwanted = why
+            if instance in self._tasks:
+                self._cancel([instance])
+        elif instance.index is not None and instance not in self._ending:
+            self._queue.leave(instance)
+            self._put_down(instance, self._unstarted(instance, Status.LATE, reason=why))
 
     def _cut(self, reason: str) -> None:
         """Cancel whatever still runs."""
@@ -465,18 +613,18 @@ class Runner:
         self._was_cut_short |= self._signal is not None and bool(self._tasks)
         self._cancel(list(self._tasks), AT_ONCE_S)
 
-    def _cancel(self, numbers: list[int], let_go_s: float = LET_GO_S) -> None:
+    def _cancel(self, instances: list[Instance], let_go_s: float = LET_GO_S) -> None:
         """Cut these nodes; a task that has not taken its first step would never tell its end by itself."""
         loop = asyncio.get_running_loop()
-        for number in numbers:
-            life, task = self._lives[number], self._tasks[number]
+        for instance in instances:
+            life, task = self._lives[instance], self._tasks[instance]
             task.cancel()
             if not life.begun:
-                del self._tasks[number]
+                del self._tasks[instance]
                 life.seat.leave()
-                self._settle(number, self._cut_off(life))
+                self._settle(instance, self._cut_off(life))
             else:
-                loop.call_later(let_go_s, self._let_go, number, life)
+                loop.call_later(let_go_s, self._let_go, instance, life)
 
     def _cut_off(self, life: NodeLife) -> NodeSettled:
         if life.unwanted is not None:
@@ -486,26 +634,28 @@ class Runner:
     def _stuck(self, life: object) -> None:
         """An attempt goes on although it was cut at its timeout."""
         assert isinstance(life, NodeLife)
-        self._let_go(self._numbers[life.node.id], life)
+        self._let_go(life.instance, life)
 
-    def _let_go(self, number: int, life: NodeLife) -> None:
+    def _let_go(self, instance: Instance, life: NodeLife) -> None:
         """What was cancelled and does not stop is left behind: nobody waits for it any more."""
-        if self._lives.get(number) is not life or number not in self._tasks:
+        if self._lives.get(instance) is not life or instance not in self._tasks:
             return
-        _LOG.warning("node %s does not stop although it was cancelled: it is left behind", life.node.id)
+        _LOG.warning("node %s does not stop although it was cancelled: it is left behind", instance.name)
         life.let_go = True
-        del self._tasks[number]
+        del self._tasks[instance]
         life.abandon(self._slots.clock())
         life.seat.leave()
         if life.unwanted is not None or self._stop_reason is not None:
-            self._settle(number, self._cut_off(life))
+            self._settle(instance, self._cut_off(life))
         else:
             life.fail(ErrorKind.TIMEOUT, "it did not stop when its time was up")
-            self._settle(number, life.settled())
+            self._settle(instance, life.settled())
 
     def _set_alarm(self) -> None:
         """Wake when time opens a barrier or begins a wave."""
-        wakes_at_s = self._schedule.wakes_at_s
+        ends = [self._root.schedule.wakes_at_s, self._parts.wakes_at_s]
+        ends += [scope.schedule.wakes_at_s for scope in self._parts.scopes]
+        wakes_at_s = min((end for end in ends if end is not None), default=None)
         if wakes_at_s == self._alarm_s:
             return
         if "alarm" in self._timers:
@@ -528,9 +678,14 @@ class Runner:
             self._tick(due_s)
 
     def _tick(self, due_s: float) -> None:
-        if not self._schedule.done:
-            self._schedule.tick(max(due_s, self._run.now()))
-            self._safely(self._go_on)
+        if self._root.schedule.done:
+            return
+        now = max(due_s, self._run.now())
+        for scope in (self._root, *self._parts.scopes):
+            scope.schedule.tick(now)
+            self._stirred[scope] = None
+        self._parts.tick(now)
+        self._safely(self._go_on)
 
     def _time_out(self, timeout_s: float) -> None:
         self._timed_out = True
@@ -569,7 +724,7 @@ class Runner:
         """How many nodes wait for what."""
         waiting = dict.fromkeys(("slot", "rate", "budget", "cache", "retry"), 0)
         waiting["slot"] = self._queue.held_back
-        idle = [life for number in self._tasks if not (life := self._lives[number]).in_flight]
+        idle = [life for instance in self._tasks if not (life := self._lives[instance]).in_flight]
         for seat in (*self._queue.seats, *(life.seat for life in idle if life.seat.place is Place.WAITING)):
             waiting["slot" if seat.line.blocked_at is None else "rate"] += 1
         for life in idle:
@@ -580,18 +735,19 @@ class Runner:
     def _give_up(self, bug: Exception) -> None:
         """Where nothing was called yet, the run has failed: on record it does not look as if it were cut off."""
         if isinstance(bug, UsageError) and self._run.log is not None:
-            self._run.log.commit(self._account.closed(RunStatus.FAILED, Exit.USAGE, bug.message))
+            self._run.log.commit(self._account.closed(self._root, RunEnd(RunStatus.FAILED, Exit.USAGE, bug.message)))
 
     async def _tell_end(self) -> RunFinished:
         run = self._run
-        outputs, errors = outputs_of(run)
-        verdict = self._verdict(errors)
-        reason = None if verdict[0] is RunStatus.SUCCEEDED else self._stop_reason
-        if verdict[0] is RunStatus.OUT_OF_BUDGET:
+        outputs, errors = outputs_of(self._root)
+        status, code = self._verdict(errors)
+        reason = None if status is RunStatus.SUCCEEDED else self._stop_reason
+        if status is RunStatus.OUT_OF_BUDGET:
             reason = run.out_of_budget
-        elif verdict[0] is RunStatus.INTERRUPTED:
+        elif status is RunStatus.INTERRUPTED:
             reason = INTERRUPTED
-        finished = self._account.closed(*verdict, reason, outputs, errors, most_queued=self._queue.deepest)
+        end = RunEnd(status, code, reason)
+        finished = self._account.closed(self._root, end, outputs, errors, most_queued=self._queue.deepest)
         if run.log is not None:
             await run.log.recorded(finished)
             if run.log.journal.broken is not None:
@@ -608,6 +764,6 @@ class Runner:
             return RunStatus.INTERRUPTED, 128 + self._signal
         if self._run.out_of_budget is not None:
             return RunStatus.OUT_OF_BUDGET, Exit.BUDGET
-        if self._timed_out or self._schedule.fatal or is_lost_by_failure(self._run, lost):
+        if self._timed_out or self._root.schedule.fatal or is_lost_by_failure(self._root, lost):
             return RunStatus.FAILED, Exit.FAILED
         return RunStatus.SUCCEEDED, Exit.SUCCEEDED

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agentdag.engine.run import Run, Sight
+from agentdag.engine.scope import Scope, Sight
 from agentdag.events import BarrierOpened, NodeSettled
 from agentdag.plan.news import Opened
 
 
-def sighted(run: Run, seen: Opened, *, frozen: bool) -> BarrierOpened:
+def sighted(scope: Scope, seen: Opened, *, frozen: bool) -> BarrierOpened:
     """Keep what a join sees; *frozen* says whether it saw that in an earlier life of the run too."""
+    run, nodes, prefix = scope.run, scope.plan.nodes, scope.prefix
 
-    def names(numbers: Iterable[int]) -> tuple[str, ...]:
-        return tuple([run.plan.nodes[number].id for number in numbers])
+    def whole(numbers: Iterable[int]) -> tuple[str, ...]:
+        return tuple([prefix + nodes[number].id for number in numbers])
 
-    join, arrived = run.plan.nodes[seen.node].id, names(seen.arrived)
-    missing, late, pending = names(seen.missing), names(seen.late), names(seen.pending)
-    then = _missed_before(run, join) if frozen and missing else {}
+    join = nodes[seen.node].id
+    arrived, missing, late, pending = map(whole, (seen.arrived, seen.missing, seen.late, seen.pending))
+    then = _missed_before(scope, join) if frozen and missing else {}
     if late or pending or then:
-        run.sights[join] = Sight(missing, frozenset(late), pending, then)
-    elif run.sights:
-        run.sights.pop(join, None)
-    return BarrierOpened(run.id, run.now(), join, seen.reason, arrived, missing, late, pending, seen.number)
+        ids = scope.ids
+        scope.sights[join] = Sight(tuple(ids(missing)), frozenset(ids(late)), tuple(ids(pending)), then)
+    elif scope.sights:
+        scope.sights.pop(join, None)
+    return BarrierOpened(run.id, run.now(), prefix + join, seen.reason, arrived, missing, late, pending, seen.number)
 
 
-def _missed_before(run: Run, join: str) -> Mapping[str, NodeSettled]:
+def _missed_before(scope: Scope, join: str) -> Mapping[str, NodeSettled]:
     """How those had ended that *join* went on without in an earlier life of the run."""
-    before = None if run.reuse is None else run.reuse.recorded(join)
-    return {} if before is None else before.missed
+    before = None if scope.run.reuse is None else scope.run.reuse.recorded(scope.prefix + join)
+    return {} if before is None else {name.removeprefix(scope.prefix): end for name, end in before.missed.items()}

@@ -10,6 +10,7 @@ from agentdag.errors import TRANSIENT, ErrorKind
 from agentdag.language.findings import did_you_mean
 from agentdag.language.model import Model
 from agentdag.language.scalars import (
+    IDENTIFIER,
     LIMIT_FORM,
     Count,
     Duration,
@@ -184,3 +185,65 @@ def _short_schedule(value: Any) -> Any:
 
 
 Schedule = Annotated[ScheduleSpec, BeforeValidator(_short_schedule), Written(also={"enum": [EAGER, WAVES]})]
+
+
+def condition(value: Any) -> Any:
+    """A template that tells whether something holds; true and false may be written as they are."""
+    if isinstance(value, bool):
+        return "{{ true }}" if value else "{{ false }}"
+    if not isinstance(value, str):
+        raise refusal(f"a condition is a template, not {describe(value)}", 'write "{{ nodes.a.output.score > 3 }}"')
+    if "{{" not in value:
+        raise refusal(f"{describe(value)} is no template", f'write "{{{{ {value} }}}}"')
+    return value
+
+
+_CONDITION_FORM = {"anyOf": [{"type": "string", "pattern": r"\{\{"}, {"type": "boolean"}]}
+Condition = Annotated[str, BeforeValidator(condition), Written(only=_CONDITION_FORM)]
+
+
+class ForeachSpec(Model):
+    """One instance of the node for each item of a list; the list, or the template that gives it, is the short form."""
+
+    items: Annotated[str | list[Any], Field(examples=["{{ inputs.sources }}", ["north", "south"]])]
+    """The list: written out, or a template that gives one."""
+    as_: Annotated[str, Written(only={"type": "string", "pattern": f"^{IDENTIFIER.pattern}$"})] = Field(
+        default="item", alias="as", examples=["source"]
+    )
+    """By what name templates read the item; `index` counts from 0 beside it."""
+    concurrency: Positive | None = Field(default=None, examples=[4])
+    """How many instances may be under way at once; as many as `limits` allows where nothing is said."""
+    barrier: Barrier | None = Field(default=None, examples=[{"wait_for": 8, "timeout": "45s"}])
+    """When enough of the items are there: a quorum, a time; all of them where nothing is said. Late ones are null."""
+    on_item_failure: Literal["fail", "null"] = Field(default="fail", examples=["null"])
+    """What an item comes to that failed: `fail` fails the node once all items have ended, `null` stands in the list."""
+    cache_warm: bool = Field(default=False, examples=[True])
+    """One instance goes first and the rest start at its first token, so that they read the provider's prompt cache."""
+
+    @field_validator("as_")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not IDENTIFIER.fullmatch(value):
+            raise refusal(f"{describe(value)} is no name that templates can read", "write letters, digits and _")
+        return value
+
+
+def _short_foreach(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, (str, list)):
+        return {"items": value}
+    raise refusal(f"a foreach is a list or a template, not {describe(value)}", 'write "{{ inputs.sources }}"')
+
+
+_ITEMS_FORM = {"type": ["string", "array"]}
+Foreach = Annotated[ForeachSpec, BeforeValidator(_short_foreach), Written(also=_ITEMS_FORM)]
+
+
+class RepeatSpec(Model):
+    """The node again and again, reading its own `previous`, until a condition holds."""
+
+    until: Condition = Field(examples=["{{ output.score >= 8 }}"])
+    """A template that sees what the node's others see, and its `output`: it ends once this holds."""
+    max: Annotated[int, Field(ge=1, le=1000)] = Field(default=5, examples=[4])
+    """How many passes there are at the most; the output of the last one counts, whether the condition holds or not."""

@@ -18,7 +18,17 @@ from agentdag.language.answers import Output
 from agentdag.language.findings import did_you_mean
 from agentdag.language.limits import BudgetSpec, NodeBudgetSpec, RateSpec
 from agentdag.language.model import Model, without_own_keys
-from agentdag.language.rules import Barrier, HedgeSpec, Retry, Schedule, ScheduleSpec, Timeout
+from agentdag.language.rules import (
+    Barrier,
+    Condition,
+    Foreach,
+    HedgeSpec,
+    RepeatSpec,
+    Retry,
+    Schedule,
+    ScheduleSpec,
+    Timeout,
+)
 from agentdag.language.scalars import (
     IDENTIFIER,
     MODEL_FORM,
@@ -238,7 +248,7 @@ class DefaultsSpec(SamplingSpec):
     that they read the provider's prompt cache instead of each paying for it."""
 
 
-KINDS = ("prompt", "prompt_file", "call", "http", "command")
+KINDS = ("prompt", "prompt_file", "call", "http", "command", "pipeline")
 """The keys of which a node has exactly one."""
 KIND_NAMES = {
     "prompt": "a node with a prompt",
@@ -246,6 +256,7 @@ KIND_NAMES = {
     "call": "a node that calls a function",
     "http": "a node that calls a remote agent",
     "command": "a node that runs a program",
+    "pipeline": "a node that runs a pipeline",
 }
 _PROMPT_KEYS = (*_PROMPT_ONLY, *SAMPLING_KEYS)
 OWN_KEYS: dict[str, tuple[str, ...]] = {
@@ -254,6 +265,7 @@ OWN_KEYS: dict[str, tuple[str, ...]] = {
     "call": ("with",),
     "http": (),
     "command": ("stdin", "env", "cwd"),
+    "pipeline": ("with",),
 }
 """The keys that mean something only for some kinds of node."""
 
@@ -364,7 +376,12 @@ class NodeSpec(SamplingSpec):
     call: FunctionName | None = Field(default=None, examples=["spend:summarise"])
     """A Python function instead of a model, as `package.module:function`; modules beside the pipeline are found."""
     with_: dict[str, Any] | None = Field(default=None, alias="with", examples=[{"ledger": "{{ inputs.ledger }}"}])
-    """The keyword arguments of `call`. Where a template is one single expression, it gives the value, not its text."""
+    """The keyword arguments of `call`, or the inputs of `pipeline`. Where a template is one single expression, it gives
+    the value, not its text."""
+    pipeline: str | None = Field(default=None, examples=["audit.yaml"])
+    """Runs another pipeline as one node; its output is what that one's `outputs` give. Its nodes share this run's
+    limits, schedule and budget: what the file says of these holds where it is run by itself. An input of type `file` is
+    given as text."""
     http: HttpSpec | None = Field(default=None, examples=[{"url": "https://agents.example.com/v1/ask"}])
     """Calls a remote agent over HTTP."""
     command: Annotated[list[str] | None, BeforeValidator(_argv)] = Field(
@@ -381,6 +398,19 @@ class NodeSpec(SamplingSpec):
     output: Output = Field(default=None, examples=["json", {"fields": {"risk": "string", "score": "number"}}])
     """What the answer is to be: `text`, `json`, or a schema that it must fit. The model is asked for it in the way of
     its provider; an answer that does not fit is sent back once with what is wrong."""
+    when: Condition | None = Field(default=None, examples=["{{ nodes.triage.output.label == 'legal' }}"])
+    """A template that tells whether the node runs at all; where it does not hold, the node is `skipped`, and no
+    failure: joins count it as missing."""
+    foreach: Foreach | None = Field(default=None, examples=["{{ inputs.sources }}", ["north", "south"]])
+    """One instance for each item of a list, shown as `research[3]`; the output is the list of theirs, in order."""
+    repeat: RepeatSpec | None = Field(default=None, examples=[{"until": "{{ output.score >= 8 }}", "max": 4}])
+    """Again and again, reading `previous`, until a condition holds."""
+    reads: list[str] = Field(default=[], examples=[["crm"]])
+    """Resources that the node reads, by names of your own. Nodes that conflict must be ordered by the graph."""
+    writes: list[str] = Field(default=[], examples=[["crm"]])
+    """Resources that the node changes, by names of your own."""
+    save: str | None = Field(default=None, examples=["out/memo.md", "out/{{ index }}.json"])
+    """A file that the output is written to, atomically, inside the pipeline's folder: a template."""
     needs: list[str] | None = Field(default=None, examples=[["parser", "market"]])
     """Nodes to wait for: for order without data, and for joins that loop over `needs`. Reading `nodes.<id>` in a
     template is enough otherwise."""

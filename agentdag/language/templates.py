@@ -25,13 +25,16 @@ NAMES = {
     "missing": "The ids of those needs that have settled without a result, or came too late: `{% if missing %}`. "
     "Not under `outputs`.",
     "pending": "In a progressive join: the ids of those needs that are still to come.",
-    "previous": "In a progressive join: the output of the pass before; none on the first.",
+    "previous": "In a progressive join, and under `repeat`: the output of the pass before; none on the first.",
+    "item": "Under `foreach`: the item of this instance; `as` gives it another name.",
+    "index": "Under `foreach`: the number of the item, from 0.",
+    "output": "Under `repeat.until`: the output of the pass that has just ended.",
     "run": "This run: `run.id`, and `run.started` in UTC.",
 }
-PASS_NAMES = frozenset(NAMES)
+NODE_NAMES = frozenset({"inputs", "nodes", "needs", "missing", "run"})
+"""What the templates of every node see."""
+PASS_NAMES = NODE_NAMES | {"pending", "previous"}
 """What the templates of a progressive join see."""
-NODE_NAMES = PASS_NAMES - {"pending", "previous"}
-"""What the templates of any other node see."""
 OUTPUT_NAMES = frozenset({"inputs", "nodes", "run"})
 """What the templates under `outputs` see."""
 MODEL_TEXT = frozenset({"nodes", "needs", "previous"})
@@ -59,7 +62,9 @@ _FOREIGN = {
     "outputs": "write `nodes.<id>.output`",
     "output": "write `nodes.<id>.output`",
     "pending": "only a join with `barrier: progressive` has `pending`",
-    "previous": "only a join with `barrier: progressive` has `previous`",
+    "previous": "only a join with `barrier: progressive`, or a node with `repeat`, has `previous`",
+    "item": "only a node with `foreach` has `item`",
+    "index": "only a node with `foreach` has `index`",
 }
 
 
@@ -140,6 +145,14 @@ class Template:
         self.reads = tuple(analysis.reads)
         self.problems = tuple(analysis.problems)
         self.dynamic, self.loops = analysis.dynamic, analysis.loops
+
+    @property
+    def is_expression(self) -> bool:
+        """Whether it is one single expression, which gives a value, white space aside."""
+        if self._parts is not None:
+            texts = (part for part in self._parts if isinstance(part, str))
+            return len(self._parts) == 3 and not any(part.strip() for part in texts)
+        return not self.problems and _single_expression(environment().parse(self.text)) is not None
 
     @property
     def is_of_the_run(self) -> bool:

@@ -141,9 +141,17 @@ class RetryBudget:
     REFILL = 10
 
     def __init__(self, nodes: int) -> None:
+        self._nodes = nodes
         self._full = self.REFILL * max(self.SMALLEST, nodes // self.SHARE)
         self._parts = self._full
         """So many make a retry as successes do: whole numbers, which add up."""
+
+    def grow(self, nodes: int) -> None:
+        """There are so many more nodes."""
+        self._nodes += nodes
+        full = self.REFILL * max(self.SMALLEST, self._nodes // self.SHARE)
+        self._parts += full - self._full
+        self._full = full
 
     @property
     def left(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentdag.events import Reason
+from agentdag.language.rules import BarrierSpec
 from agentdag.language.scalars import seconds_text
 
 
@@ -77,6 +78,15 @@ class Barrier:
 
 
 ALL = Barrier()
+
+
+def barrier_of(spec: BarrierSpec | None) -> Barrier:
+    """The rule that *spec* writes down."""
+    if spec is None or spec.plain:
+        return ALL
+    minimum = 1 if spec.min is None else spec.min
+    keeps = spec.stragglers == "keep"
+    return Barrier(spec.timeout, spec.deadline, spec.wait_for, minimum, spec.progressive, keeps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ This file decides what belongs together; the words of the language stand in `lan
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.errors import ErrorKind, Finding, SpecError
 from agentdag.language.check import Checked, Report, check_document
@@ -20,14 +21,15 @@ from agentdag.language.codes import codes
 from agentdag.language.document import decode, parse_document, read_text
 from agentdag.language.findings import in_order
 from agentdag.language.limits import BudgetSpec, NodeBudgetSpec
-from agentdag.language.rules import AUTO, P95, BarrierSpec, RetrySpec, TimeoutSpec
+from agentdag.language.rules import AUTO, P95, RetrySpec, TimeoutSpec
 from agentdag.language.scalars import IDENTIFIER, PRIORITIES
 from agentdag.language.secrets import masked, starred, written_secrets
-from agentdag.language.spec import RESERVED_IDS, NodeSpec, PipelineSpec
-from agentdag.language.templates import NODE_NAMES, OUTPUT_NAMES, PASS_NAMES, Problem, ValueTemplate
+from agentdag.language.spec import RESERVED_IDS, NodeSpec, PipelineSpec, ProviderSpec
+from agentdag.language.templates import MODEL_TEXT, NODE_NAMES, OUTPUT_NAMES, PASS_NAMES, Problem, ValueTemplate
 from agentdag.limits.policy import Hedge, Policy, Timeout
-from agentdag.plan.barrier import ALL, Barrier
+from agentdag.plan.barrier import barrier_of
 from agentdag.plan.drafts import Draft
+from agentdag.plan.effects import check_effects
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.leads import with_leads
 from agentdag.plan.lint import Linter, Pricing
@@ -82,6 +84,19 @@ def compile_text(
     lint: Pricing | None = None,
 ) -> Compiled:
     """As `compile_file`, of *text*; files that it names are relative to the folder of *path*."""
+    return _compile(text, path, _ALONE, provider_types=provider_types, allowed=allowed, lint=lint)
+
+
+def _compile(
+    text: str,
+    path: Path,
+    within: Within,
+    *,
+    provider_types: Mapping[str, frozenset[str]],
+    allowed: Sequence[Path] = (),
+    lint: Pricing | None = None,
+) -> Compiled:
+    """As `compile_text`, of a pipeline that runs *within* others."""
     try:
         document, findings = parse_document(text, str(path))
     except SpecError as error:
@@ -94,7 +109,7 @@ def compile_text(
         checked = check_document(document, report)
         plan = None
         if checked.spec is not None:
-            compiler = _Compiler(checked.spec, checked, report, path, provider_types, tuple(allowed))
+            compiler = _Compiler(checked.spec, checked, report, path, provider_types, tuple(allowed), within)
             plan = compiler.compile()
         secrets = list(written_secrets(text))
         if plan is not None:
@@ -120,6 +135,16 @@ def _lint(compiler: _Compiler, plan: Plan, secrets: Sequence[str], pricing: Pric
     report.tell_idle_ignores(codes().keys())
 
 
+class Within(NamedTuple):
+    """Which pipelines run the one that is compiled, and by which names it reads what models may have written."""
+
+    files: tuple[Path, ...] = ()
+    model_text: frozenset[str] = MODEL_TEXT
+
+
+_ALONE = Within()
+
+
 @dataclass
 class _Compiler:
     spec: PipelineSpec
@@ -128,13 +153,21 @@ class _Compiler:
     path: Path
     provider_types: Mapping[str, frozenset[str]]
     allowed: tuple[Path, ...]
+    within: Within
     drafts: dict[str, Draft] = field(default_factory=dict)
 
     def compile(self) -> Plan | None:
         """The plan; what is None or half-done is so because the report holds an error."""
         check_input_specs(self.spec.inputs, self.report, self.path.parent, self.allowed)
         compiler = NodeCompiler(
-            self.spec, self.checked, self.report, self.path.parent, self.provider_types, self.allowed
+            self.spec,
+            self.checked,
+            self.report,
+            self.path.parent,
+            self.provider_types,
+            self.allowed,
+            self._body,
+            self.within.model_text,
         )
         compiler.check_shared()
         for name, node in self.spec.nodes.items():
@@ -156,9 +189,29 @@ class _Compiler:
         if graph is None:
             self._report_cycles(needs)
             return None
+        check_effects(self.drafts, graph, self.report)
         if any(finding.severity == "error" for finding in self.report.findings):
             return None
         return self._plan(graph, outputs, numbers)
+
+    def _body(self, file: Path, model_text: frozenset[str], path: tuple[str | int, ...]) -> Plan | None:
+        """The pipeline in *file*, which a node at *path* runs."""
+        chain = (*self.within.files, self.path.resolve())
+        if file in chain:
+            way = " -> ".join(each.name for each in (*chain[chain.index(file) :], file))
+            self.report.at(path, "AD406", f"these pipelines run each other: {way}", "remove one of these steps")
+            return None
+        place = Path(os.path.relpath(file, self.path.parent.resolve()))
+        place = self.path.parent / place
+        try:
+            text = read_text(file, str(place))
+        except SpecError as error:
+            self.report.findings += error.findings
+            return None
+        within = Within(chain, model_text)
+        compiled = _compile(text, place, within, provider_types=self.provider_types, allowed=self.allowed)
+        self.report.findings += [each for each in compiled.findings if each.severity == "error"]
+        return compiled.plan
 
     def _declared(self) -> Mapping[str, Any]:
         """The ids in the file, those of broken nodes among them."""
@@ -213,7 +266,7 @@ class _Compiler:
             description=spec.description,
             path=self.path,
             inputs=spec.inputs,
-            providers=spec.providers,
+            providers=self._providers(),
             nodes=nodes,
             graph=graph,
             outputs=outputs,
@@ -229,6 +282,17 @@ class _Compiler:
             cache_warm=spec.defaults.cache_warm,
             allowed=self.allowed,
         )
+
+    def _providers(self) -> dict[str, ProviderSpec]:
+        """Those of the file, and those of the pipelines that its nodes run."""
+        known = dict(self.spec.providers)
+        for draft in self.drafts.values():
+            for name, provider in draft.body.providers.items() if draft.body is not None else ():
+                if known.setdefault(name, provider) != provider:
+                    path = ("nodes", draft.id, "pipeline")
+                    message = f"`{draft.spec.pipeline}` says something else of the provider `{name}`"
+                    self.report.at(path, "AD205", message, "let both say the same, or rename one")
+        return known
 
     def _check_barrier(self, draft: Draft) -> None:
         """Refuse a barrier of nothing, and one that can never open."""
@@ -274,7 +338,7 @@ class _Compiler:
             needs=needs,
             wave=wave,
             optional=spec.continue_on_failure,
-            barrier=_barrier(draft.barrier if spec.barrier is not None or len(needs) > 1 else None),
+            barrier=barrier_of(draft.barrier if spec.barrier is not None or len(needs) > 1 else None),
             idempotent=spec.idempotent,
             priority=PRIORITIES.index(spec.priority),
             expected_s=DEFAULT_LATENCY_S if latency_s is None else latency_s,
@@ -285,7 +349,15 @@ class _Compiler:
             description=spec.description,
             cache_s=spec.cache,
             budget=_budget(spec.budget),
+            bounded=spec.timeout is not None,
             answer=draft.answer,
+            when=draft.when,
+            foreach=draft.foreach,
+            body=draft.body,
+            repeat=draft.repeat,
+            save=draft.save,
+            writes=frozenset(spec.writes),
+            reads_resources=frozenset(spec.reads),
         )
 
     def _policy(self, spec: NodeSpec, work: Work) -> Policy:
@@ -318,14 +390,6 @@ def _budget(spec: NodeBudgetSpec | None) -> BudgetTerms | None:
     cost = None if spec.cost is None else Decimal(str(spec.cost))
     low = spec.when_low if isinstance(spec, BudgetSpec) else None
     return BudgetTerms(spec.tokens, cost, low.at, frozenset(low.do)) if low else BudgetTerms(spec.tokens, cost)
-
-
-def _barrier(spec: BarrierSpec | None) -> Barrier:
-    if spec is None or spec.plain:
-        return ALL
-    minimum = 1 if spec.min is None else spec.min
-    keeps = spec.stragglers == "keep"
-    return Barrier(spec.timeout, spec.deadline, spec.wait_for, minimum, spec.progressive, keeps)
 
 
 def _retried(retry: RetrySpec, work: Work) -> frozenset[ErrorKind]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,10 +10,13 @@ from agentdag.calls import Rehearsal
 from agentdag.errors import Span
 from agentdag.language.check import Report
 from agentdag.language.document import Source
+from agentdag.language.findings import did_you_mean
 from agentdag.language.rules import BarrierSpec
+from agentdag.language.sandbox import MAPPING_METHODS
 from agentdag.language.spec import NodeSpec
 from agentdag.language.templates import MODEL_TEXT, NODE_NAMES, PASS_NAMES, Problem, Template, ValueTemplate
-from agentdag.plan.work import AS_TEXT, Answer, Work
+from agentdag.plan.plan import Plan
+from agentdag.plan.work import AS_TEXT, Answer, Foreach, Repeat, Work
 
 Path_ = tuple[str | int, ...]
 
@@ -35,11 +38,47 @@ class Draft:
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
     simulated: bool | None = None
     answer: Answer = AS_TEXT
+    body: Plan | None = None
+    """The pipeline that it runs."""
+
+    foreach: Foreach | None = None
+    when: Template | None = None
+    repeat: Repeat | None = None
+    save: Template | None = None
+    model_text: frozenset[str] = MODEL_TEXT
+    """The names behind which stands what a model may have written."""
+
+    @property
+    def base_names(self) -> frozenset[str]:
+        """What its templates see before it begins."""
+        return PASS_NAMES if self.barrier is not None and self.barrier.progressive else NODE_NAMES
 
     @property
     def names(self) -> frozenset[str]:
         """What its templates see."""
-        return PASS_NAMES if self.barrier is not None and self.barrier.progressive else NODE_NAMES
+        names = self.base_names
+        if self.spec.foreach is not None:
+            names |= {self.spec.foreach.as_, "index"}
+        return names | {"previous"} if self.spec.repeat is not None else names
+
+    def lacks(self, path: Sequence[str]) -> tuple[str, str] | None:
+        """The first step of *path* into its output that there is not, and what is there; None where there may be."""
+        if self.spec.foreach is not None:
+            if path[0].isdigit() or hasattr([], path[0]):
+                return None
+            return path[
+                0
+            ], f"it is a list, one for each item: write `nodes.{self.id}.output[0].{path[0]}`, or loop over it"
+        if self.body is not None:
+            known = self.body.output_names
+            wrong = None if path[0] in known or path[0] in MAPPING_METHODS else (path[0], known)
+        else:
+            wrong = self.answer.lacks(path)
+        if wrong is None:
+            return None
+        step, known = wrong
+        plain = "it is text; say what it is to be under `output:`"
+        return step, did_you_mean(step, known) or (f"it has {', '.join(known)}" if known else plain)
 
 
 @dataclass(frozen=True)
@@ -48,10 +87,27 @@ class Texts:
 
     report: Report
 
-    def template(self, draft: Draft, text: str, path: Path_, source: Source | None = None) -> Template:
-        """The template *text* of *draft*, which stands at *path*, or in the file *source*."""
-        template = Template(text, draft.names)
+    def template(
+        self,
+        draft: Draft,
+        text: str,
+        path: Path_,
+        source: Source | None = None,
+        *,
+        names: frozenset[str] | None = None,
+    ) -> Template:
+        """The template *text* of *draft*, which stands at *path*, or in the file *source*; *names* are what it sees,
+        where that is not what others do."""
+        template = Template(text, draft.names if names is None else names)
         self._tell(draft, template, path, source)
+        return template
+
+    def condition(self, draft: Draft, text: str, path: Path_, names: frozenset[str]) -> Template:
+        """As `template`, of one that gives a value: a single expression over *names*."""
+        template = self.template(draft, text, path, names=names)
+        if not template.problems and not template.is_expression:
+            hint = "write one `{{ ... }}` and nothing around it"
+            self.report.at(path, "AD202", "this template gives text, and a value is due", hint)
         return template
 
     def values(self, draft: Draft, value: Any, path: Path_) -> ValueTemplate:
@@ -82,10 +138,10 @@ class Texts:
             value = value.get(step) if isinstance(value, Mapping) else None
         return value
 
-    def refuse_model_text(self, template: Template, path: Path_, what: str) -> bool:
+    def refuse_model_text(self, draft: Draft, template: Template, path: Path_, what: str) -> bool:
         """Whether *template* reads what a model may have written, which must not become *what*; that is told."""
         for read in template.reads:
-            if read.root in MODEL_TEXT:
+            if read.root in draft.model_text or ".".join((read.root, *read.path[:1])) in draft.model_text:
                 message = f"{what} must not come from a node's answer: `{read.text}`"
                 problem = Problem("AD212", message, "write it out, or read an input", read.line, read.text)
                 self.report.in_template(path, problem)

@@ -46,7 +46,7 @@ class Kinds:
             report.at((*path, "call"), "AD207", str(problem), problem.hint)
             return None
         self._check_arguments(spec.call, self.functions.parameters(module, function), arguments, path)
-        return CallWork(module, function, arguments)
+        return CallWork(module, function, arguments, self.folder)
 
     def _check_arguments(
         self, call: str, taken: Parameters | None, given: Mapping[str, ValueTemplate], path: Path_
@@ -72,7 +72,7 @@ class Kinds:
             report.at((*path, "command"), "AD202", "this command is empty", "write [program, argument, ...]")
             return None
         argv = [texts.template(draft, each, (*path, "command", index)) for index, each in enumerate(spec.command)]
-        good = not texts.refuse_model_text(argv[0], (*path, "command", 0), "the name of a program")
+        good = not texts.refuse_model_text(draft, argv[0], (*path, "command", 0), "the name of a program")
         if len(spec.command) == 1 and " " in spec.command[0] and not argv[0].reads:
             hint = f"write [{', '.join(_split(spec.command[0]))}]"
             report.at((*path, "command", 0), "AD202", "no shell takes this line apart", hint)
@@ -86,7 +86,7 @@ class Kinds:
         cwd = None
         if spec.cwd is not None:
             cwd = texts.template(draft, spec.cwd, (*path, "cwd"))
-            good &= not texts.refuse_model_text(cwd, (*path, "cwd"), "a path")
+            good &= not texts.refuse_model_text(draft, cwd, (*path, "cwd"), "a path")
             if not cwd.reads and not is_within(self.folder / spec.cwd, self.folder, self.allowed):
                 message = f"`{spec.cwd}` is outside the pipeline's folder"
                 report.at((*path, "cwd"), "AD206", message, "allow its folder with --allow-path")
@@ -96,13 +96,13 @@ class Kinds:
         """A request; whom it goes to, and its headers, are the file's own words or inputs."""
         report, texts = self.texts.report, self.texts
         url = texts.template(draft, spec.url, (*path, "url"))
-        good = self._check_address(url, spec, path)
+        good = self._check_address(draft, url, spec, path)
         headers = {}
         for name, text in spec.headers.items():
             headers[name] = self._filled(draft, text, (*path, "headers", name))
             if not _HEADER.fullmatch(name):
                 report.at((*path, "headers", name), "AD202", f"`{name}` is no name of a header", key=True)
-            good &= not texts.refuse_model_text(headers[name], (*path, "headers", name), "a header")
+            good &= not texts.refuse_model_text(draft, headers[name], (*path, "headers", name), "a header")
         if "json_" in spec.model_fields_set and spec.body is not None:
             report.at((*path, "body"), "AD204", "`json` and `body` exclude each other", "keep one", key=True)
             good = False
@@ -123,15 +123,19 @@ class Kinds:
             self.texts.report.at(path, "AD204", "`${...}` and `{{ ... }}` do not go together in one text", hint)
         return template
 
-    def _check_address(self, url: Template, spec: HttpSpec, path: Path_) -> bool:
+    def _check_address(self, draft: Draft, url: Template, spec: HttpSpec, path: Path_) -> bool:
         """Whether it is certain, or left to an input, whom the request goes to."""
         report, place = self.texts.report, (*path, "url")
         written = spec.url.partition("{{")[0].partition("{%")[0]
         if url.problems:
             return False
         if written.partition("://")[2].find("/") < 0 and url.reads:  # a template may tell the host
-            return not self.texts.refuse_model_text(url, place, "the address of a server")
-        parts = urlsplit(written)
+            return not self.texts.refuse_model_text(draft, url, place, "the address of a server")
+        try:
+            parts = urlsplit(written)
+        except ValueError as error:
+            report.at(place, "AD202", f"this is no address: {error}", "begin with https:// or http://")
+            return False
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             report.at(place, "AD202", "this is no address", "begin with https:// or http://")
             return False

@@ -107,10 +107,14 @@ class Linter:
     def _missing_outputs(self) -> None:
         """Outputs of nodes that may be missing, read without asking."""
         shed = self.plan.budget is not None and "shed" in self.plan.budget.actions
-        optional = {node.id for node in self.plan.nodes if node.optional or (shed and node.priority == LOW_PRIORITY)}
+        optional = {
+            node.id
+            for node in self.plan.nodes
+            if node.optional or node.when is not None or (shed and node.priority == LOW_PRIORITY)
+        }
         for node in self.plan.nodes:
             absent = optional | set(node.needs) if node.may_lack else optional
-            if shed and len(node.needs) == 1:  # without it, nothing is asked either
+            if len(node.needs) == 1 and not node.may_lack:  # without it, nothing is asked either
                 absent = {name for name in absent if self.spec.nodes[name].continue_on_failure}
             maybe = [name for name in node.edges if name in absent]
             if maybe:

@@ -5,7 +5,7 @@ How nodes depend on each other stands in `plan/wiring.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from agentdag.errors import ErrorKind
 from agentdag.language.check import Checked, Report
 from agentdag.language.document import Source
 from agentdag.language.findings import did_you_mean
+from agentdag.language.rules import BarrierSpec, ForeachSpec
 from agentdag.language.spec import (
     KIND_NAMES,
     KINDS,
@@ -25,14 +26,18 @@ from agentdag.language.spec import (
     PipelineSpec,
     SamplingSpec,
 )
-from agentdag.language.templates import Template
+from agentdag.language.templates import MODEL_TEXT, PASS_NAMES, Template, ValueTemplate
 from agentdag.plan.answers import Answers
+from agentdag.plan.barrier import ALL, barrier_of
 from agentdag.plan.drafts import Draft, Path_, Texts
-from agentdag.plan.files import FileProblem, locate, read
+from agentdag.plan.files import FileProblem, is_within, locate, read
 from agentdag.plan.functions import Functions
 from agentdag.plan.kinds import Kinds
-from agentdag.plan.plan import merged_sampling
-from agentdag.plan.work import AS_IT_COMES, ModelRef, PromptWork, Work
+from agentdag.plan.plan import Plan, merged_sampling
+from agentdag.plan.work import AS_IT_COMES, Foreach, ModelRef, PipelineWork, PromptWork, Repeat, Work
+
+CompileBody = Callable[[Path, frozenset[str], Path_], Plan | None]
+"""Compiles the pipeline in a file that a node at a place names; what may be a model's words is said by name."""
 
 
 @dataclass
@@ -45,6 +50,9 @@ class NodeCompiler:
     folder: Path
     provider_types: Mapping[str, frozenset[str]]
     allowed: tuple[Path, ...]
+    compile_body: CompileBody
+    model_text: frozenset[str] = MODEL_TEXT
+    """The names behind which stands what a model may have written."""
 
     def __post_init__(self) -> None:
         self._texts = Texts(self.report)
@@ -82,9 +90,10 @@ class NodeCompiler:
 
     def draft(self, name: str, node: NodeSpec) -> Draft:
         """The node *name*; a work of it is None where something is wrong with it."""
-        draft = Draft(name, node, barrier=node.barrier or self.spec.defaults.barrier)
+        draft = Draft(name, node, barrier=node.barrier or self._default_barrier(node), model_text=self.model_text)
         path = ("nodes", name)
         kinds = [key for key in KINDS if getattr(node, key) is not None]
+        self._rounds(draft, path)
         work: Work | None = None
         if len(kinds) > 1:
             message = f"a node has one of {', '.join(KINDS)}: this one has {' and '.join(kinds)}"
@@ -107,6 +116,69 @@ class NodeCompiler:
         self._rehearse(draft)
         return draft
 
+    def _default_barrier(self, node: NodeSpec) -> BarrierSpec | None:
+        """That of `defaults`, where the node can have it."""
+        barrier = self.spec.defaults.barrier
+        rounds = node.foreach is not None or node.repeat is not None or node.pipeline is not None
+        return None if barrier is not None and barrier.progressive and rounds else barrier
+
+    def _rounds(self, draft: Draft, path: Path_) -> None:
+        """Whether the node runs, for which items, and how often."""
+        node, texts = draft.spec, self._texts
+        if node.when is not None:
+            draft.when = texts.condition(draft, node.when, (*path, "when"), draft.base_names)
+        if node.foreach is not None:
+            draft.foreach = self._foreach(draft, node.foreach, (*path, "foreach"))
+        if node.repeat is not None:
+            names = draft.names | {"output"}
+            until = texts.condition(draft, node.repeat.until, (*path, "repeat", "until"), names)
+            draft.repeat = Repeat(until, node.repeat.max)
+            if node.cache is not None:
+                self.report.at(
+                    (*path, "cache"), "AD204", "`cache` and `repeat` exclude each other", "keep one", key=True
+                )
+        if draft.barrier is not None and draft.barrier.progressive and node.barrier is not None:
+            for key in ("foreach", "repeat", "pipeline"):
+                if getattr(node, key) is not None:
+                    message = f"`{key}` and a progressive barrier exclude each other"
+                    self.report.at((*path, key), "AD204", message, "split it into two nodes", key=True)
+        if node.save is not None:
+            draft.save = texts.template(draft, node.save, (*path, "save"))
+            self._check_save(draft, draft.save, (*path, "save"))
+
+    def _foreach(self, draft: Draft, spec: ForeachSpec, path: Path_) -> Foreach:
+        long = isinstance(self._texts.raw(*map(str, path)), dict)
+        place: Path_ = (*path, "items") if long else path
+        if isinstance(spec.items, str):
+            self._texts.condition(draft, spec.items, place, draft.base_names)
+        items = ValueTemplate.of(spec.items, draft.base_names)
+        if spec.as_ in PASS_NAMES | {"index", "output"}:
+            self.report.at(
+                (*path, "as"), "AD202", f"templates read `{spec.as_}` as something else", "choose another name"
+            )
+        if isinstance(spec.items, list):
+            draft.templates += [((*place, *leaf), template, None) for leaf, template in items.leaves]
+        if any(read.root in MODEL_TEXT for template in items.templates for read in template.reads):
+            draft.model_text |= {spec.as_}
+        barrier = ALL if spec.barrier is None else barrier_of(spec.barrier)
+        if barrier.progressive or barrier.keeps:
+            word = "progressive" if barrier.progressive else "stragglers"
+            message = f"the barrier of items knows no `{word}`"
+            self.report.at((*path, "barrier"), "AD404", message, "write {wait_for: ...} or {timeout: ...}")
+        return Foreach(items, spec.as_, spec.concurrency, barrier, spec.on_item_failure == "null")
+
+    def _check_save(self, draft: Draft, save: Template, path: Path_) -> None:
+        if self._texts.refuse_model_text(draft, save, path, "a path"):
+            return
+        written = draft.spec.save or ""
+        if not save.reads and (not written.strip() or not is_within(self.folder / written, self.folder, self.allowed)):
+            message = f"`{written}` is outside the pipeline's folder"
+            self.report.at(path, "AD206", message, "write it there, or allow its folder with --allow-path")
+        foreach = draft.spec.foreach
+        if foreach is not None and not any(read.root in {"index", foreach.as_} for read in save.reads):
+            hint = "let the path read `index`"
+            self.report.at(path, "AD405", f"every instance of `{draft.id}` would write this file", hint)
+
     def _work(self, draft: Draft, kind: str, path: Path_) -> Work | None:
         """What the node of *draft* does, of which *kind* it is."""
         node = draft.spec
@@ -118,7 +190,48 @@ class NodeCompiler:
             case "http":
                 assert node.http is not None
                 return self._kinds.http(draft, node.http, (*path, "http"))
+            case "pipeline":
+                return self._pipeline(draft, path)
         return self._prompt(draft)
+
+    def _pipeline(self, draft: Draft, path: Path_) -> PipelineWork | None:
+        """Another pipeline, compiled; what is wrong with it is told in its own words."""
+        node = draft.spec
+        assert node.pipeline is not None
+        for key in ("retry", "hedge", "cache", "idempotent", "output", "expect", "simulate"):
+            if key in node.model_fields_set:
+                message = f"`{key}` means nothing for a node that runs a pipeline"
+                self.report.at((*path, key), "AD204", message, "say it of the nodes in there", key=True)
+        if node.timeout is not None and node.timeout.idle is not None:
+            self.report.at((*path, "timeout", "idle"), "AD204", "only models stream", "remove it", key=True)
+        place = (*path, "pipeline")
+        try:
+            file = locate(node.pipeline, self.folder, self.allowed)
+        except FileProblem as problem:
+            self.report.at(place, "AD206", str(problem), problem.hint)
+            return None
+        given = {
+            name: self._texts.values(draft, value, (*path, "with", name)) for name, value in (node.with_ or {}).items()
+        }
+        tainted = {
+            f"inputs.{name}"
+            for name, value in given.items()
+            if any(read.root in draft.model_text for template in value.templates for read in template.reads)
+        }
+        draft.body = self.compile_body(file, draft.model_text | tainted, place)
+        if draft.body is None:
+            return None
+        inputs = draft.body.inputs
+        for name in given:
+            if name not in inputs:
+                hint = did_you_mean(name, inputs) or (f"it has {', '.join(inputs)}" if inputs else "it has none")
+                message = f"`{node.pipeline}` has no input `{name}`"
+                self.report.at((*path, "with", name), "AD207", message, hint, key=True)
+        missing = [name for name, spec in inputs.items() if spec.required and name not in given]
+        if missing:
+            told = " and ".join(f"`{name}`" for name in missing)
+            self.report.at(place, "AD207", f"`{node.pipeline}` needs the input {told}", "give it under `with:`")
+        return PipelineWork(node.pipeline, given)
 
     def _fallback(self, draft: Draft, own: Work | None, spec: FallbackSpec, path: Path_) -> Work | None:
         """What a fallback does: the node's own work, but for what *spec* changes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.calls import Rehearsal, Sampling
+from agentdag.events import base_name
 from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.policy import Policy
@@ -20,7 +21,7 @@ from agentdag.plan.forecast import Forecast, forecast, makespan_s
 from agentdag.plan.graph import Graph
 from agentdag.plan.news import Terms
 from agentdag.plan.play import Rules
-from agentdag.plan.work import AS_TEXT, Answer, ModelRef, PromptWork, Work, may_repeat
+from agentdag.plan.work import AS_TEXT, Answer, Foreach, ModelRef, PromptWork, Repeat, Work, may_repeat
 
 DEFAULT_LATENCY_S = 1.0
 """What a node is taken to last where neither history nor `expect` says."""
@@ -84,8 +85,20 @@ class PlanNode:
     cache_s: float | None = None
     """How old an answer out of the cache may be, in seconds; None where the node asks for none."""
     budget: BudgetTerms | None = None
+    bounded: bool = False
+    """Whether the file itself bounds how long it may take."""
     answer: Answer = AS_TEXT
     """What its output is to be, whoever gives it."""
+    when: Template | None = None
+    """Whether it runs at all."""
+    foreach: Foreach | None = None
+    repeat: Repeat | None = None
+    body: Plan | None = None
+    """The pipeline that it runs, where that is what it does."""
+    save: Template | None = None
+    """The file that its output is written to."""
+    writes: frozenset[str] = frozenset()
+    reads_resources: frozenset[str] = frozenset()
 
     @property
     def cacheable(self) -> bool:
@@ -113,7 +126,15 @@ class PlanNode:
     @property
     def templates(self) -> tuple[Template, ...]:
         """Every template that is rendered when the node starts, or when a fallback does."""
-        return tuple(template for choice in self.choices for template in choice.work.templates)
+        return (*self._rules(), *(template for choice in self.choices for template in choice.work.templates))
+
+    def _rules(self) -> Iterator[Template]:
+        """The templates that tell whether, how often and where to, and not what."""
+        yield from (each for each in (self.when, self.save) if each is not None)
+        if self.foreach is not None:
+            yield from self.foreach.items.templates
+        if self.repeat is not None:
+            yield self.repeat.until
 
     @property
     def may_lack(self) -> bool:
@@ -178,6 +199,20 @@ class Plan:
     source: str = field(default="", compare=False, repr=False)
     """The text that it was compiled from, without what looks like a key."""
 
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, Plan, PlanNode]]:
+        """Every node, those of the pipelines that nodes run among them, by its whole name and with its own pipeline."""
+        for node in self.nodes:
+            yield f"{prefix}{node.id}", self, node
+            if node.body is not None:
+                yield from node.body.walk(f"{prefix}{node.id}.")
+
+    def find(self, name: str) -> PlanNode | None:
+        """The node that is meant by *name*, the whole name of a node or of an instance: `audit[3].parser`."""
+        return self._by_name().get(base_name(name))
+
+    def _by_name(self) -> Mapping[str, PlanNode]:
+        return {name: node for name, _, node in self.walk()}
+
     def terms(self) -> list[Terms]:
         """On what terms each node takes part in a schedule, in node order."""
         numbers = {node.id: number for number, node in enumerate(self.nodes)}
@@ -192,13 +227,24 @@ class Plan:
             for node in self.nodes
         ]
 
+    @property
+    def output_names(self) -> list[str]:
+        """What it gives, by name: its outputs, or the nodes that nobody needs."""
+        if self.outputs:
+            return list(self.outputs)
+        return [node.id for number, node in enumerate(self.nodes) if not self.graph.dependants[number]]
+
     def wanted(self) -> frozenset[str]:
         """The nodes that `outputs` read."""
         return frozenset[str]().union(*(value.nodes for value in self.outputs.values()))
 
-    def models_of(self, node: PlanNode) -> Iterator[ModelRef]:
-        """Every model that *node* may ask, those of lower tiers among them where a low budget moves it there."""
-        degrades = self.budget is not None and "downgrade" in self.budget.actions
+    @property
+    def degrades(self) -> bool:
+        """Whether a low budget moves nodes to a lower tier."""
+        return self.budget is not None and "downgrade" in self.budget.actions
+
+    def models_of(self, node: PlanNode, *, degrades: bool) -> Iterator[ModelRef]:
+        """Every model that *node* may ask, those of lower tiers among them where it *degrades*."""
         for choice in node.choices:
             if isinstance(choice.work, PromptWork):
                 yield choice.work.model
@@ -209,9 +255,9 @@ class Plan:
     def bounded(self) -> Iterator[tuple[PlanNode, ModelRef]]:
         """Every node whose cost is bounded, with each model that it may ask: their prices must be known."""
         whole = self.budget is not None and self.budget.cost_usd is not None
-        for node in self.nodes:
+        for _, within, node in self.walk():
             if whole or (node.budget is not None and node.budget.cost_usd is not None):
-                yield from ((node, model) for model in self.models_of(node))
+                yield from ((node, model) for model in within.models_of(node, degrades=self.degrades))
 
     def one_tier_down(self, work: PromptWork) -> PromptWork | None:
         """*work* by the next cheaper tier; None where there is none."""
@@ -234,7 +280,11 @@ class Plan:
             return work if model is None else replace(work, model=model)
 
         nodes = (
-            replace(node, choices=tuple(replace(choice, work=asked(choice.work)) for choice in node.choices))
+            replace(
+                node,
+                choices=tuple(replace(choice, work=asked(choice.work)) for choice in node.choices),
+                body=None if node.body is None else node.body.on_models(models),
+            )
             for node in self.nodes
         )
         tiers = (replace(tier, model=models.get(tier.name) or every or tier.model) for tier in self.tiers)
@@ -269,11 +319,17 @@ class Plan:
 
     def lasting(self, seconds: Mapping[str, float]) -> Plan:
         """The plan if the nodes in *seconds* took that long."""
-        nodes = (
-            replace(node, expected_s=seconds[node.id], assumed=False) if node.id in seconds else node
-            for node in self.nodes
-        )
-        return replace(self, nodes=tuple(nodes))
+        if not seconds:
+            return self
+
+        def lasting(node: PlanNode) -> PlanNode:
+            if node.body is not None:
+                prefix = f"{node.id}."
+                inner = {name.removeprefix(prefix): s for name, s in seconds.items() if name.startswith(prefix)}
+                node = replace(node, body=node.body.lasting(inner))
+            return replace(node, expected_s=seconds[node.id], assumed=False) if node.id in seconds else node
+
+        return replace(self, nodes=tuple(map(lasting, self.nodes)))
 
     def scaled(self, factor: float) -> Plan:
         """The plan with every duration in the file times *factor*."""
@@ -295,4 +351,6 @@ def _scaled(node: PlanNode, factor: float) -> PlanNode:
         barrier=node.barrier.scaled(factor),
         expected_s=node.expected_s * factor,
         rehearsal=replace(rehearsal, latency_s=rehearsal.latency_s * factor),
+        foreach=None if node.foreach is None else replace(node.foreach, barrier=node.foreach.barrier.scaled(factor)),
+        body=None if node.body is None else node.body.scaled(factor),
     )

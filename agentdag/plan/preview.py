@@ -11,7 +11,7 @@ from agentdag.calls import NO_USAGE, Rehearsal, Usage, estimate_tokens
 from agentdag.language.sandbox import View
 from agentdag.language.templates import Template, TemplateError
 from agentdag.plan.plan import Plan, PlanNode
-from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef, PromptWork
+from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef, PipelineWork, PromptWork
 
 Cost = Callable[[ModelRef, Usage], Decimal | None]
 """What a usage of a model costs; None where nobody knows."""
@@ -92,6 +92,8 @@ def _step(
     waits_for = tuple(sorted(node.reads(), key=node.edges.index))
     work = node.work
     try:
+        if isinstance(work, PipelineWork):
+            return Step(node, start_s, waits_for=waits_for)
         if not isinstance(work, PromptWork):
             later = any(map(_is_later, node.templates))
             return Step(node, start_s, arguments={} if later else _arguments(work, names), waits_for=waits_for)

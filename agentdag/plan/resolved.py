@@ -17,9 +17,20 @@ from agentdag.language.secrets import starred, written_secrets
 from agentdag.language.spec import SAMPLING_KEYS
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.limits.policy import Timeout
-from agentdag.plan.barrier import ALL
+from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.plan import BudgetTerms, Plan, PlanNode
-from agentdag.plan.work import AS_JSON, AS_TEXT, Answer, CallWork, CommandWork, HttpWork, PromptWork, Work
+from agentdag.plan.work import (
+    AS_JSON,
+    AS_TEXT,
+    Answer,
+    CallWork,
+    CommandWork,
+    Foreach,
+    HttpWork,
+    PipelineWork,
+    PromptWork,
+    Work,
+)
 from agentdag.written import written
 
 
@@ -71,8 +82,14 @@ def _node(node: PlanNode, plan: Plan) -> dict[str, Any]:
         | _work(node.work, plan.defaults)
         | {
             "output": _output(node.answer),
+            "when": _written(node.when),
+            "foreach": None if node.foreach is None else _foreach(node.foreach),
+            "repeat": None if node.repeat is None else {"until": node.repeat.until.text, "max": node.repeat.most},
+            "reads": sorted(node.reads_resources),
+            "writes": sorted(node.writes),
+            "save": _written(node.save),
             "needs": list(node.needs),
-            "barrier": _barrier(node),
+            "barrier": _barrier(node.barrier),
             "continue_on_failure": node.optional,
             "timeout": _timeout(policy.timeout),
             "retry": _retry(node),
@@ -121,6 +138,8 @@ def _work(work: Work, defaults: Mapping[str, Any]) -> dict[str, Any]:
             return _said({"command": [each.text for each in work.argv], **_written(own)})
         case HttpWork():
             return {"http": _http(work)}
+        case PipelineWork():
+            return _said({"pipeline": work.file, "with": _values(work.arguments)})
     texts = _said({"system": None if work.system is None else work.system.text, "prompt": work.prompt.text})
     if work.tier is not None:
         return {"tier": work.tier, **work.own, **texts}
@@ -145,8 +164,12 @@ def _timeout(timeout: Timeout) -> Any:
     return {"attempt": attempt, **more} if more else attempt
 
 
-def _barrier(node: PlanNode) -> Any:
-    rule = node.barrier
+def _foreach(each: Foreach) -> dict[str, Any]:
+    own = {"as": each.name, "concurrency": each.concurrency, "barrier": _barrier(each.barrier)}
+    return {"items": _written(each.items.value), **_said(own), "on_item_failure": "null" if each.null else "fail"}
+
+
+def _barrier(rule: Barrier) -> Any:
     if rule == ALL:
         return None
     return _said(

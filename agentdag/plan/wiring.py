@@ -103,12 +103,10 @@ class Wiring:
             return None
         name, _, *path = read.path
         draft = self.drafts.get(name)
-        wrong = None if draft is None else draft.answer.lacks(path)
+        wrong = None if draft is None else draft.lacks(path)
         if wrong is None:
             return None
-        step, known = wrong
-        plain = "it is text; say what it is to be under `output:`"
-        hint = did_you_mean(step, known) or (f"it has {', '.join(known)}" if known else plain)
+        step, hint = wrong
         return Problem("AD307", f"the output of `{name}` has no `{step}`", hint, read.line, read.text)
 
     @staticmethod

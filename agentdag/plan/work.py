@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.calls import Sampling
 from agentdag.language.answers import JSON, TEXT, lacks
 from agentdag.language.sandbox import MAPPING_METHODS
 from agentdag.language.templates import Template, ValueTemplate
+from agentdag.plan.barrier import ALL, Barrier
 
 
 class ModelRef(NamedTuple):
@@ -90,6 +92,8 @@ class CallWork:
     module: str
     function: str
     arguments: Mapping[str, ValueTemplate]
+    folder: Path = Path()
+    """Where modules are looked for first."""
 
     @property
     def templates(self) -> Iterator[Template]:
@@ -100,6 +104,11 @@ class CallWork:
     def name(self) -> str:
         """The function, as the file names it."""
         return f"{self.module}:{self.function}"
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """What tells it apart from functions of the same name elsewhere."""
+        return self.folder, self.name
 
     @property
     def title(self) -> str:
@@ -160,7 +169,46 @@ class CommandWork:
         return f"runs {' '.join(each.text for each in self.argv)}"
 
 
-Work = PromptWork | CallWork | HttpWork | CommandWork
+@dataclass(frozen=True, slots=True)
+class PipelineWork:
+    """Run another pipeline on these inputs. It stands in its own file; compiled, it is the node's `body`."""
+
+    file: str
+    arguments: Mapping[str, ValueTemplate]
+
+    @property
+    def templates(self) -> Iterator[Template]:
+        for value in self.arguments.values():
+            yield from value.templates
+
+    @property
+    def title(self) -> str:
+        return f"runs the pipeline {self.file}"
+
+
+Act = PromptWork | CallWork | HttpWork | CommandWork
+"""What a node does by itself."""
+Work = Act | PipelineWork
+
+
+@dataclass(frozen=True, slots=True)
+class Foreach:
+    """One instance of a node for each item of a list, which templates read as *name*."""
+
+    items: ValueTemplate
+    name: str = "item"
+    concurrency: int | None = None
+    barrier: Barrier = ALL
+    null: bool = False
+    """Whether an item that failed is null in the list, and the node goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Passes of a node until *until* holds, at most *most*."""
+
+    until: Template
+    most: int
 
 
 def may_repeat(work: Work) -> bool:

@@ -225,7 +225,7 @@ class BatchSession:
         row, run = each
         result = self.result
         try:
-            self._results.write(Result(row.number, finished, run.settled.values()))
+            self._results.write(Result(row.number, finished, run.results.values()))
         except OSError as error:
             result.reason = f"the results could not be written: {error.strerror or error}"
             self._batch.stop()
@@ -243,7 +243,7 @@ class BatchSession:
             return
         result.failed += 1
         if len(result.failures) < MAX_FAILURES_KEPT:
-            result.failures.append((row.number, why_failed(finished, run.settled.values(), self._optional)))
+            result.failures.append((row.number, why_failed(finished, run.results.values(), self._optional)))
         most = self.spec.max_failures
         if most is not None and result.failed > most and result.reason is None:
             result.reason = f"more than {most} rows failed" if most else "a row failed"

@@ -96,7 +96,7 @@ class Session:
                 finished = await runner.run()
             finally:
                 pool.close()
-        return _result(finished, run.settled)
+        return _result(finished, run.results)
 
     def interrupt(self, signal: int) -> None:
         """Stop as on SIGINT: once gently, twice at once."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ from agentdag.limits.policy import RetryBudget
 from agentdag.limits.rates import MINUTE_S, Lane, Quotas
 from agentdag.limits.slots import Slots
 from agentdag.limits.warmth import Warmth
-from agentdag.plan.plan import Plan, PlanNode
+from agentdag.plan.plan import Plan
 from agentdag.plan.select import selected
 from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef
 from agentdag.providers import registry
@@ -84,14 +85,16 @@ class Stage:
         self.observers = Observers(observers)
         self.keeper = keeper
         self._said = options.plain(self.plan)
-        self._borrows = bool(self._borrowed) or options.cache or any(node.cache_s is not None for node in plan.nodes)
+        self._borrows = (
+            bool(self._borrowed) or options.cache or any(node.cache_s is not None for _, _, node in plan.walk())
+        )
         """Whether answers of other runs may be taken."""
         self._secrets = Secrets()
         self._environment = os.environ if environment is None else environment
         self._functions = _functions(self.plan, options)
         self._readers = readers_of(self.plan)
         self._check_surroundings()
-        self._codes = {name: _code(name, self.plan) for name in self._functions} if keeper else {}
+        self._codes = {key: _code(key) for key in self._functions} if keeper else {}
         self._recordings = None if options.replay is None else Recordings(options.replay)
         self._providers: dict[str, Provider] = {}
         self._simulator = self._played(SimulatedProvider(seed=options.seed)) if options.simulate else None
@@ -140,7 +143,7 @@ class Stage:
     async def open(self, slots: Slots, *, rows: int = 1) -> AsyncIterator[None]:
         """While it lasts, runs take place, at most *rows* at once; at its end everything is written and closed."""
         self.slots = slots
-        self._retries = RetryBudget(len(self.plan.nodes) * rows)
+        self._retries = RetryBudget(sum(1 for _ in self.plan.walk()) * rows)
         http = SharedHttp(self.plan.concurrency)
         self._http, self._programs = HttpClient(self.plan.concurrency), Programs()
         try:
@@ -201,18 +204,18 @@ class Stage:
 
     def _check_surroundings(self) -> None:
         """Raise UsageError where a variable is not set, or a program is not there, that a node will need."""
-        for node in self.plan.nodes:
+        for name, plan, node in self.plan.walk():
             if self.options.simulate and node.simulated is not False:
                 continue
             for choice in node.choices:
-                work, place = choice.work, f"nodes.{node.id}"
+                work, place = choice.work, f"nodes.{name}"
                 if isinstance(work, HttpWork):
-                    headers = {name: template.text for name, template in work.headers.items()}
+                    headers = {key: template.text for key, template in work.headers.items()}
                     expand(headers, f"{place}.http.headers", self._environment, self._secrets)
                 elif isinstance(work, CommandWork):
-                    env = {name: template.text for name, template in work.env.items()}
+                    env = {key: template.text for key, template in work.env.items()}
                     expand(env, f"{place}.env", self._environment, self._secrets)
-                    check_program(node.id, work, self.plan.path.parent)
+                    check_program(name, work, plan.path.parent)
 
     def _governor(self) -> Governor:
         """The door for one run, to what all runs here share."""
@@ -276,8 +279,10 @@ class Stage:
     def _asked(self) -> list[str]:
         """Every provider that a node of this run will really ask."""
         plan = self.plan
-        real = (node for node in plan.nodes if not (self.options.simulate and node.simulated is not False))
-        return sorted({model.provider for node in real for model in plan.models_of(node)})
+        real = (each for each in plan.walk() if not (self.options.simulate and each[2].simulated is not False))
+        return sorted(
+            {model.provider for _, within, node in real for model in within.models_of(node, degrades=plan.degrades)}
+        )
 
     def _provider(self, name: str, http: SharedHttp) -> Provider:
         spec = self.plan.providers.get(name) or ProviderSpec()
@@ -298,33 +303,32 @@ def _unsaid(spec: RateSpec, own: RateSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in RateSpec.model_fields if name not in own.model_fields_set}
 
 
-def _functions(plan: Plan, options: Options) -> dict[str, Callable[..., Any]]:
-    """Every function that a node of this run may call, by its name."""
-    found: dict[str, Callable[..., Any]] = {}
-    for node in plan.nodes:
+def _functions(plan: Plan, options: Options) -> dict[tuple[Path, str], Callable[..., Any]]:
+    """Every function that a node of this run may call, by what tells it apart."""
+    found: dict[tuple[Path, str], Callable[..., Any]] = {}
+    for name, _, node in plan.walk():
         for choice in node.choices:
             if isinstance(choice.work, CallWork) and not (options.simulate and node.simulated):
-                name = choice.work.name
-                found[name] = _function(node, choice.work, plan, found.get(name))
+                found[choice.work.key] = _function(name, choice.work, found.get(choice.work.key))
     return found
 
 
-def _function(node: PlanNode, work: CallWork, plan: Plan, known: Callable[..., Any] | None) -> Callable[..., Any]:
+def _function(node: str, work: CallWork, known: Callable[..., Any] | None) -> Callable[..., Any]:
     """The function that *work* calls, with arguments that fit; *known* is what another node found it to be."""
-    name = work.name
     try:
-        function = known or function_in(load_module(work.module, plan.path.parent), work.function)
+        function = known or function_in(load_module(work.module, work.folder), work.function)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"node `{node.id}` cannot call {name}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"node `{node}` cannot call {work.name}: {type(error).__name__}: {error}") from error
     problem = check_arguments(function, work.arguments)
     if problem is not None:
-        raise UsageError(f"node `{node.id}` cannot call {name}: {problem}")
+        raise UsageError(f"node `{node}` cannot call {work.name}: {problem}")
     return function
 
 
-def _code(name: str, plan: Plan) -> str:
+def _code(key: tuple[Path, str]) -> str:
+    folder, name = key
     module, _, function = name.partition(":")
-    return code_of(load_module(module, plan.path.parent), function)
+    return code_of(load_module(module, folder), function)
 
 
 def _clock() -> Callable[[], float]:

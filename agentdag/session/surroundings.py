@@ -15,11 +15,11 @@ from agentdag.plan.work import AS_IT_COMES, AS_TEXT, Answer, CommandWork
 def readers_of(plan: Plan) -> dict[Answer, Reader]:
     """How the answers of *plan* are read that are more than text; raises UsageError where a model cannot be loaded."""
     readers: dict[Answer, Reader] = {}
-    for node in plan.nodes:
+    for name, within, node in plan.walk():
         answer = node.answer
         if answer in {AS_TEXT, AS_IT_COMES} or answer in readers:
             continue
-        readers[answer] = Reader(answer.schema) if answer.model is None else _of_model(answer.model, node.id, plan)
+        readers[answer] = Reader(answer.schema) if answer.model is None else _of_model(answer.model, name, within)
     return readers
 
 

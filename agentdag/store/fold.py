@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from agentdag.calls import MAYBE_BILLED, NO_USAGE, NOTHING, Amount, Usage
@@ -190,9 +190,16 @@ class RunRecord:
             case PassFinished():
                 node = self.node(event.node)
                 node.out = None
-                node.passes.append(event)
+                node.passes = [*node.passes[: event.pass_number - 1], event]
+                self._forget_within(event.node)
             case NodeSettled():
                 self._settled(self.node(event.node), event, fingerprint)
+
+    def _forget_within(self, name: str) -> None:
+        """A pass of a pipeline has ended: what its nodes come to is told anew in the next one."""
+        for inner, node in self.nodes.items():
+            if inner.startswith(f"{name}."):
+                node.opened, node.ended, node.passes, node.turns = None, None, [], []
 
     def _opened(self, node: NodeRecord, event: BarrierOpened) -> None:
         if node.opened is None or _sight(node.opened) != _sight(event):
@@ -208,7 +215,7 @@ class RunRecord:
             node.opened, node.missed = None, {}
 
     def _settled(self, node: NodeRecord, event: NodeSettled, fingerprint: str | None) -> None:
-        if not (event.cached or event.kept):
+        if not (event.cached or event.kept or event.parts is not None):
             self.spent += event.usage
             node.charged += event.charged or NOTHING
             node.reserved = node.last_reserved = NOTHING
@@ -219,8 +226,12 @@ class RunRecord:
         if event.status is not Status.CANCELLED or not begun:
             node.out = None
         node.ended = event
-        if event.status is Status.SUCCEEDED and fingerprint is not None:
+        if fingerprint is None:
+            return
+        if event.status is Status.SUCCEEDED:
             node.answers[fingerprint] = event
+        elif event.error is not None and event.error.kind is ErrorKind.SAVE:  # the answer is there all the same
+            node.answers[fingerprint] = replace(event, status=Status.SUCCEEDED, error=None)
 
 
 def _sight(event: BarrierOpened) -> tuple[tuple[str, ...], ...]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.errors import StoreError, UsageError
-from agentdag.events import NodeSettled, RunStatus, Status
+from agentdag.events import NodeSettled, RunStatus, Status, base_name
 from agentdag.limits.policy import AUTO_SHARE, ENOUGH_RECORDED, Past
 from agentdag.store.codec import decoded
 from agentdag.store.fold import Entry, RunRecord
@@ -246,6 +246,7 @@ class History:
         for node, status, latency_s in self._ask(
             question, past_of(pipeline, simulated=False), min(LOOKED_AT, EACH * nodes)
         ):
+            node = base_name(node)  # noqa: PLW2901 - what is asked is how its node does
             latencies = every.setdefault(node, [])
             if len(latencies) >= EACH:
                 continue
@@ -269,6 +270,7 @@ class History:
         for node, status, latency_s, attempts, tokens_in, tokens_out, cost in self._ask(
             question, past_of(pipeline, simulated=simulated)
         ):
+            node = base_name(node)  # noqa: PLW2901 - instances are counted together
             stats = found.get(node) or found.setdefault(node, NodeStats(node))
             stats.runs += 1
             stats.statuses[status] += 1

@@ -16,6 +16,7 @@ from agentdag.events import (
     BarrierOpened,
     BudgetLow,
     Event,
+    NodeExpanded,
     NodeFallback,
     NodeHedged,
     NodeProgress,
@@ -27,11 +28,15 @@ from agentdag.events import (
     RunFinished,
     RunProgress,
     RunStarted,
+    base_name,
 )
 from agentdag.views.words import failed_over, hedged, low, opened, passed, seconds
 
 PENDING, RUNNING, RETRYING, WAITING = "pending", "running", "retrying", "waiting"
 """Besides the settled statuses, what a row's status may be; a progressive join waits between two passes."""
+_AT_WORK = frozenset({RUNNING, RETRYING, WAITING})
+_TOLD = (RUNNING, RETRYING, "failed", "timed_out", "late", "skipped", "cancelled")
+"""What is told of instances, besides how many are done."""
 _TROUBLE = frozenset({"failed", "timed_out", "cancelled"})
 
 
@@ -54,6 +59,19 @@ class Row:
     error: Failure | None = None
     note: str = ""
     """What is special about it."""
+    items: int | None = None
+    """How many instances it has, once that is known."""
+    tally: Counter[str] = field(default_factory=Counter)
+    """How many of its instances are how; those that are still to come are not counted."""
+
+    def folded(self) -> str:
+        """How its instances are, in words; empty where it has none."""
+        if not self.tally:
+            return ""
+        done = sum(number for status, number in self.tally.items() if status not in _AT_WORK)
+        told = [f"{done:,} of {self.items:,}" if self.items is not None else f"{done:,} done"]
+        told += [f"{self.tally[status]:,} {status.replace('_', ' ')}" for status in _TOLD if self.tally[status]]
+        return ", ".join(told)
 
     @property
     def urgency(self) -> int:
@@ -67,7 +85,10 @@ class Row:
 
 @dataclass
 class Board:
-    """The whole run. `rows` are by wave, then in file order."""
+    """The whole run. `rows` are by wave, then in file order; the nodes of a pipeline stand below the one that runs it.
+
+    The instances of a node are folded into its row.
+    """
 
     rows: dict[str, Row]
     started: RunStarted | None = None
@@ -86,6 +107,10 @@ class Board:
     """A word to whoever watches."""
     latest: str = ""
     """The last thing that did not go the usual way."""
+    _instances: dict[str, str] = field(default_factory=dict)
+    """The instances that are at work, and how."""
+    _streams: dict[str, int] = field(default_factory=dict)
+    """Estimated tokens of the answers that are still coming."""
     _resumed: dict[str, str] = field(default_factory=dict)
     """Why nodes of a run that goes on are run: worth a note until they have settled."""
 
@@ -93,37 +118,67 @@ class Board:
     def of(cls, nodes: Iterable[tuple[str, int, str | None]], *, expected_s: float | None = None) -> Board:
         """The board of *nodes*, each an id, its wave, and its model where it asks one."""
         rows = [Row(*node) for node in nodes]
-        board = cls({row.node: row for row in sorted(rows, key=lambda row: row.wave)}, expected_s=expected_s)
+        waves = {row.node: row.wave for row in rows}
+        rows.sort(key=lambda row: waves[row.node.partition(".")[0]])
+        board = cls({row.node: row for row in rows}, expected_s=expected_s)
         board.counts[PENDING] = len(rows)
         return board
 
+    def row(self, name: str) -> Row:
+        """The row of a node, or of the one of which it is an instance."""
+        base = base_name(name).removesuffix("[*]")
+        found = self.rows.get(base)
+        if found is None:
+            found = self.rows[base] = Row(base, 0, None)
+            self.counts[PENDING] += 1
+        return found
+
     def __call__(self, event: Event, /) -> None:
         match event:
-            case NodeStarted():
-                self._node_started(event)
-            case NodeSettled():
-                self._node_settled(event)
+            case NodeExpanded() | NodeStarted() | NodeProgress() | NodeRetrying() | NodeSettled():
+                self._node_goes_on(event)
             case BarrierOpened():
                 self._tell(event.node, opened(event))
-            case NodeProgress():
-                row = self.rows[event.node]
-                row.output_tokens, row.ttft_s, row.counting = event.output_tokens, event.ttft_s, True
-            case NodeRetrying():
-                row = self.rows[event.node]
-                self._change(row, RETRYING, event.at)
-                row.error, row.counting = event.error, False
-                self._tell(event.node, f"again in {seconds(event.wait_s)}: {event.error.kind}")
             case NodeResumed(kept=False):
-                self.rows[event.node].note = self._resumed[event.node] = event.why
+                if "[" not in event.node:
+                    self.row(event.node).note = self._resumed[event.node] = event.why
             case NodeHedged():
                 self._tell(event.node, f"hedged: {hedged(event)}")
             case NodeFallback():
                 self._tell(event.node, f"fallback: {failed_over(event)}")
             case PassFinished():
-                self._change(self.rows[event.node], WAITING, event.at)
+                if "[" not in event.node:
+                    self._change(self.row(event.node), WAITING, event.at)
                 self._tell(event.node, passed(event))
             case _:
                 self._run_told(event)
+
+    def _node_goes_on(self, event: NodeExpanded | NodeStarted | NodeProgress | NodeRetrying | NodeSettled) -> None:
+        """A node begins, streams, fails for now, or ends."""
+        match event:
+            case NodeExpanded():
+                self._node_expanded(event)
+            case NodeStarted():
+                self._node_started(event)
+            case NodeProgress():
+                self._streams[event.node] = event.output_tokens
+                if "[" not in event.node:
+                    row = self.row(event.node)
+                    row.output_tokens, row.ttft_s, row.counting = event.output_tokens, event.ttft_s, True
+            case NodeRetrying():
+                self._node_retrying(event)
+            case NodeSettled():
+                self._node_settled(event)
+
+    def _node_retrying(self, event: NodeRetrying) -> None:
+        self._streams.pop(event.node, None)
+        if "[" in event.node:
+            self._change_instance(event.node, RETRYING, event.at)
+        else:
+            row = self.row(event.node)
+            self._change(row, RETRYING, event.at)
+            row.error, row.counting = event.error, False
+        self._tell(event.node, f"again in {seconds(event.wait_s)}: {event.error.kind}")
 
     def _run_told(self, event: Event) -> None:
         """Something happened that is of no single node."""
@@ -139,11 +194,12 @@ class Board:
 
     def streaming_tokens(self) -> int:
         """Estimated tokens of the answers that are still coming."""
-        return sum(row.output_tokens or 0 for row in self.rows.values() if row.counting)
+        return sum(self._streams.values())
 
     def _tell(self, node: str, note: str | None) -> None:
         if note:
-            self.rows[node].note = note
+            if "[" not in node:
+                self.row(node).note = note
             self.latest = f"{node}: {note}"
 
     def _change(self, row: Row, status: str, at: float) -> None:
@@ -151,16 +207,50 @@ class Board:
         self.counts[status] += 1
         row.status, row.since = status, at
 
+    def _change_instance(self, name: str, status: str, at: float) -> None:
+        """An instance is folded into the row of its node, which is at work as long as any of them is."""
+        row = self.row(name)
+        before = self._instances.pop(name, None)
+        if before is not None:
+            row.tally[before] -= 1
+        row.tally[status] += 1
+        if status in _AT_WORK:
+            self._instances[name] = status
+        if row.status == PENDING:
+            self._change(row, RUNNING, at)
+
+    def _node_expanded(self, event: NodeExpanded) -> None:
+        if "[" in event.node:
+            self._change_instance(event.node, RUNNING, event.at)
+            return
+        row = self.row(event.node)
+        self._change(row, RUNNING, event.at)
+        row.items, row.wave = event.items, event.wave
+
     def _node_started(self, event: NodeStarted) -> None:
-        row = self.rows[event.node]
+        self._streams.pop(event.node, None)
+        if "[" in event.node:
+            self._change_instance(event.node, RUNNING, event.at)
+            self.row(event.node).model = event.model
+            return
+        row = self.row(event.node)
         self._change(row, RUNNING, event.at)
         row.attempt, row.model = event.attempt, event.model
         row.ttft_s = row.output_tokens = None
         row.counting = False
 
     def _node_settled(self, event: NodeSettled) -> None:
-        row = self.rows[event.node]
+        self._streams.pop(event.node, None)
+        if event.parts is None:
+            self._count(event)
+        if "[" in event.node:
+            self._instance_settled(event)
+            return
+        row = self.row(event.node)
         self._change(row, event.status.value, event.at)
+        for name in [name for name in self.rows if name.startswith(f"{event.node}.")] if event.parts else ():
+            if self.rows[name].status in _AT_WORK | {PENDING} and self.rows[name].tally:
+                self._change(self.rows[name], event.status.value, event.at)
         usage = event.usage
         row.latency_s, row.error, row.model = event.latency_s, event.error, event.model
         if row.note == self._resumed.get(event.node):
@@ -173,10 +263,26 @@ class Board:
             row.attempt = event.attempts
         if usage is not NO_USAGE:
             row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens
-            self.input_tokens += usage.input_tokens or 0
-            self.output_tokens += usage.output_tokens or 0
-            if not event.kept:
-                known = self.cost_usd is not None and usage.cost_usd is not None
-                self.cost_usd = self.cost_usd + usage.cost_usd if known else None  # type: ignore[operator]
         else:
             row.output_tokens = None
+
+    def _instance_settled(self, event: NodeSettled) -> None:
+        self._change_instance(event.node, event.status.value, event.at)
+        row, usage = self.row(event.node), event.usage
+        row.latency_s = event.latency_s
+        if usage is not NO_USAGE:
+            row.input_tokens = (row.input_tokens or 0) + (usage.input_tokens or 0)
+            row.output_tokens = (row.output_tokens or 0) + (usage.output_tokens or 0)
+        if event.error is not None:
+            self.latest = f"{event.node}: {event.error.kind}: {event.error.message}"
+
+    def _count(self, event: NodeSettled) -> None:
+        """What a node has used is that of the run."""
+        usage = event.usage
+        if usage is NO_USAGE:
+            return
+        self.input_tokens += usage.input_tokens or 0
+        self.output_tokens += usage.output_tokens or 0
+        if not event.kept:
+            known = self.cost_usd is not None and usage.cost_usd is not None
+            self.cost_usd = self.cost_usd + usage.cost_usd if known else None  # type: ignore[operator]

@@ -11,6 +11,7 @@ from agentdag.events import (
     BarrierOpened,
     BudgetLow,
     Event,
+    NodeExpanded,
     NodeFallback,
     NodeHedged,
     NodeResumed,
@@ -57,6 +58,8 @@ def _text(event: Event) -> str | None:
         case NodeStarted():
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"started{again}" + (f" ({inert(event.model)})" if event.model else "")
+        case NodeExpanded(items=int(items)):
+            return f"{count(items, 'item')}"
         case NodeRetrying():
             return f"attempt {event.attempt} failed, again in {seconds(event.wait_s)}: {failure(event.error)}"
         case NodeWaiting(on="slot" | "rate" | "budget" | "cache"):
@@ -67,11 +70,9 @@ def _text(event: Event) -> str | None:
             return hedged(event)
         case NodeFallback():
             return failed_over(event)
-        case PassFinished():
-            return passed(event)
-        case NodeSettled():
-            return settled_text(event)
-    return None
+    if isinstance(event, PassFinished):
+        return passed(event)
+    return settled_text(event) if isinstance(event, NodeSettled) else None
 
 
 def settled_text(event: NodeSettled) -> str:
@@ -104,6 +105,10 @@ def _how(event: NodeSettled) -> str:
         facts += [*done, *(["shortened"] if "shrink" in event.degraded else [])]
     if event.passes > 1:
         facts.append(f"{event.passes} passes")
+    if event.turns > 1:
+        facts.append(f"{event.turns} turns")
+    if event.reason:
+        facts.append(inert(event.reason))
     return "".join(f", {fact}" for fact in facts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from rich.text import Text
@@ -38,7 +38,8 @@ def summary(
     about: About = About(),  # noqa: B008 - a frozen value
 ) -> list[Text]:
     """The lines to print at the end: failures first, then what they kept from running, then what did without."""
-    failed = [node for node in settled if node.status in _TROUBLE]
+    whole = {node.node for node in settled if node.parts is not None}
+    failed = [node for node in settled if node.status in _TROUBLE and not _is_told(node.node, whole)]
     lines = [_trouble(node) for node in failed[:MAX_LISTED]]
     if len(failed) > MAX_LISTED:
         lines.append(Text(f"and {len(failed) - MAX_LISTED:,} more that did not succeed", style="dim"))
@@ -63,6 +64,11 @@ def summary(
         lines += _cost(finished, about)
     lines += _budget(finished, settled)
     return lines
+
+
+def _is_told(name: str, whole: Collection[str]) -> bool:
+    """Whether the end of *name*, an instance, is told where its node's is."""
+    return name.endswith("]") and name.rpartition("[")[0] in whole
 
 
 def _waited(settled: Sequence[NodeSettled], most_queued: int) -> list[Text]:

@@ -123,8 +123,9 @@ def _line(row: Row, now: float, widths: tuple[int, int], width: int) -> Text:
     out = f"{'~' if row.counting else ''}{_count(row.output_tokens)}"
     line.append(f"{_count(row.input_tokens):>8}{out:>8}", style="dim")
     room = width - line.cell_len - 2
-    if row.note and room >= _NARROWEST_NOTE:
-        line.append(f"  {_cell(row.note, min(room, cell_len(inert(row.note))))}", style="dim")
+    note = "; ".join(each for each in (row.folded(), row.note) if each)
+    if note and room >= _NARROWEST_NOTE:
+        line.append(f"  {_cell(note, min(room, cell_len(inert(note))))}", style="dim")
     return line
 
 

@@ -139,7 +139,7 @@ complete_line "$LINE"
         ("agentdag ", set(COMMANDS)),
         ("agentdag graph {file} --what-if f", {"financial="}),
         ("agentdag run {file} -i ", {"company=", "filing="}),
-        ("agentdag explain AD40", {"AD401", "AD402", "AD403", "AD404"}),
+        ("agentdag explain AD40", {"AD401", "AD402", "AD403", "AD404", "AD405", "AD406"}),
         ("agentdag validate {file} --format s", {"sarif"}),
         ("agentdag graph no-such-file.yaml --what-if f", set()),
     ],

@@ -22,6 +22,7 @@ def compiled(text: str, folder: Path) -> Compiled:
     (folder / "prompts").mkdir(exist_ok=True)
     (folder / "prompts" / "brief.md").write_text("Say hello.")
     (folder / "long.txt").write_text("word " * 50_000)
+    (folder / "p.yaml").write_text(text)
     (folder / "chapter.txt").write_text("word")
     return compile_text(text, folder / "p.yaml", provider_types=provider_types(), lint=prices)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentdag.calls import NO_USAGE
-from agentdag.engine.run import view_of
+from agentdag.engine.scope import view_of
 from agentdag.events import NodeSettled, Status
 from agentdag.language.guards import unguarded
 from agentdag.language.sandbox import View
@@ -86,7 +86,7 @@ UNGUARDED = [
 
 def renders(text: str, absent: tuple[str, ...], status: Status) -> bool:
     """Whether *text* renders in the world in which the nodes in *absent* ended with *status*."""
-    views = {name: view_of(settled(name, status if name in absent else Status.SUCCEEDED)) for name in NODES}
+    views = {name: view_of(name, settled(name, status if name in absent else Status.SUCCEEDED)) for name in NODES}
     names = {"nodes": View("nodes", views), "needs": View("needs", views), "missing": list(absent), "inputs": {}}
     try:
         Template(text, NODE_NAMES).render(names)

@@ -29,7 +29,8 @@ BROKEN = sorted((TESTS / "corpus" / "broken").glob("*.yaml"))
 KNOWS_ONLY_THE_WHOLE = re.compile(
     r"no provider type|does not say its type|has no model|is not declared|default of|is not of type|"
     r"finite number|this prompt is empty|is reserved|is missing|means nothing for a provider|models know no|is no address|the id|that `wait_for` waits for|does not stream|only models stream|has nothing to ask|"
-    r"takes this line apart|no user and no password|no type of a field|do not go together in one text|sends nothing"
+    r"takes this line apart|no user and no password|no type of a field|do not go together in one text|sends nothing|"
+    r"a value is due|as something else|and a progressive barrier exclude|means nothing for a node that runs a pipeline|`cache` and `repeat` exclude"
 )
 """Refusals that need more than the place of a key: a schema cannot tell."""
 
@@ -69,7 +70,8 @@ def test_it_accepts_every_good_pipeline(file: Path) -> None:
 
 def structural() -> list[Path]:
     """The broken pipelines whose mistake is one of keys and types."""
-    return [file for file in BROKEN if re.search(r"\[AD20[1-4]\]", file.with_suffix(".txt").read_text("utf-8"))]
+    own = (file for file in BROKEN if "inner-pipeline" not in file.stem)
+    return [file for file in own if re.search(r"\[AD20[1-4]\]", file.with_suffix(".txt").read_text("utf-8"))]
 
 
 @pytest.mark.parametrize("file", structural(), ids=[file.stem for file in structural()])
@@ -104,7 +106,8 @@ def test_the_examples_are_what_the_language_takes() -> None:
     keys = {
         name: told["examples"][0]
         for name, told in SCHEMA["definitions"]["NodeSpec"]["properties"].items()
-        if name not in {"model", "needs", "seed", "stop", *KINDS, "with", *OWN_KEYS["command"]}
+        if name
+        not in {"model", "needs", "seed", "stop", "when", "foreach", "cache", *KINDS, "with", *OWN_KEYS["command"]}
     }
     needs = {f"n{number}": {"prompt": "hi", "model": "openai/gpt-5"} for number in range(8)}
     node = {**keys, "prompt": "hi", "needs": [*needs]}

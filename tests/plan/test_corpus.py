@@ -42,7 +42,7 @@ def test_what_is_said_of_a_broken_pipeline(file: Path) -> None:
     if os.environ.get("AGENTDAG_SNAPSHOTS") == "write":
         snapshot.write_text(said, encoding="utf-8")
     assert said == snapshot.read_text(encoding="utf-8")
-    assert said.startswith(f"{file.name}:")
+    assert said.startswith((f"{file.name}:", "ad202-0.yaml:"))  # or what is wrong in a pipeline that it runs
 
 
 @pytest.mark.parametrize("file", GOOD, ids=[file.stem for file in GOOD])

@@ -28,7 +28,9 @@ def bare(node: PlanNode) -> tuple[object, ...]:
     texts = tuple(template.text for template in node.templates)
     does = tuple((_does(choice.work), choice.policy) for choice in node.choices)
     answer = (node.answer.form, node.answer.schema, node.answer.model)
-    return texts, does, answer, replace(node, choices=(), answer=AS_TEXT)
+    rounds = node.foreach is None, node.repeat is None, None if node.body is None else resolved(node.body)
+    none = {"answer": AS_TEXT, "when": None, "foreach": None, "repeat": None, "save": None, "body": None}
+    return texts, does, answer, rounds, replace(node, choices=(), bounded=True, **none)
 
 
 def _does(work: Work) -> tuple[object, ...]:

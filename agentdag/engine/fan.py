@@ -1,0 +1,180 @@
+"""The items of one `foreach`: which are to begin now, what they have come to, and when the node has what it needs.
+
+It knows no loop: it is told what became of its instances, and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from agentdag.calls import NO_USAGE
+from agentdag.engine.scope import Instance
+from agentdag.errors import ErrorKind, Failure
+from agentdag.events import FAILURES, OUT_OF_BUDGET, NodeSettled, Reason, Status
+from agentdag.plan.barrier import Join, Never, Open
+from agentdag.plan.work import Foreach
+
+MOST_TOLD = 3
+"""Failed items that the error of the node names."""
+
+
+class End(NamedTuple):
+    """How a node ends that is made of others."""
+
+    status: Status
+    output: Any = None
+    failure: Failure | None = None
+    reason: str | None = None
+
+
+class Fan:
+    """The instances of *whole*, one for each of *items*, of which *window* may be under way at once."""
+
+    def __init__(self, whole: Instance, rule: Foreach, items: Sequence[Any], window: int, now: float) -> None:
+        self.whole = whole
+        self.items = items
+        self.began_s = now
+        self.usage = NO_USAGE
+        self.path_s = 0.0
+        """What the longest of them took."""
+        self.live: dict[int, Instance] = {}
+        """Those that have begun, or wait for a slot, by their index."""
+        self.late: list[int] = []
+        """Those without which it went on, of those that had begun."""
+        self.reason: Reason | None = None
+        """Why it waits for no more, once that is so."""
+        self.stopped: tuple[Status, str] | None = None
+        """How it ends, and why, where it was cut off."""
+        self.rule = rule
+        self._window = min(window, rule.concurrency or window)
+        self._join = Join(rule.barrier, len(items))
+        self._next = 0
+        self._skip: frozenset[int] = frozenset()
+        self._outputs: list[Any] = [None] * len(items)
+        self._failed: dict[int, NodeSettled] = {}
+        self._failures = 0
+        self._lacks_money = False
+        self._never: str | None = None
+        self._begun: set[Instance] = set()
+        """Of those that are live."""
+        self._is_stirred = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more of them are to begin."""
+        return self.reason is not None or self.stopped is not None or self._never is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is told that it waits for."""
+        return self.is_closed and not self.live
+
+    def leave_out(self, missing: frozenset[int]) -> None:
+        """An earlier life of the run went on without these."""
+        self._skip = missing
+
+    def due(self, now: float) -> Iterator[Instance]:
+        """Those that are to begin now; as many as there is room for."""
+        while not self.is_closed and self._next < len(self.items) and len(self.live) < self._window:
+            index, self._next = self._next, self._next + 1
+            if index in self._skip:
+                self._join.launch(now)
+                self._join.settle(succeeded=False)
+                self._is_stirred = True
+                continue
+            scope, number = self.whole.scope, self.whole.number
+            instance = Instance(scope, number, self.whole.rank, index, self.items[index])
+            self.live[index] = instance
+            yield instance
+
+    def launched(self, instance: Instance, now: float) -> None:
+        """*instance* began."""
+        self._begun.add(instance)
+        self._join.launch(now)
+
+    def take_stir(self) -> bool:
+        """Whether something has happened in here since the last call."""
+        stirred, self._is_stirred = self._is_stirred, False
+        return stirred
+
+    def settle(self, instance: Instance, settled: NodeSettled, *, path_s: float) -> None:
+        """*instance* has ended, and took *path_s* with a slot for each of its parts."""
+        assert instance.index is not None
+        del self.live[instance.index]
+        if instance in self._begun:
+            self._begun.discard(instance)
+        else:
+            self._join.launch(settled.at)
+        if settled.usage is not NO_USAGE:
+            self.usage += settled.usage
+        self.path_s = max(self.path_s, path_s)
+        if instance.index in self.late:
+            return
+        succeeded = settled.status is Status.SUCCEEDED
+        self._join.settle(succeeded=succeeded)
+        if succeeded:
+            self._outputs[instance.index] = settled.output
+        elif settled.status in FAILURES:
+            self._failures += 1
+            if len(self._failed) < MOST_TOLD:
+                self._failed[instance.index] = settled
+        elif settled.reason == OUT_OF_BUDGET:
+            self._lacks_money = True
+
+    def consider(self, now: float) -> list[Instance] | None:
+        """Decide whether it has what it needs; returns those that are late now, once that is so."""
+        if self.is_closed:
+            return None
+        match self._join.decide(now):
+            case Never(why):
+                self._never = why
+            case Open(reason):
+                self.reason = reason
+            case None:
+                return None
+        self.late = list(self.live)
+        return list(self.live.values())
+
+    def stop(self, status: Status, reason: str) -> None:
+        """No more of them are to begin, and the node ends so."""
+        if not self.is_closed:
+            self.stopped = status, reason
+
+    def until_s(self) -> float | None:
+        """When time decides."""
+        return None if self.is_closed else self._join.until_s()
+
+    @property
+    def arrived(self) -> list[int]:
+        """The indices of those that succeeded, or failed in time."""
+        missing = set(self.missing)
+        return [index for index in range(len(self.items)) if index not in missing]
+
+    @property
+    def missing(self) -> list[int]:
+        """The indices of those without which it went on."""
+        return [*self.late, *range(self._next, len(self.items)), *self._skip]
+
+    def verdict(self) -> End:
+        """How the node ends."""
+        if self.stopped is not None:
+            return End(self.stopped[0], reason=self.stopped[1])
+        if self._failures and not (self.rule.null or self.rule.barrier.lenient):
+            return End(Status.FAILED, failure=self._failure())
+        if self._lacks_money and not self.rule.barrier.lenient:
+            return End(Status.SKIPPED, reason=OUT_OF_BUDGET)
+        if self._never is not None:
+            return End(Status.FAILED, failure=Failure(ErrorKind.BARRIER, self._never))
+        return End(Status.SUCCEEDED, self._outputs)
+
+    def _failure(self) -> Failure:
+        """What became of the items that failed."""
+        kinds = [each.error for each in self._failed.values() if each.error is not None]
+        told = "; ".join(
+            f"{self.whole.node.id}[{index}]: {each.error.message if each.error else each.status.value}"
+            for index, each in sorted(self._failed.items())
+        )
+        more = "; ..." if self._failures > len(self._failed) else ""
+        of = f"{self._failures} of {len(self.items)} items failed"
+        return Failure(kinds[0].kind if kinds else ErrorKind.UPSTREAM, f"{of}: {told}{more}", final=True)

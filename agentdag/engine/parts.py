@@ -1,0 +1,350 @@
+"""The nodes at work that are made of others: the instances of a `foreach`, the nodes of a pipeline, pass after pass.
+
+It decides nothing about slots and writes nothing: whoever drives it, the host, does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from agentdag.calls import NO_USAGE, Usage
+from agentdag.engine.account import path_s
+from agentdag.engine.afford import purse_of
+from agentdag.engine.fan import End, Fan
+from agentdag.engine.outputs import is_lost_by_failure, outputs_of
+from agentdag.engine.run import Run
+from agentdag.engine.scope import Instance, Scope, Shape
+from agentdag.errors import ErrorKind, Failure, UsageError
+from agentdag.events import (
+    OUT_OF_BUDGET,
+    BarrierOpened,
+    NodeExpanded,
+    NodeSettled,
+    PassFinished,
+    Status,
+)
+from agentdag.language.templates import TemplateError
+from agentdag.plan.plan import Plan
+from agentdag.plan.values import FileText, resolve_inputs
+from agentdag.plan.work import PipelineWork
+
+FANNED_PER_SLOT = 4
+"""So many instances of a node are under way for each slot, at the most: those that wait for a retry hold none."""
+
+
+_ITEMS = "[*]"
+"""Stands for all instances of a node."""
+
+
+class Host(Protocol):
+    """Who drives the nodes."""
+
+    def begin(self, scope: Scope) -> None:
+        """The nodes of *scope* may run from now on."""
+
+    def arrive(self, instances: Iterable[Instance]) -> None:
+        """These are ready."""
+
+    def end(self, instance: Instance, settled: NodeSettled) -> None:
+        """*instance*, which is made of others, has ended."""
+
+    def fall_back(self, instance: Instance, failure: Failure, usage: Usage) -> None:
+        """The pipeline of *instance* has failed, and it has fallbacks."""
+
+    def cut(self, instance: Instance, status: Status, why: str) -> None:
+        """Nobody wants *instance* any more."""
+
+
+class _Ran(NamedTuple):
+    """A pipeline at work: its present scope, which pass that is, and what those before came to."""
+
+    scope: Scope
+    number: int
+    began_s: float
+    ends_s: float | None
+    previous: Any
+    usage: Usage
+    path_s: float
+
+
+class Parts:
+    """All nodes that are made of others, from their beginning to their end."""
+
+    def __init__(self, run: Run, host: Host, cap: int) -> None:
+        self._run = run
+        self._host = host
+        self._window = FANNED_PER_SLOT * cap
+        self._fans: dict[Instance, Fan] = {}
+        self._ran: dict[Instance, _Ran] = {}
+        self._used: dict[Scope, Usage] = {}
+        self._stopped: dict[Instance, tuple[Status, str]] = {}
+        """How those pipelines end, and why, that were cut off."""
+        self._shapes: dict[int, Shape] = {}
+        self._paths: dict[Instance, float] = {}
+        self._stirred: dict[Instance, None] = {}
+
+    def __contains__(self, instance: Instance) -> bool:
+        return instance in self._fans or instance in self._ran
+
+    @property
+    def scopes(self) -> Iterator[Scope]:
+        """The scopes of all pipelines at work."""
+        return (ran.scope for ran in self._ran.values())
+
+    @property
+    def is_stirred(self) -> bool:
+        """Whether something is to be followed up."""
+        return bool(self._stirred)
+
+    def shape(self, plan: Plan) -> Shape:
+        """What all scopes of *plan* have in common."""
+        found = self._shapes.get(id(plan))
+        if found is None:
+            found = self._shapes[id(plan)] = Shape(plan)
+        return found
+
+    def take_path_s(self, instance: Instance, latency_s: float) -> float:
+        """What *instance*, which took *latency_s*, would have taken with a slot for each of its parts."""
+        return self._paths.pop(instance, latency_s)
+
+    def open(self, instance: Instance) -> None:
+        """*instance* begins."""
+        try:
+            if instance.is_whole:
+                self._open_fan(instance)
+            else:
+                self._open_pass(instance, 1, None, NO_USAGE, 0.0)
+        except TemplateError as error:
+            self._fail(instance, Failure(ErrorKind.TEMPLATE, str(error)))
+        except UsageError as error:
+            self._fail(instance, Failure(ErrorKind.TEMPLATE, f"its inputs: {error.message}"))
+
+    def _open_fan(self, whole: Instance) -> None:
+        run, rule = self._run, whole.node.foreach
+        assert rule is not None
+        items = rule.items.evaluate(whole.names())
+        if not isinstance(items, list):
+            raise TemplateError(f"foreach: this gives {type(items).__name__}, and a list is due")
+        run.tell(NodeExpanded(run.id, run.now(), whole.name, whole.wave, len(items)))
+        run.governor.retries.grow(len(items))
+        fan = self._fans[whole] = Fan(whole, rule, items, self._window, run.now())
+        fan.leave_out(self._left_out_before(whole))
+        self._stirred[whole] = None
+
+    def _left_out_before(self, whole: Instance) -> frozenset[int]:
+        """Of a node that had ended with what its barrier gave it: the items without which it had gone on."""
+        reuse = self._run.reuse
+        before = None if reuse is None else reuse.recorded(whole.name)
+        saw = None if reuse is None else reuse.recorded(whole.name + _ITEMS)
+        if before is None or before.ended is None or before.ended.status is not Status.SUCCEEDED:
+            return frozenset()
+        if saw is None or saw.opened is None:
+            return frozenset()
+        names = (name.rpartition("[")[2].rstrip("]") for name in saw.opened.missing)
+        return frozenset(int(index) for index in names if index.isdigit())
+
+    def _open_pass(self, instance: Instance, number: int, previous: Any, usage: Usage, before_s: float) -> None:
+        """A pass of a pipeline begins; raises TemplateError, or UsageError where its inputs do not fit."""
+        run, node, work = self._run, instance.node, instance.node.work
+        assert node.body is not None
+        assert isinstance(work, PipelineWork)
+        names = instance.names(previous)
+        given = {name: value.evaluate(names) for name, value in work.arguments.items()}
+        for name, value in given.items():
+            if node.body.inputs[name].type == "file" and isinstance(value, str):
+                given[name] = FileText(value)
+        scope = Scope(run, self.shape(node.body), resolve_inputs(node.body, given), parent=instance)
+        scope.purse = purse_of(instance)
+        now, known = run.now(), self._ran.get(instance)
+        began_s = now if known is None else known.began_s
+        timeout = node.policy.timeout
+        said = (timeout.attempt_s if node.bounded else None, timeout.total_s)
+        bounds = [bound for bound in said if bound is not None]
+        ends_s = known.ends_s if known is not None else began_s + min(bounds) if bounds else None
+        self._ran[instance] = _Ran(scope, number, began_s, ends_s, previous, usage, before_s)
+        self._used[scope] = NO_USAGE
+        run.tell(NodeExpanded(run.id, now, instance.name, instance.wave, None, number))
+        self._host.begin(scope)
+
+    def _fail(self, instance: Instance, failure: Failure) -> None:
+        """*instance* cannot begin, or cannot go on."""
+        ran = self._ran.pop(instance, None)
+        usage = NO_USAGE if ran is None else ran.usage
+        self._end(instance, End(Status.FAILED, failure=failure), 0.0, usage, 0)
+
+    def launched(self, instance: Instance) -> None:
+        """*instance* of a `foreach` begins."""
+        self._fans[instance.scope[instance.number]].launched(instance, self._run.now())
+
+    def is_live(self, instance: Instance) -> bool:
+        """Whether *instance* of a `foreach` is still to run."""
+        fan = self._fans.get(instance.scope[instance.number])
+        return fan is not None and instance.index in fan.live and not fan.is_closed
+
+    def settled(self, instance: Instance, settled: NodeSettled) -> None:
+        """*instance* of a `foreach` has ended."""
+        whole = instance.scope[instance.number]
+        self._fans[whole].settle(instance, settled, path_s=self.take_path_s(instance, settled.latency_s))
+        self._stirred[whole] = None
+
+    def used(self, scope: Scope, usage: Usage) -> None:
+        """A node of *scope*, which is the work of another, has used that."""
+        self._used[scope] += usage
+
+    def finished(self, scope: Scope) -> None:
+        """All nodes of *scope* have settled."""
+        if scope.parent is not None:
+            self._stirred[scope.parent] = None
+
+    def go_on(self) -> None:
+        """Follow up what has happened."""
+        instance = next(iter(self._stirred))
+        del self._stirred[instance]
+        if instance in self._fans:
+            self._go_on_with(self._fans[instance])
+        elif instance in self._ran and self._ran[instance].scope.schedule.done:
+            self._pass_done(instance, self._ran[instance])
+
+    def _go_on_with(self, fan: Fan) -> None:
+        now, whole = self._run.now(), fan.whole
+        late = fan.consider(now)
+        if late is not None and fan.reason is not None and not fan.rule.barrier.plain:
+            self._tell_sight(fan)
+        for instance in late or ():
+            self._host.cut(instance, Status.LATE, f"{whole.name} went on without it")
+        due = list(fan.due(now))
+        if due:
+            self._host.arrive(due)
+        if fan.take_stir():
+            self._stirred[whole] = None
+        if fan.is_over and whole in self._fans:
+            del self._fans[whole]
+            self._paths[whole] = fan.path_s
+            self._end(whole, fan.verdict(), now - fan.began_s, fan.usage, len(fan.items))
+
+    def _tell_sight(self, fan: Fan) -> None:
+        """What of its items the node has, kept for a run that goes on."""
+        run, name = self._run, fan.whole.name
+        assert fan.reason is not None
+        arrived, missing, late = (
+            tuple(f"{name}[{index}]" for index in indices) for indices in (fan.arrived, fan.missing, fan.late)
+        )
+        run.tell(BarrierOpened(run.id, run.now(), name + _ITEMS, fan.reason, arrived, missing, late))
+
+    def _pass_done(self, instance: Instance, ran: _Ran) -> None:
+        """Every node of a pipeline has settled."""
+        scope, run = ran.scope, self._run
+        usage, path = ran.usage + self._used.pop(scope), ran.path_s + path_s(scope)
+        outputs, errors = outputs_of(scope)
+        ended = self._stopped.pop(instance, None) or self._was_cut(scope)
+        failure = None if ended is not None else self._failure(scope, errors)
+        if ended is None and failure is None:
+            try:
+                again = self._goes_round(instance, ran, outputs)
+            except TemplateError as error:
+                failure, again = Failure(ErrorKind.TEMPLATE, f"until: {error}"), False
+            if again:
+                run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None))
+                try:
+                    self._open_pass(instance, ran.number + 1, outputs, usage, path)
+                except TemplateError as error:
+                    self._fail(instance, Failure(ErrorKind.TEMPLATE, str(error)))
+                except UsageError as error:
+                    self._fail(instance, Failure(ErrorKind.TEMPLATE, f"its inputs: {error.message}"))
+                return
+        del self._ran[instance]
+        self._paths[instance] = path
+        took_s, size = run.now() - ran.began_s, len(scope.plan.nodes)
+        if ended is not None:
+            status, why = ended
+            timed_out = Failure(ErrorKind.TIMEOUT, why) if status is Status.TIMED_OUT else None
+            end = End(status, None, timed_out, None if timed_out else why)
+            self._end(instance, end, took_s, usage, size)
+        elif failure is None:
+            self._end(instance, End(Status.SUCCEEDED, outputs), took_s, usage, size, ran.number)
+        elif len(instance.node.choices) > 1:
+            self._host.fall_back(instance, failure, usage)
+        else:
+            self._end(instance, End(Status.FAILED, failure=failure), took_s, usage, size, ran.number)
+
+    def _goes_round(self, instance: Instance, ran: _Ran, outputs: Any) -> bool:
+        """Whether the pipeline is to run again; raises TemplateError where that cannot be told."""
+        repeat = instance.node.repeat
+        if repeat is None:
+            return False
+        held = repeat.until.value({**instance.names(ran.previous), "output": outputs})
+        if not isinstance(held, bool):
+            raise TemplateError(f"this gives {type(held).__name__}, and true or false is due")
+        return not held and ran.number < repeat.most
+
+    @staticmethod
+    def _failure(scope: Scope, errors: Iterable[str]) -> Failure | None:
+        """Why a pipeline has failed, if it has."""
+        fatal = next(iter(scope.schedule.fatal), None)
+        if fatal is None and is_lost_by_failure(scope, errors):
+            return Failure(ErrorKind.UPSTREAM, f"its outputs {', '.join(errors)} could not be rendered", final=True)
+        if fatal is None:
+            return None
+        failed = scope.settled[scope.plan.nodes[fatal].id]
+        kind = ErrorKind.UPSTREAM if failed.error is None else failed.error.kind
+        why = failed.reason or failed.status.value if failed.error is None else failed.error.message
+        return Failure(kind, f"{scope.plan.nodes[fatal].id} failed: {why}", final=True)
+
+    @staticmethod
+    def _was_cut(scope: Scope) -> tuple[Status, str] | None:
+        """How a pipeline ends of which something was cut off, or not paid for."""
+        for each in scope.settled.values():
+            if each.status is Status.CANCELLED:
+                return Status.CANCELLED, each.reason or ""
+        if any(each.status is Status.SKIPPED and each.reason == OUT_OF_BUDGET for each in scope.settled.values()):
+            return Status.SKIPPED, OUT_OF_BUDGET
+        return None
+
+    def cut(self, instance: Instance, status: Status, why: str, *, softly: bool = False) -> Sequence[Instance]:
+        """*instance* is to end so; returns those of its instances that are under way. Only its caller cuts these."""
+        if instance in self._fans:
+            fan = self._fans[instance]
+            fan.stop(status, why)
+            self._stirred[instance] = None
+            return list(fan.live.values())
+        if not softly:
+            self._stopped[instance] = status, why
+        return []
+
+    def scope_of(self, instance: Instance) -> Scope | None:
+        """The scope whose nodes do the work of *instance*, if any."""
+        ran = self._ran.get(instance)
+        return None if ran is None else ran.scope
+
+    def wholes(self) -> list[Instance]:
+        """All that are at work."""
+        return [*self._fans, *self._ran]
+
+    @property
+    def wakes_at_s(self) -> float | None:
+        """When `tick` is due."""
+        ends = [until for fan in self._fans.values() if (until := fan.until_s()) is not None]
+        ends += [ran.ends_s for ran in self._ran.values() if ran.ends_s is not None]
+        return min(ends, default=None)
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        for whole, fan in self._fans.items():
+            until = fan.until_s()
+            if until is not None and until <= now:
+                self._stirred[whole] = None
+        for instance, ran in list(self._ran.items()):
+            if ran.ends_s is not None and ran.ends_s <= now:
+                self._ran[instance] = ran._replace(ends_s=None)
+                self._host.cut(instance, Status.TIMED_OUT, f"no end within {ran.ends_s - ran.began_s:g} s")
+
+    def _end(self, instance: Instance, end: End, took_s: float, usage: Usage, size: int, passes: int = 1) -> None:
+        """*instance*, made of *size* others, has ended."""
+        run, name = self._run, instance.name
+        status, output, failure, reason = end
+        settled = NodeSettled(
+            run.id, run.now(), name, status, took_s, 0, None, usage, output, failure, reason, {}, parts=size
+        )
+        self._host.end(instance, replace(settled, passes=passes) if passes > 1 else settled)
