@@ -172,6 +172,15 @@ class Form:
 
 
 @value(frozen=True, slots=True)
+class ToolForm:
+    """A tool as a model knows it; *schema* is the JSON Schema of its arguments."""
+
+    name: str
+    about: str
+    schema: Mapping[str, Any]
+
+
+@value(frozen=True, slots=True)
 class ToolCall:
     """A model asks for a tool; `arguments` are JSON as the model wrote it."""
 
@@ -246,6 +255,10 @@ class Request:
     """What the answer is to be, where that is not text."""
     history: tuple[Exchange, ...] = ()
     """What followed the prompt."""
+    tools: tuple[ToolForm, ...] = ()
+    """What the model may ask for."""
+    closing: bool = False
+    """Whether it is to answer now, with what it has, and to ask for no tool any more."""
 
 
 def asked_tokens(request: Request) -> int:

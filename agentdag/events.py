@@ -241,6 +241,34 @@ class TurnFinished:
 
 
 @value(frozen=True, slots=True)
+class ToolStarted:
+    """A tool is called as a model has asked: `call` is the call's id, `writes` whether it may change anything."""
+
+    type: ClassVar = "tool.started"
+    run: str
+    at: float
+    node: str
+    tool: str
+    call: str
+    writes: bool = False
+
+
+@value(frozen=True, slots=True)
+class ToolFinished:
+    """A call of a tool has come to `result`, which is what the model is told; where it failed, `error` says why."""
+
+    type: ClassVar = "tool.finished"
+    run: str
+    at: float
+    node: str
+    tool: str
+    call: str
+    latency_s: float
+    error: Failure | None
+    result: str
+
+
+@value(frozen=True, slots=True)
 class PassFinished:
     """A pass of a progressive join, or of a node that repeats, ended. Where that of a join failed, `error` says why,
     and the output before it stands."""
@@ -404,6 +432,8 @@ Event = (
     | NodeHedged
     | NodeFallback
     | TurnFinished
+    | ToolStarted
+    | ToolFinished
     | PassFinished
     | BudgetLow
     | NodeSettled

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -11,8 +13,10 @@ from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Outcome, Task
 from agentdag.agents.answers import Reader, complaint, objection
+from agentdag.agents.toolbox import Toolbox
 from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, Provider, Reply, Request, Usage
-from agentdag.errors import ErrorKind, Failure, FinalError
+from agentdag.errors import ErrorKind, Failure, FinalError, UsageError
+from agentdag.limits.policy import UNBOUNDED
 from agentdag.limits.turn import Attempt, Call, Claim
 from agentdag.values import value
 
@@ -32,7 +36,8 @@ def unheard(_usage: Usage) -> None:
 class Terms:
     """On what terms a conversation goes on after its first call.
 
-    The answer must be what *reader* reads, where there is one. *claim* says what a call takes whose request is so many
+    The answer must be what *reader* reads, where there is one; the model may ask for *tools*, and answers
+    within *max_turns*. *claim* says what a call takes whose request is so many
     bytes longer, *heard* is told what such a one took. *past* are the turns that an earlier life of the run had.
     """
 
@@ -40,6 +45,8 @@ class Terms:
     claim: Callable[[int], Claim]
     heard: Callable[[int, Usage], None]
     past: tuple[Exchange, ...] = ()
+    tools: Callable[[], Awaitable[Toolbox]] | None = None
+    max_turns: int = 1
 
 
 @value(frozen=True, slots=True)
@@ -105,6 +112,10 @@ class ModelAgent:
         return await task.call(ask, claim)
 
 
+MOST_REFUSED = 2
+"""So many tool calls that cannot be made are told to the model; with one more the node fails."""
+
+
 class _Conversation:
     """Model and node, turn by turn, until an answer fits; each turn but the last is kept before the next is made."""
 
@@ -113,6 +124,7 @@ class _Conversation:
         self._task = task
         self._terms = terms
         self._history = terms.past
+        self._toolbox: Toolbox | None = None
         self._usage = NO_USAGE
         self._latency_s = 0.0
         self._ttft_s: float | None = None
@@ -123,6 +135,10 @@ class _Conversation:
     async def held(self) -> Outcome:
         """What it came to; an answer that does not fit is asked for anew as often as the node's policy says."""
         tries = 0
+        try:
+            await self._open_toolbox()
+        except UsageError as error:
+            return Outcome(0, 0.0, failure=Failure(ErrorKind.TOOL, error.message, final=True))
         while True:
             outcome = await self._tried()
             failure = outcome.failure
@@ -134,15 +150,38 @@ class _Conversation:
             if refused is not None:
                 return outcome._replace(failure=refused)
             self._history, self._latency_s, self._ttft_s = (), 0.0, None
+            self._task.turn.refused = 0
+
+    async def _open_toolbox(self) -> None:
+        """Get the tools; an MCP server may still be starting, and nobody waits for it with a slot."""
+        if self._terms.tools is not None:
+            opened = asyncio.ensure_future(self._terms.tools())
+            await asyncio.sleep(0)
+            if not opened.done():
+                self._task.turn.seat.leave()
+            self._toolbox = await opened
 
     async def _tried(self) -> Outcome:
         """One whole conversation, with one repair at the most."""
         reader = self._terms.reader
+        if self._history and len(self._history[-1].results) < len(self._history[-1].calls):
+            self._history = (*self._history[:-1], await self._answered(self._history[-1]))
         while True:
+            if self._task.turn.refused > MOST_REFUSED:
+                told = f"the model asked {self._task.turn.refused} times for tool calls that cannot be made"
+                return self._outcome(None, Failure(ErrorKind.TOOL, told, self._agent.request.provider, final=True))
             call = await self._said()
             if call.failure is not None or call.result is None:
                 return self._outcome(None, call.failure)
             reply, usage = call.result
+            if reply.calls:
+                if self._is_last_turn or self._toolbox is None:
+                    told = f"no answer within {self._terms.max_turns} turns"
+                    return self._outcome(None, Failure(ErrorKind.TOOL, told, final=True), reply)
+                asked = Exchange(reply.text, reply.calls, raw=reply.raw)
+                await self._keep(asked, usage)
+                self._history = (*self._history[:-1], await self._answered(asked))
+                continue
             if reader is None:
                 return self._outcome(self._agent.redact(reply.text), None, reply)
             read = reader.text(self._agent.redact(reply.text))
@@ -153,15 +192,34 @@ class _Conversation:
                 return self._outcome(None, replace(why, billed="yes"), reply)
             await self._keep(Exchange(reply.text, told=objection(read.errors), raw=reply.raw), usage)
 
+    @property
+    def _is_last_turn(self) -> bool:
+        """Whether the model has to answer now."""
+        return sum(bool(exchange.calls) for exchange in self._history) + 1 >= self._terms.max_turns
+
+    async def _answered(self, exchange: Exchange) -> Exchange:
+        """*exchange* with the results of the tools that the model asks for."""
+        assert self._toolbox is not None
+        begun = time.monotonic()
+        results = await self._toolbox.run(exchange.calls, exchange.results, self._task)
+        took_s = time.monotonic() - begun
+        self._latency_s += took_s
+        if self._task.turn.allowance is not UNBOUNDED:
+            self._task.turn.allowance.spend(took_s)
+        return replace(exchange, results=results)
+
     async def _said(self) -> Call[_Answer]:
         """The model's next turn."""
         agent, turn, terms = self._agent, self._task.turn, self._terms
         request, claim, heard = agent.request, agent.claim, agent.heard
         turn.step = len(self._history) + 1
-        if self._history:
+        if self._history or self._toolbox is not None:
             longer = sum(exchange.size for exchange in self._history)
+            longer += 0 if self._toolbox is None else self._toolbox.size
             request = replace(request, history=self._history)
             claim, heard = terms.claim(longer), partial(terms.heard, longer)
+        if self._toolbox is not None:
+            request = replace(request, tools=self._toolbox.forms, closing=self._is_last_turn)
         call = await agent._ask(self._task, request, claim, heard)  # noqa: SLF001 - its own conversation
         self._answers = call.failure is None
         turn.attempts_before += call.attempts - self._answers

@@ -86,7 +86,7 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
     common = kept_inputs(plan, taken.spec.common, given_inputs(plan, arguments.inputs, arguments.inputs_file))
     shown = replace(arguments.shown, output=arguments.shown.output or taken.spec.output)
     check_shown(shown)
-    options = _decided(plan, unfinished(history, run), arguments, taken.options)
+    options = _decided(plan, list(unfinished(history, run)), arguments, taken.options)
     most = taken.spec.max_failures if arguments.max_failures is None else arguments.max_failures
     session = BatchSession(
         plan,
@@ -99,7 +99,7 @@ def _resume_batch(taken: BatchTakenUp, history: History, run: str, arguments: Re
     return watch_batch(session, shown)
 
 
-def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArguments, options: Options) -> Options:
+def _decided(plan: Plan, records: Sequence[RunRecord], arguments: ResumeArguments, options: Options) -> Options:
     """*options* with what is changed, to be repeated, or to be skipped; asks where nothing says it."""
     known = {name: node for name, _, node in plan.walk()}
     for option, given in (("--repeat", arguments.repeat), ("--skip", arguments.skip)):
@@ -110,7 +110,9 @@ def _decided(plan: Plan, records: Iterable[RunRecord], arguments: ResumeArgument
         raise UsageError(f"{names(sorted(both))} cannot be repeated and skipped")
     out = {name for record in records for name, each in record.nodes.items() if each.in_doubt}
     at_work = {name: known[base_name(name)] for name in sorted(out) if base_name(name) in known}
-    doubtful = {name: node for name, node in at_work.items() if not (may_repeat(node.work) or node.idempotent)}
+    wrote = {name for record in records for name, each in record.nodes.items() if each.wrote}
+    acting = {name: node for name, node in at_work.items() if name in wrote or not may_repeat(node.work)}
+    doubtful = {name: node for name, node in acting.items() if not node.idempotent}
     said = arguments.repeat | arguments.skip
     open_ = {name: node for name, node in doubtful.items() if not {name, base_name(name)} & said}
     repeat, skip = set(arguments.repeat), set(arguments.skip)

@@ -76,6 +76,7 @@ def _model_agent(
     counts = lane is not None and lane.counts_tokens
     form = None if reader is None else reader.form
     size = size_of(asked.prompt, asked.system) if counts or purse is not None else 0
+    tooling = work.tooling
     if form is not None and form.schema is not None:
         size += size_of(json.dumps(form.schema))
     if purse is not None:
@@ -99,7 +100,7 @@ def _model_agent(
     )
     heard = partial(run.estimates.learn, node.id, model) if counts else None
     terms = None
-    if reader is not None:
+    if reader is not None or tooling is not None:
 
         def longer(more: int) -> Claim:
             return claim_of(run, node, asked, size + more, purse, lane)
@@ -108,7 +109,10 @@ def _model_agent(
             if heard is not None:
                 heard(size + more, usage)
 
-        terms = Terms(reader, longer, learn, means.past)
+        plays = simulator is not None
+        open_box = None if tooling is None else partial(run.toolbox, tooling, plays)
+        turns = 1 if tooling is None else tooling.max_turns
+        terms = Terms(reader, longer, learn, means.past, open_box, turns)
     provider = simulator or run.providers[asked.model.provider]
     agent = ModelAgent(
         provider,

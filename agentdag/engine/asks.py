@@ -18,6 +18,7 @@ from agentdag.plan.work import (
     HttpWork,
     ModelRef,
     PromptWork,
+    ToolPlan,
 )
 from agentdag.store.schema import digest
 from agentdag.values import value
@@ -33,15 +34,18 @@ class Prompted:
     sampling: Sampling
     lead: int | None = None
     """So many characters of the prompt are what others begin with too; None where nobody asked."""
+    tools: tuple[str, ...] = ()
+    """What the model may work with, with the digest of what functions do."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it; what is not said is left out."""
-        return {
+        told: dict[str, Any] = {
             "model": str(self.model),
             "system": self.system,
             "prompt": self.prompt,
             "parameters": self.sampling.said(),
         }
+        return told | {"tools": list(self.tools)} if self.tools else told
 
 
 @value(frozen=True, slots=True)
@@ -99,7 +103,8 @@ def rendered(work: Act, names: Mapping[str, Any], codes: Mapping[tuple[Path, str
         case PromptWork():
             system = None if work.system is None else work.system.render(names)
             prompt = work.prompt.render(names)
-            return Prompted(work.model, prompt, system, work.sampling, _lead(work, prompt, names))
+            tools = () if work.tooling is None else tuple(_tool(tool, codes) for tool in work.tooling.tools)
+            return Prompted(work.model, prompt, system, work.sampling, _lead(work, prompt, names), tools)
         case CallWork():
             arguments = {name: value.evaluate(names) for name, value in work.arguments.items()}
             return Called(work.name, arguments, codes.get(work.key, ""))
@@ -113,6 +118,13 @@ def rendered(work: Act, names: Mapping[str, Any], codes: Mapping[tuple[Path, str
             env = {name: value.render(names) for name, value in work.env.items()}
             stdin, cwd = (None if each is None else each.render(names) for each in (work.stdin, work.cwd))
             return Ran(tuple(each.render(names) for each in work.argv), stdin, env, cwd)
+
+
+def _tool(tool: ToolPlan, codes: Mapping[tuple[Path, str], str]) -> str:
+    """What tells a tool apart from what it was."""
+    if tool.mcp is None:
+        return f"{tool.name} {codes.get(tool.key, '')}"
+    return f"{tool.name} {' '.join(tool.mcp.command or (tool.mcp.url or '',))}"
 
 
 def _lead(work: PromptWork, prompt: str, names: Mapping[str, Any]) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.llm import ModelAgent
-from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Exchange, Usage
+from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Exchange, ToolCall, ToolResult, Usage
 from agentdag.engine.afford import purse_of, too_little
 from agentdag.engine.agents import Means, agent_for
 from agentdag.engine.asks import Asked, Question, rendered
@@ -31,6 +31,8 @@ from agentdag.events import (
     NodeWaiting,
     PassFinished,
     Status,
+    ToolFinished,
+    ToolStarted,
     TurnFinished,
     base_name,
 )
@@ -302,7 +304,7 @@ class NodeLife(Turn):
         self.policy = policy = choice.policy
         if policy.is_open:
             self.policy = policy.settled(run.recall(base_name(self.name)), node.expected_s)
-        self.attempts_before, self.step = self._attempts, 1
+        self.attempts_before, self.step, self.refused = self._attempts, 1, 0
         try:
             agent = self._agent(number, choice)
         except TemplateError as error:
@@ -408,6 +410,22 @@ class NodeLife(Turn):
         if run.log is not None:
             await run.log.recorded(told)
         run.emit(told)
+
+    async def tool_starts(self, call: ToolCall, *, writes: bool) -> None:
+        """A tool is called; return when it may be: where it *writes*, when that is on record."""
+        run = self._run
+        told = ToolStarted(run.id, run.now(), self.name, call.name, call.id, writes)
+        if writes and run.log is not None:
+            await run.log.recorded(told)
+            run.emit(told)
+        else:
+            run.tell(told)
+
+    def tool_ended(self, call: ToolCall, latency_s: float, result: ToolResult, failure: Failure | None) -> None:
+        """A tool call has come to *result*."""
+        run = self._run
+        error = None if failure is None else self._clean(failure)
+        run.tell(ToolFinished(run.id, run.now(), self.name, call.name, call.id, latency_s, error, result.text))
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot, a rate, the budget, or a retry."""

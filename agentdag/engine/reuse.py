@@ -120,11 +120,11 @@ class Reuse:
     def turns(self, name: str, question: Question) -> tuple[Exchange, ...]:
         """The turns of a conversation on *question* that the node *name* had begun to hold."""
         record = self.recorded(name)
-        if record is None or self.is_repeated(name) or not record.turns:
+        if record is None or not record.turns or (self.is_repeated(name) and not record.wrote):
             return ()
         if any(turn.fallback or turn.pass_number != 1 for turn in record.turns):
             return ()
-        return tuple(turn.exchange for turn in record.turns) if self._on_record(question) == record.asked else ()
+        return record.exchanges if self._on_record(question) == record.asked else ()
 
     def _age_s(self, node: PlanNode) -> float | None:
         """How old an answer out of the cache may be; None where the node takes none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from agentdag.agents.answers import Reader
 from agentdag.agents.command import Programs
 from agentdag.agents.http import HttpClient
+from agentdag.agents.toolbox import Toolbox
 from agentdag.calls import Provider
 from agentdag.engine.asks import Asked, Prompted, Question, question_of
 from agentdag.engine.reuse import Reuse
@@ -20,9 +21,14 @@ from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Recall, no_past
 from agentdag.limits.rates import Lane
 from agentdag.plan.plan import Plan, PlanNode
-from agentdag.plan.work import Answer, CallWork, ModelRef
+from agentdag.plan.work import Answer, CallWork, ModelRef, Tooling
 from agentdag.providers.prices import Prices
 from agentdag.store.log import Log
+
+
+async def no_toolbox(_tooling: Tooling, _plays: bool) -> Toolbox:  # noqa: FBT001 - as it is called
+    """Of a run without tools."""
+    raise AssertionError("this run has no tools")
 
 
 @dataclass(slots=True)
@@ -55,6 +61,8 @@ class Run:
     """How answers are read that are more than text."""
     environment: Callable[[str], str] = str
     """Fills `${NAME}` in a text of the file in, from the environment."""
+    toolbox: Callable[[Tooling, bool], Awaitable[Toolbox]] = no_toolbox
+    """What a node may work with; played by the simulator where the second argument says so."""
     http: HttpClient = field(default_factory=lambda: HttpClient(1))
     programs: Programs = field(default_factory=Programs)
     replays: bool = False

@@ -15,7 +15,7 @@ from agentdag.language.spec import PipelineSpec
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _OWN_KEYS = {"^x-": {"description": "Yours: a place for YAML anchors, or for notes; agentdag leaves it alone."}}
 _IDENTIFIERS = {"pattern": f"^(x-.*|{IDENTIFIER.pattern})$"}
-_NAMED = frozenset({"inputs", "nodes"})
+_NAMED = frozenset({"inputs", "tools", "nodes"})
 """The mappings whose keys templates write."""
 
 
@@ -23,7 +23,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a pipeline; every key has a description and an example."""
     schema = PipelineSpec.model_json_schema(by_alias=True, schema_generator=_Generator)
     whole: dict[str, Any] = _draft_7(schema)
-    for name in ("inputs", "providers", "tiers", "nodes", "outputs"):
+    for name in ("inputs", "providers", "tiers", "tools", "nodes", "outputs"):
         named = whole["properties"][name]
         named["patternProperties"] = _OWN_KEYS
         if name in _NAMED:

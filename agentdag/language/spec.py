@@ -44,7 +44,9 @@ from agentdag.language.scalars import (
     describe,
     refusal,
 )
+from agentdag.language.tools import Argv, ToolSpec
 
+_AGENT_KEYS = ("tools", "max_turns", "tool_timeout", "tool_output_limit")
 RESERVED_IDS = frozenset({"items", "keys", "values", "get"})
 _PROMPT_ONLY = ("system", "tier", "model")
 
@@ -258,7 +260,7 @@ KIND_NAMES = {
     "command": "a node that runs a program",
     "pipeline": "a node that runs a pipeline",
 }
-_PROMPT_KEYS = (*_PROMPT_ONLY, *SAMPLING_KEYS)
+_PROMPT_KEYS = (*_PROMPT_ONLY, *SAMPLING_KEYS, *_AGENT_KEYS)
 OWN_KEYS: dict[str, tuple[str, ...]] = {
     "prompt": _PROMPT_KEYS,
     "prompt_file": _PROMPT_KEYS,
@@ -280,6 +282,7 @@ _NODE_FORM: dict[str, Any] = {
     "dependencies": {
         **{key: {"not": {"anyOf": _others(key)}} for key in dict.fromkeys(sum(OWN_KEYS.values(), ()))},
         "tier": {"not": {"anyOf": [*_others("tier"), {"required": ["model"]}]}},
+        **{key: {"required": ["tools"]} for key in _AGENT_KEYS[1:]},
     },
 }
 """What editors know of how the keys of a node go together."""
@@ -351,13 +354,6 @@ class HttpSpec(Model):
     """Whether the address may be one of this machine or of its network."""
 
 
-def _argv(value: Any) -> Any:
-    if isinstance(value, str):
-        hint = "a program and its arguments are a list: no shell takes them apart"
-        raise refusal("`command` is a list, not a text", f"write [{', '.join(value.split())}]; {hint}")
-    return value
-
-
 class NodeSpec(SamplingSpec):
     """One node: a prompt for a model, a call of a Python function, a request to a remote agent, or a program."""
 
@@ -384,7 +380,7 @@ class NodeSpec(SamplingSpec):
     given as text."""
     http: HttpSpec | None = Field(default=None, examples=[{"url": "https://agents.example.com/v1/ask"}])
     """Calls a remote agent over HTTP."""
-    command: Annotated[list[str] | None, BeforeValidator(_argv)] = Field(
+    command: Argv | None = Field(
         default=None, examples=[["git", "log", "--oneline", "-20"]], json_schema_extra={"minItems": 1}
     )
     """Runs a program, without a shell; each argument is a template. Its output is what it prints."""
@@ -398,6 +394,15 @@ class NodeSpec(SamplingSpec):
     output: Output = Field(default=None, examples=["json", {"fields": {"risk": "string", "score": "number"}}])
     """What the answer is to be: `text`, `json`, or a schema that it must fit. The model is asked for it in the way of
     its provider; an answer that does not fit is sent back once with what is wrong."""
+    tools: list[str] | None = Field(default=None, examples=[["search", "files"]])
+    """What the model may work with, of what stands under `tools` at the top: it is asked turn by turn until it
+    answers."""
+    max_turns: Annotated[int, Field(ge=1, le=1000)] = Field(default=8, examples=[8])
+    """How many times the model is asked at the most; at the last it has to answer with what it has."""
+    tool_timeout: Limit = Field(default=60.0, examples=["30s"])
+    """Bounds each call of a tool; 60 s where nothing is said. What then still runs is cut, and the model is told."""
+    tool_output_limit: Positive = Field(default=50_000, examples=[20_000])
+    """How many characters of a tool's result the model is told."""
     when: Condition | None = Field(default=None, examples=["{{ nodes.triage.output.label == 'legal' }}"])
     """A template that tells whether the node runs at all; where it does not hold, the node is `skipped`, and no
     failure: joins count it as missing."""
@@ -487,6 +492,11 @@ class PipelineSpec(Model):
     """What nodes that do not say otherwise get."""
     schedule: Schedule = Field(default=ScheduleSpec(), examples=["waves", {"waves": {"timeout": "60s"}}])
     """`eager` starts each node as soon as it can; `waves` waits for all of a wave before the next."""
+    tools: Annotated[dict[str, ToolSpec], BeforeValidator(_named)] = Field(
+        default={},
+        examples=[{"search": {"call": "mytools:search"}, "store": {"call": "mytools:store", "writes": ["notes"]}}],
+    )
+    """What models may work with, by name: functions, and the tools of MCP servers. A node says which of them it has."""
     nodes: Annotated[
         dict[str, NodeSpec], _no_values("`nodes`", "write `<id>: {prompt: ...}` below it"), BeforeValidator(_named)
     ] = Field(examples=[{"market": {"prompt": "Describe the market of {{ inputs.company }}."}}])

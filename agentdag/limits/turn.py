@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from agentdag.calls import NOTHING, Amount, Exchange, Room, Usage
+from agentdag.calls import NOTHING, Amount, Exchange, Room, ToolCall, ToolResult, Usage
 from agentdag.errors import ErrorKind, Failure
 from agentdag.limits.budget import Budget, Reservation
 from agentdag.limits.deadlines import Deadline
@@ -33,6 +33,7 @@ class Turn:
         "policy",
         "purse",
         "recorded",
+        "refused",
         "reserved",
         "seat",
         "step",
@@ -48,6 +49,8 @@ class Turn:
         """Attempts that were made before the present call: numbers go on from there."""
         self.number = 0
         """Of the present attempt, or the last one."""
+        self.refused = 0
+        """How many tool calls of the present conversation could not be made."""
         self.step = 1
         """Which turn of a conversation the present call is."""
         self.in_flight = False
@@ -100,6 +103,12 @@ class Turn:
 
     async def exchanged(self, exchange: Exchange, usage: Usage) -> None:
         """A turn of a conversation is over that took *usage*; return when it is on record."""
+
+    async def tool_starts(self, call: ToolCall, *, writes: bool) -> None:
+        """A tool is called; return when it may be: where it *writes*, when that is on record."""
+
+    def tool_ended(self, call: ToolCall, latency_s: float, result: ToolResult, failure: Failure | None) -> None:
+        """A tool call has come to *result*."""
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot, a rate, the budget, a warm cache, or a retry."""

@@ -269,6 +269,7 @@ class _Compiler:
             providers=self._providers(),
             nodes=nodes,
             graph=graph,
+            tools=spec.tools,
             outputs=outputs,
             concurrency=spec.limits.concurrency,
             timeout_s=spec.limits.timeout,

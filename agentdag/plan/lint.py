@@ -179,6 +179,10 @@ class Linter:
         for name in spec.tiers:
             if name not in tiers:
                 self.report.at(("tiers", name), "AD605", f"no node uses the tier `{name}`", "remove it", key=True)
+        used = {name for node in spec.nodes.values() for name in node.tools or ()}
+        for name in spec.tools:
+            if name not in used:
+                self.report.at(("tools", name), "AD614", f"no node uses the tool `{name}`", "remove it", key=True)
         models = [spec.defaults.model, *(tier.model for tier in spec.tiers.values()), *(each.model for each in agents)]
         self._unused_models({model for model in models if model})
 

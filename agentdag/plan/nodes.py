@@ -34,7 +34,8 @@ from agentdag.plan.files import FileProblem, is_within, locate, read
 from agentdag.plan.functions import Functions
 from agentdag.plan.kinds import Kinds
 from agentdag.plan.plan import Plan, merged_sampling
-from agentdag.plan.work import AS_IT_COMES, Foreach, ModelRef, PipelineWork, PromptWork, Repeat, Work
+from agentdag.plan.tools import tools_of
+from agentdag.plan.work import AS_IT_COMES, Foreach, ModelRef, PipelineWork, PromptWork, Repeat, Tooling, Work
 
 CompileBody = Callable[[Path, frozenset[str], Path_], Plan | None]
 """Compiles the pipeline in a file that a node at a place names; what may be a model's words is said by name."""
@@ -59,6 +60,7 @@ class NodeCompiler:
         functions = Functions(self.folder)
         self._kinds = Kinds(self._texts, functions, self.folder, self.allowed)
         self._answers = Answers(self.report, functions, self.folder, self.allowed)
+        self._tools = tools_of(self.spec.tools, self._texts, functions, self.folder)
         self._defaults = said(self.spec.defaults)
         self._tiers = {name: said(tier) for name, tier in self.spec.tiers.items()}
 
@@ -268,7 +270,7 @@ class NodeCompiler:
         if prompt is None:
             return None
         self._refuse_unsupported(spec, path, model)
-        return self._asking(prompt, system, model, tier, {**said(draft.spec), **said(spec)})
+        return self._asking(draft, prompt, system, model, tier, {**said(draft.spec), **said(spec)})
 
     def _check_rules(self, draft: Draft, path: Path_) -> None:
         """Bounds that mean nothing for this node, and hedges of what must not be made twice."""
@@ -301,6 +303,7 @@ class NodeCompiler:
 
     def _prompt(self, draft: Draft) -> PromptWork | None:
         node, path = draft.spec, ("nodes", draft.id)
+        self._check_tools(draft, path)
         system = None if node.system is None else self._texts.template(draft, node.system, (*path, "system"))
         prompt = self._prompt_template(draft, node, path)
         model = self._model_of(node, path)
@@ -308,13 +311,42 @@ class NodeCompiler:
             return None
         reference, tier = model
         self._refuse_unsupported(node, path, reference)
-        return self._asking(prompt, system, reference, tier, said(node))
+        return self._asking(draft, prompt, system, reference, tier, said(node))
+
+    def _check_tools(self, draft: Draft, path: Path_) -> None:
+        """Tools that are not there, bounds of what is not there, and hedges of what may have an effect."""
+        node = draft.spec
+        declared = self._texts.raw("tools")
+        names = declared if isinstance(declared, dict) else {}
+        for index, name in enumerate(node.tools or ()):
+            place = (*path, "tools", index)
+            if name not in names:
+                hint = did_you_mean(name, names) or f"declare it: `tools: {{{name}: {{call: ...}}}}` at the top"
+                self.report.at(place, "AD205", f"there is no tool `{name}`", hint)
+            elif name in (node.tools or ())[:index]:
+                self.report.at(place, "AD104", f"`{name}` is listed twice", "remove one")
+        if not node.tools:
+            for key in sorted({"max_turns", "tool_timeout", "tool_output_limit"} & node.model_fields_set):
+                self.report.at((*path, key), "AD204", f"`{key}` means nothing without `tools`", "remove it", key=True)
+        elif node.hedge is not None:
+            message = "a conversation with tools cannot be held twice at once"
+            self.report.at((*path, "hedge"), "AD208", message, "remove the hedge, or the tools", key=True)
 
     def _asking(
-        self, prompt: Template, system: Template | None, model: ModelRef, tier: str | None, own: Mapping[str, Any]
+        self,
+        draft: Draft,
+        prompt: Template,
+        system: Template | None,
+        model: ModelRef,
+        tier: str | None,
+        own: Mapping[str, Any],
     ) -> PromptWork:
         sampling = merged_sampling(self._defaults, self._tiers.get(tier or "", {}), own)
-        return PromptWork(prompt, system, model, sampling, tier, own)
+        node, tooling = draft.spec, None
+        if node.tools:
+            known = tuple(self._tools[name] for name in node.tools if name in self._tools)
+            tooling = Tooling(known, node.max_turns, node.tool_timeout, node.tool_output_limit)
+        return PromptWork(prompt, system, model, sampling, tier, own, tooling=tooling)
 
     def _refuse_unsupported(self, node: SamplingSpec, path: Path_, model: ModelRef) -> None:
         provider = self.spec.providers.get(model.provider)

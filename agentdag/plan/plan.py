@@ -15,6 +15,7 @@ from agentdag.calls import Rehearsal, Sampling
 from agentdag.events import base_name
 from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
+from agentdag.language.tools import ToolSpec
 from agentdag.limits.policy import Policy
 from agentdag.plan.barrier import ALL, Barrier
 from agentdag.plan.forecast import Forecast, forecast, makespan_s
@@ -179,6 +180,7 @@ class Plan:
     providers: Mapping[str, ProviderSpec]
     nodes: tuple[PlanNode, ...]
     graph: Graph
+    tools: Mapping[str, ToolSpec]
     outputs: Mapping[str, ValueTemplate]
     concurrency: int
     timeout_s: float | None
@@ -347,10 +349,17 @@ def _scaled(node: PlanNode, factor: float) -> PlanNode:
     rehearsal = node.rehearsal
     return replace(
         node,
-        choices=tuple(Choice(choice.work, choice.policy.scaled(factor)) for choice in node.choices),
+        choices=tuple(Choice(_with_time(choice.work, factor), choice.policy.scaled(factor)) for choice in node.choices),
         barrier=node.barrier.scaled(factor),
         expected_s=node.expected_s * factor,
         rehearsal=replace(rehearsal, latency_s=rehearsal.latency_s * factor),
         foreach=None if node.foreach is None else replace(node.foreach, barrier=node.foreach.barrier.scaled(factor)),
         body=None if node.body is None else node.body.scaled(factor),
     )
+
+
+def _with_time(work: Work, factor: float) -> Work:
+    """*work* with the time that its tools have times *factor*."""
+    if not isinstance(work, PromptWork) or work.tooling is None:
+        return work
+    return replace(work, tooling=replace(work.tooling, timeout_s=work.tooling.timeout_s * factor))

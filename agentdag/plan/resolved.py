@@ -53,6 +53,7 @@ def resolved(plan: Plan) -> str:
         "budget": _budget(plan.budget),
         "defaults": {**plan.defaults, **({"cache_warm": True} if plan.cache_warm else {})},
         "schedule": _schedule(plan),
+        "tools": {name: _said(spec.model_dump(exclude_unset=True, by_alias=True)) for name, spec in plan.tools.items()},
         "nodes": {node.id: _node(node, plan) for node in plan.nodes},
         "outputs": {name: _written(value.value) for name, value in plan.outputs.items()},
     }
@@ -140,7 +141,15 @@ def _work(work: Work, defaults: Mapping[str, Any]) -> dict[str, Any]:
             return {"http": _http(work)}
         case PipelineWork():
             return _said({"pipeline": work.file, "with": _values(work.arguments)})
-    texts = _said({"system": None if work.system is None else work.system.text, "prompt": work.prompt.text})
+    tools = {}
+    if work.tooling is not None:
+        tools = {
+            "tools": [tool.name for tool in work.tooling.tools],
+            "max_turns": work.tooling.max_turns,
+            "tool_timeout": _duration(work.tooling.timeout_s),
+            "tool_output_limit": work.tooling.limit,
+        }
+    texts = tools | _said({"system": None if work.system is None else work.system.text, "prompt": work.prompt.text})
     if work.tier is not None:
         return {"tier": work.tier, **work.own, **texts}
     return {"model": str(work.model), **dict.fromkeys(defaults), **work.own, **_sampling(work.sampling), **texts}

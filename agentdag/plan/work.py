@@ -14,6 +14,7 @@ from agentdag.calls import Sampling
 from agentdag.language.answers import JSON, TEXT, lacks
 from agentdag.language.sandbox import MAPPING_METHODS
 from agentdag.language.templates import Template, ValueTemplate
+from agentdag.language.tools import McpSpec
 from agentdag.plan.barrier import ALL, Barrier
 
 
@@ -61,6 +62,44 @@ AS_IT_COMES = Answer("any")
 """Of a function whatever it returns; of a remote agent a value where it answers in JSON, else text."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ToolPlan:
+    """A tool, or the MCP server that brings several; `folder` is that of its pipeline."""
+
+    name: str
+    folder: Path
+    module: str = ""
+    function: str = ""
+    mcp: McpSpec | None = None
+    description: str | None = None
+    reads: frozenset[str] = frozenset()
+    writes: frozenset[str] = frozenset()
+    after: frozenset[str] = frozenset()
+    parallel: bool = True
+    simulated: bool = True
+    """Whether the simulator may stand in for it."""
+
+    @property
+    def played(self) -> bool:
+        """Whether the simulator does stand in for it, where there is one."""
+        return self.simulated and (self.mcp is not None or bool(self.writes))
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """What tells its function apart from others."""
+        return self.folder, f"{self.module}:{self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tooling:
+    """What a model may work with, and how long."""
+
+    tools: tuple[ToolPlan, ...]
+    max_turns: int
+    timeout_s: float
+    limit: int
+
+
 @dataclass(frozen=True, slots=True)
 class PromptWork:
     """Ask a model, by the name of its `tier` where it has one. `own` are the parameters that it says itself."""
@@ -73,6 +112,7 @@ class PromptWork:
     own: Mapping[str, Any] = field(default_factory=dict)
     lead: Template | None = None
     """The beginning of the prompt that other prompts to the same model share, where they are to warm its cache."""
+    tooling: Tooling | None = None
 
     @property
     def templates(self) -> Iterator[Template]:

@@ -11,7 +11,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentdag.calls import Exchange, Form, OnDelta, Reply, Request, ToolCall, Usage, asked_tokens, estimate_tokens
+from agentdag.calls import (
+    Exchange,
+    Form,
+    OnDelta,
+    Reply,
+    Request,
+    ToolCall,
+    ToolForm,
+    Usage,
+    asked_tokens,
+    estimate_tokens,
+)
 from agentdag.errors import ErrorKind, Failure, UsageError, call_error
 from agentdag.providers.sdk import SdkClient, Told, count
 from agentdag.providers.settings import Settings
@@ -144,7 +155,11 @@ class AnthropicProvider:
         if form is not None and mode == TOOL:
             name, about, schema = answer_tool(form)
             body["tools"] = [{"name": name, "description": about, "input_schema": schema}]
-            body["tool_choice"] = {"type": "any"}
+            body["tool_choice"] = {"type": "tool", "name": name} if request.closing else {"type": "any"}
+        if request.tools:
+            body["tools"] = [*map(_tool, request.tools), *body.get("tools", ())]
+            if request.closing and mode != TOOL:
+                body["tool_choice"] = {"type": "none"}
         given = {
             "system": _system(request),
             "temperature": sampling.temperature,
@@ -188,6 +203,10 @@ class AnthropicProvider:
 
 
 _KEEP = {"cache_control": {"type": "ephemeral"}}
+
+
+def _tool(form: ToolForm) -> dict[str, Any]:
+    return {"name": form.name, "description": form.about, "input_schema": form.schema}
 
 
 def _call(block: Mapping[str, Any]) -> ToolCall:

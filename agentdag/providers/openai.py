@@ -9,7 +9,18 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agentdag.calls import Exchange, Form, OnDelta, Reply, Request, ToolCall, Usage, asked_tokens, estimate_tokens
+from agentdag.calls import (
+    Exchange,
+    Form,
+    OnDelta,
+    Reply,
+    Request,
+    ToolCall,
+    ToolForm,
+    Usage,
+    asked_tokens,
+    estimate_tokens,
+)
 from agentdag.errors import ErrorKind, Failure, UsageError, call_error
 from agentdag.providers.sdk import SdkClient, Told, count
 from agentdag.providers.settings import Settings
@@ -141,7 +152,14 @@ class OpenAIProvider:
         messages.append({"role": "user", "content": request.prompt})
         for exchange in request.history:
             messages += _messages(exchange)
-        body: dict[str, Any] = {"model": request.model, "messages": messages, **_structured(request.form, mode)}
+        body: dict[str, Any] = {"model": request.model, "messages": messages}
+        body |= _structured(request.form, mode)
+        if request.tools:
+            body["tools"] = [*map(_tool, request.tools), *body.get("tools", ())]
+            if request.closing and mode != TOOL:
+                body["tool_choice"] = "none"
+            elif request.closing and request.form is not None:
+                body["tool_choice"] = {"type": "function", "function": {"name": ANSWER_TOOL}}
         given = {
             self._max_tokens_field: sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -185,6 +203,11 @@ class _Said(NamedTuple):
     text: str
     calls: tuple[ToolCall, ...] = ()
     raw: Any = None
+
+
+def _tool(form: ToolForm) -> dict[str, Any]:
+    function = {"name": form.name, "description": form.about, "parameters": form.schema}
+    return {"type": "function", "function": function}
 
 
 def _assistant(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:

@@ -171,6 +171,8 @@ def _asked(request: Request) -> dict[str, Any]:
     }
     if request.form is not None:
         asked["output"] = request.form.schema or "json"
+    if request.tools:
+        asked["tools"] = [tool.name for tool in request.tools]
     if request.history:
         asked["history"] = [_plain_exchange(exchange) for exchange in request.history]
     return asked

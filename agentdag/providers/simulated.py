@@ -10,7 +10,7 @@ import json
 import zlib
 from random import Random
 
-from agentdag.calls import OnDelta, Reply, Request, Usage, estimate_tokens
+from agentdag.calls import BYTES_PER_TOKEN, OnDelta, Reply, Request, ToolCall, Usage, asked_tokens, size_of
 from agentdag.errors import ErrorKind, Failure, call_error
 from agentdag.providers.invented import invented
 
@@ -45,8 +45,9 @@ class SimulatedProvider:
         play = request.rehearsal
         hedge = f":{request.hedge}" if request.hedge else ""
         question = zlib.crc32(request.prompt.encode("utf-8", "surrogatepass"))  # the rows of a batch differ in it
-        chance = Random(f"{self._seed}:{request.node}:{question}:{request.attempt}{hedge}")  # noqa: S311 - no secret in it
-        latency_s = play.latency_s * (1 + play.jitter * chance.uniform(-1, 1))
+        turn = f":{len(request.history)}" if request.history else ""
+        chance = Random(f"{self._seed}:{request.node}:{question}:{request.attempt}{hedge}{turn}")  # noqa: S311 - no secret
+        latency_s = play.latency_s / (2 if request.tools else 1) * (1 + play.jitter * chance.uniform(-1, 1))
         failing = self._failing(request, chance)
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -54,7 +55,8 @@ class SimulatedProvider:
             await asyncio.sleep(latency_s)
             message = f"simulated {failing} in attempt {request.attempt}"
             raise call_error(Failure(failing, message, self._name, _STATUS.get(failing)))
-        text = self._text(request, chance)
+        calls = self._calls(request, chance)
+        text = "" if calls else self._text(request, chance)
         read, written = self._cache(request)
         ttft_s = None
         stream = request.stream if self._stream is None else self._stream
@@ -68,19 +70,27 @@ class SimulatedProvider:
                 on_delta(piece)
         if latency_s > 0:
             await _sleep_until(started + latency_s)
-        asked = (request.system or "") + request.prompt
         most = request.sampling.max_tokens
         made = play.tokens if most is None else min(play.tokens, most)
-        usage = Usage(estimate_tokens(asked), made, read, written_tokens=written)
-        return Reply(
-            text, usage, "stop" if made == play.tokens else "length", f"sim-{request.node}-{request.attempt}", ttft_s
+        usage = Usage(asked_tokens(request), made, read, written_tokens=written)
+        finish = "tool_calls" if calls else "stop" if made == play.tokens else "length"
+        return Reply(text, usage, finish, f"sim-{request.node}-{request.attempt}", ttft_s, calls=calls)
+
+    @staticmethod
+    def _calls(request: Request, chance: Random) -> tuple[ToolCall, ...]:
+        """In its first turn the model that is played asks for each of its tools once; then it answers."""
+        if not request.tools or request.history or request.closing:
+            return ()
+        return tuple(
+            ToolCall(f"call_{number}", tool.name, json.dumps(invented(tool.schema, chance)))
+            for number, tool in enumerate(request.tools, start=1)
         )
 
     def _cache(self, request: Request) -> tuple[int, int]:
         """How many tokens of the prompt are read from the cache, and how many are written to it."""
         if request.cache_key is None:
             return 0, 0
-        shared = estimate_tokens((request.system or "") + request.prompt[: request.lead or 0])
+        shared = round(size_of(request.system, request.prompt[: request.lead or 0]) / BYTES_PER_TOKEN)
         known = request.cache_key in self._cached
         self._cached.add(request.cache_key)
         return (shared, 0) if known else (0, shared)

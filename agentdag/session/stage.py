@@ -20,6 +20,7 @@ from agentdag.agents.code import code_of
 from agentdag.agents.command import Programs
 from agentdag.agents.function import check_arguments, function_in, load_module
 from agentdag.agents.http import HttpClient
+from agentdag.agents.toolbox import Toolbox
 from agentdag.calls import NOTHING, Amount, Provider
 from agentdag.engine.reuse import Reuse
 from agentdag.engine.run import Run
@@ -36,7 +37,7 @@ from agentdag.limits.slots import Slots
 from agentdag.limits.warmth import Warmth
 from agentdag.plan.plan import Plan
 from agentdag.plan.select import selected
-from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef
+from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef, PromptWork, Tooling
 from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.recorded import RecordingProvider, Recordings, ReplayProvider
@@ -45,6 +46,7 @@ from agentdag.providers.simulated import SimulatedProvider
 from agentdag.session.money import PriceList, budget_of, check_prices, with_budget
 from agentdag.session.options import Options, planned, recalled
 from agentdag.session.surroundings import check_program, readers_of
+from agentdag.session.tools import Tools
 from agentdag.store.fold import RunRecord
 from agentdag.store.keeper import Keeper
 from agentdag.store.log import Identity
@@ -94,7 +96,8 @@ class Stage:
         self._functions = _functions(self.plan, options)
         self._readers = readers_of(self.plan)
         self._check_surroundings()
-        self._codes = {key: _code(key) for key in self._functions} if keeper else {}
+        self._tools = Tools(self.plan, simulate=options.simulate, fill=self._filled, redact=self._secrets.redact)
+        self._codes = {key: _code(key) for key in (*self._functions, *_tool_functions(self.plan))} if keeper else {}
         self._recordings = None if options.replay is None else Recordings(options.replay)
         self._providers: dict[str, Provider] = {}
         self._simulator = self._played(SimulatedProvider(seed=options.seed)) if options.simulate else None
@@ -148,11 +151,12 @@ class Stage:
         self._http, self._programs = HttpClient(self.plan.concurrency), Programs()
         try:
             self._make_providers(self._providers, http)
+            self._tools.start()
             yield
         finally:
             if self.keeper is not None:
                 self.keeper.end()
-            open_: list[_Closes] = [self._programs, *self._providers.values(), http, self._http]
+            open_: list[_Closes] = [self._programs, self._tools, *self._providers.values(), http, self._http]
             for each in open_:
                 try:
                     await each.aclose()
@@ -185,6 +189,7 @@ class Stage:
             stream=self.options.stream,
             recall=self.recall,
             readers=self._readers,
+            toolbox=self._box,
             environment=self._filled,
             http=self._http,
             programs=self._programs,
@@ -197,6 +202,9 @@ class Stage:
         if self.keeper is not None:
             self._keep(run, self.keeper, record, batch)
         return run
+
+    async def _box(self, tooling: Tooling, plays: bool) -> Toolbox:  # noqa: FBT001 - as the engine calls it
+        return await self._tools.box(tooling, plays=plays)
 
     def _filled(self, text: str) -> str:
         """*text* of the file with `${NAME}` filled in from the environment."""
@@ -311,6 +319,13 @@ def _functions(plan: Plan, options: Options) -> dict[tuple[Path, str], Callable[
             if isinstance(choice.work, CallWork) and not (options.simulate and node.simulated):
                 found[choice.work.key] = _function(name, choice.work, found.get(choice.work.key))
     return found
+
+
+def _tool_functions(plan: Plan) -> set[tuple[Path, str]]:
+    """The functions that are tools of a node."""
+    works = (choice.work for _, _, node in plan.walk() for choice in node.choices)
+    toolings = (work.tooling for work in works if isinstance(work, PromptWork) and work.tooling is not None)
+    return {tool.key for tooling in toolings for tool in tooling.tools if tool.mcp is None}
 
 
 def _function(node: str, work: CallWork, known: Callable[..., Any] | None) -> Callable[..., Any]:

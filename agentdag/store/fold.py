@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from agentdag.calls import MAYBE_BILLED, NO_USAGE, NOTHING, Amount, Usage
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, NOTHING, Amount, Exchange, ToolResult, Usage
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
     BarrierOpened,
@@ -21,6 +21,8 @@ from agentdag.events import (
     PassFinished,
     RunFinished,
     Status,
+    ToolFinished,
+    ToolStarted,
     TurnFinished,
 )
 from agentdag.store.codec import decoded
@@ -58,6 +60,10 @@ class NodeRecord:
     passes: list[PassFinished] = field(default_factory=list)
     turns: list[TurnFinished] = field(default_factory=list)
     """Of the conversation that it was holding."""
+    results: dict[str, ToolResult] = field(default_factory=dict)
+    """What the tool calls of its last turn came to, by their ids."""
+    wrote: dict[str, str] = field(default_factory=dict)
+    """The tools that change something and were called, where no end of the call is recorded, by the calls' ids."""
     used: Usage = NO_USAGE
     """What its turns took since it ended last."""
     out: NodeStarted | None = None
@@ -86,9 +92,37 @@ class NodeRecord:
             self.reserved -= self.last_reserved
         self.last_reserved = NOTHING
 
+    def converse(self, event: TurnFinished | ToolStarted | ToolFinished) -> None:
+        """A turn of its conversation is over, or a tool that was asked for in it has begun or ended."""
+        match event:
+            case TurnFinished():
+                self.out = None
+                if self.turns and self.turns[-1].exchange.calls:  # all of its tools had ended
+                    self.turns[-1] = replace(self.turns[-1], exchange=self.exchanges[-1])
+                self.turns.append(event)
+                self.used += event.usage
+                self.results, self.wrote = {}, {}
+            case ToolStarted():
+                if event.writes:
+                    self.wrote[event.call] = event.tool
+            case ToolFinished():
+                self.wrote.pop(event.call, None)
+                self.results[event.call] = ToolResult(event.call, event.result, event.error is not None)
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """The conversation that it was holding, as far as it had come."""
+        said = [turn.exchange for turn in self.turns]
+        if said and said[-1].calls:
+            done = tuple(self.results[call.id] for call in said[-1].calls if call.id in self.results)
+            said[-1] = replace(said[-1], results=done)
+        return tuple(said)
+
     @property
     def in_doubt(self) -> bool:
-        """Whether nobody knows what became of its last attempt."""
+        """Whether nobody knows what became of its last attempt, or of a tool that changes something."""
+        if self.wrote and (self.ended is None or self.ended.status is Status.CANCELLED):
+            return True
         return self.out is not None and (self.ended is None or self.ended.status is Status.CANCELLED)
 
 
@@ -170,23 +204,10 @@ class RunRecord:
                 node = self.node(event.node)
                 node.out, node.ended = None, node.answers.get(fingerprint, node.ended)
                 self._sees_all(node)
-            case NodeStarted():
-                node = self.node(event.node)
-                node.out, node.ended = event, None
-                node.reserve(event.reserved)
-                if event.turn == 1:
-                    node.turns = []
-                if (event.attempt, event.pass_number) == (1, 1):
-                    self._sees_all(node)
-            case NodeHedged():
-                self.node(event.node).reserve(event.reserved)
-            case NodeRetrying() | NodeFallback():
-                self.node(event.node).came_to_nothing(event.error)
-            case TurnFinished():
-                node = self.node(event.node)
-                node.out = None
-                node.turns.append(event)
-                node.used += event.usage
+            case NodeStarted() | NodeHedged() | NodeRetrying() | NodeFallback():
+                self._called(self.node(event.node), event)
+            case TurnFinished() | ToolStarted() | ToolFinished():
+                self.node(event.node).converse(event)
             case PassFinished():
                 node = self.node(event.node)
                 node.out = None
@@ -194,6 +215,21 @@ class RunRecord:
                 self._forget_within(event.node)
             case NodeSettled():
                 self._settled(self.node(event.node), event, fingerprint)
+
+    def _called(self, node: NodeRecord, event: NodeStarted | NodeHedged | NodeRetrying | NodeFallback) -> None:
+        """An attempt began, or has failed."""
+        match event:
+            case NodeStarted():
+                node.out, node.ended = event, None
+                node.reserve(event.reserved)
+                if event.turn == 1:
+                    node.turns, node.results, node.wrote = [], {}, {}
+                if (event.attempt, event.pass_number) == (1, 1):
+                    self._sees_all(node)
+            case NodeHedged():
+                node.reserve(event.reserved)
+            case NodeRetrying() | NodeFallback():
+                node.came_to_nothing(event.error)
 
     def _forget_within(self, name: str) -> None:
         """A pass of a pipeline has ended: what its nodes come to is told anew in the next one."""

@@ -46,6 +46,9 @@ def properties(part: Any = SCHEMA, path: str = "") -> Iterator[tuple[str, dict[s
             yield from properties(each, path)
 
 
+AGENT_KEYS = {"tools", "max_turns", "tool_timeout", "tool_output_limit"}
+
+
 def test_it_is_draft_7() -> None:
     Draft7Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "http://json-schema.org/draft-07/schema#"
@@ -107,7 +110,19 @@ def test_the_examples_are_what_the_language_takes() -> None:
         name: told["examples"][0]
         for name, told in SCHEMA["definitions"]["NodeSpec"]["properties"].items()
         if name
-        not in {"model", "needs", "seed", "stop", "when", "foreach", "cache", *KINDS, "with", *OWN_KEYS["command"]}
+        not in {
+            "model",
+            "needs",
+            "seed",
+            "stop",
+            "when",
+            "foreach",
+            "cache",
+            *KINDS,
+            *AGENT_KEYS,
+            "with",
+            *OWN_KEYS["command"],
+        }
     }
     needs = {f"n{number}": {"prompt": "hi", "model": "openai/gpt-5"} for number in range(8)}
     node = {**keys, "prompt": "hi", "needs": [*needs]}

@@ -1,0 +1,179 @@
+"""The tools of an agent: what a model may ask for, and how the calls of one of its turns are run.
+
+A tool's failure is told to the model, and to nobody else. The results go back in the model's order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentdag.agents.agent import Task
+from agentdag.agents.order import NO_EFFECTS, Asked, Effects, filled, order, references
+from agentdag.calls import ToolCall, ToolForm, ToolResult, size_of
+from agentdag.errors import ErrorKind, Failure, FinalError
+from agentdag.limits.policy import Policy, Timeout
+from agentdag.limits.slots import Seat
+from agentdag.limits.turn import Attempt, Turn
+
+Act = Callable[[Mapping[str, Any]], Awaitable[Any]]
+"""Does it, with checked arguments; raises FinalError where that fails."""
+
+
+class ArgumentError(Exception):
+    """Arguments that do not fit a tool: why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool as a model knows it. *check* gives the arguments as they are taken, or raises ArgumentError."""
+
+    form: ToolForm
+    family: str
+    """By which name the file knows it: an MCP server brings several."""
+    act: Act
+    effects: Effects = NO_EFFECTS
+    check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """The tools of one node, each bounded by *timeout_s*, each result by *limit* characters."""
+
+    tools: Mapping[str, Tool]
+    timeout_s: float
+    limit: int
+    redact: Callable[[str], str]
+
+    @property
+    def forms(self) -> tuple[ToolForm, ...]:
+        return tuple(tool.form for tool in self.tools.values())
+
+    @property
+    def size(self) -> int:
+        """The bytes of what a model is told of them, about."""
+        return sum(size_of(form.name, form.about, json.dumps(form.schema)) for form in self.forms)
+
+    async def run(self, calls: Sequence[ToolCall], done: Sequence[ToolResult], task: Task) -> tuple[ToolResult, ...]:
+        """The results of *calls*, in their order; those in *done* are there already."""
+        return await _Round(self, calls, {result.call: result for result in done}, task).run()
+
+
+class _Round:
+    """The calls of one turn at work."""
+
+    def __init__(self, toolbox: Toolbox, calls: Sequence[ToolCall], done: Mapping[str, ToolResult], task: Task) -> None:
+        self._toolbox = toolbox
+        self._calls = calls
+        self._task = task
+        self._results: dict[int, ToolResult] = {
+            number: done[call.id] for number, call in enumerate(calls) if call.id in done
+        }
+        self._values: dict[int, Any] = {number: _value(result) for number, result in self._results.items()}
+        self._arguments: dict[int, Any] = {}
+        self._ended = [asyncio.Event() for _ in calls]
+
+    async def run(self) -> tuple[ToolResult, ...]:
+        asked = [self._asked(number, call) for number, call in enumerate(self._calls)]
+        before = order(asked, [call.id for call in self._calls])
+        if isinstance(before, str):
+            return tuple(ToolResult(call.id, f"error: not run: {before}", failed=True) for call in self._calls)
+        for number in self._results:
+            self._ended[number].set()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(len(self._calls)):
+                if number not in self._results:
+                    tasks.create_task(self._one(number, before[number]))
+        return tuple(self._results[number] for number in range(len(self._calls)))
+
+    def _asked(self, number: int, call: ToolCall) -> Asked:
+        """The call with its arguments read; one that cannot be made has its result already."""
+        tool = self._toolbox.tools.get(call.name)
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except (ValueError, RecursionError) as error:
+            arguments = None
+            self._refuse(number, f"these arguments are not JSON: {error}")
+        if tool is None:
+            self._refuse(number, f"there is no tool {call.name}; there are {', '.join(self._toolbox.tools)}")
+        elif arguments is not None and not isinstance(arguments, dict):
+            self._refuse(number, "the arguments of a tool are an object")
+        self._arguments[number] = arguments
+        effects = NO_EFFECTS if tool is None else tool.effects
+        return Asked(call.name, call.name if tool is None else tool.family, arguments, effects)
+
+    def _refuse(self, number: int, why: str) -> None:
+        if number not in self._results:
+            self._results[number] = ToolResult(self._calls[number].id, f"error: {why}", failed=True)
+            self._task.turn.refused += 1
+
+    async def _one(self, number: int, before: frozenset[int]) -> None:
+        """One call, once all have ended that come before it."""
+        for other in sorted(before):
+            await self._ended[other].wait()
+        call, tool = self._calls[number], self._toolbox.tools[self._calls[number].name]
+        try:
+            arguments = self._filled(number)
+            checked = tool.check(arguments)
+        except ArgumentError as error:
+            self._refuse(number, str(error))
+        else:
+            await self._act(number, call, tool, checked)
+        self._ended[number].set()
+
+    def _filled(self, number: int) -> Mapping[str, Any]:
+        """The arguments with the results that they refer to; raises ArgumentError where one of these has failed."""
+        places = {str(place + 1): place for place in range(len(self._calls))}
+        names = [call.name for call in self._calls]
+        places |= {name: place for place, name in enumerate(names) if names.count(name) == 1}
+        places |= {call.id: place for place, call in enumerate(self._calls)}
+        arguments = self._arguments[number]
+        referred = references(arguments, places)
+        for name in referred:
+            if places[name] != number and self._results[places[name]].failed:
+                raise ArgumentError(f"not run: ${name} failed")
+        values = {name: self._values.get(places[name]) for name in referred if places[name] != number}
+        given: Mapping[str, Any] = filled(arguments, values)
+        return given
+
+    async def _act(self, number: int, call: ToolCall, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        turn, toolbox = self._task.turn, self._toolbox
+        await turn.tool_starts(call, writes=bool(tool.effects.writes))
+
+        async def act(_attempt: Attempt) -> Any:
+            return await tool.act(arguments)
+
+        policy = Policy(Timeout(toolbox.timeout_s), 0, 0.0, 0.0, frozenset())
+        own = Turn(policy, Seat(self._task.governor.slots, turn.seat.rank))
+        done = await self._task.governor.call(act, own)
+        if done.failure is None:
+            text = _text(done.result)
+            cut = len(text) > toolbox.limit
+            shown = f"{text[: toolbox.limit]}… (cut: {len(text):,} characters in all)" if cut else text
+            self._values[number] = done.result
+        else:
+            shown = f"error: {done.failure.message}"
+        result = ToolResult(call.id, toolbox.redact(shown), done.failure is not None)
+        self._results[number] = result
+        failure = None if done.failure is None else Failure(ErrorKind.TOOL, done.failure.message)
+        turn.tool_ended(call, done.latency_s, result, failure)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _value(result: ToolResult) -> Any:
+    """The value of a result that is on record as text."""
+    try:
+        return json.loads(result.text)
+    except (ValueError, RecursionError):
+        return result.text
+
+
+def failed(message: str) -> FinalError:
+    """The failure of a tool."""
+    return FinalError(Failure(ErrorKind.TOOL, message))
