@@ -16,10 +16,13 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from aiohttp import web
 from multidict import CIMultiDict
+
+from agentdag.providers.invented import invented
 
 HANG_S = 3600.0
 ANSWER = "Hello from the wire, with ünicode."
@@ -110,10 +113,26 @@ class Say:
 Behaviour = str | Say
 
 
+def plays(body: dict[str, Any]) -> Behaviour:
+    """What a model might say: it asks for each tool that it is offered once, and answers in the form that is due."""
+    chance = Random(1)
+    offered = [tool.get("function", tool) for tool in body.get("tools", ())]
+    if offered and not any(message["role"] == "assistant" for message in body["messages"]):
+        schemas = (tool.get("parameters") or tool["input_schema"] for tool in offered)
+        return Say(
+            calls=tuple((tool["name"], invented(each, chance)) for tool, each in zip(offered, schemas, strict=True))
+        )
+    format_ = body.get("response_format") or body.get("output_config", {}).get("format") or {}
+    schema = format_.get("schema") or format_.get("json_schema", {}).get("schema")
+    return "ok" if schema is None else Say(json.dumps(invented(schema, chance)))
+
+
 @dataclass
 class WireServer:
     """Both protocols under one address; `base_url` differs: OpenAI's ends in /v1."""
 
+    usual: Callable[[dict[str, Any]], Behaviour] | None = None
+    """What happens where the script says nothing of a model."""
     script: dict[str, list[Behaviour] | Callable[[dict[str, Any]], Behaviour]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     latency_s: float = 0.0
@@ -195,7 +214,7 @@ class WireServer:
             self.calls.append(Call(request.path, body, request.headers.copy()))
             self.arrived.notify_all()
         model = body["model"]
-        script = self.script.get(model, ["ok"])
+        script = self.script.get(model) or self.usual or ["ok"]
         turn = self._turns[model]
         self._turns[model] += 1
         limits, anthropic = self.limits, isinstance(wire, AnthropicWire)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,11 @@ class _Program(asyncio.SubprocessProtocol):
         if self.silent.done():
             await self.silent
         return Finished(code, b"".join(self._printed), self._said.decode("utf-8", "replace"))
+
+
+def search_path() -> str:
+    """Where programs are looked for: those of the environment that agentdag itself runs in first."""
+    return os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))  # noqa: PTH120 - plain
 
 
 class Programs:

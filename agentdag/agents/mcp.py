@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from agentdag.agents.command import search_path
 from agentdag.agents.order import Effects
 from agentdag.agents.toolbox import Tool, failed
 from agentdag.calls import ToolForm
@@ -134,7 +136,10 @@ class McpServer:
                 stack.push(partial(self._hear, said))
                 program, *arguments = settings.command
                 parameters = StdioServerParameters(
-                    command=program, args=arguments, env=dict(settings.env), cwd=settings.cwd
+                    command=shutil.which(program, path=search_path()) or program,
+                    args=arguments,
+                    env={"PATH": search_path(), **settings.env},
+                    cwd=settings.cwd,
                 )
                 transport = stdio_client(parameters, errlog=said)
             async with asyncio.timeout(START_S):

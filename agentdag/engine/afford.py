@@ -101,7 +101,7 @@ def prefix_of(asked: Prompted) -> str | None:
 def claim_of(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget | None, lane: Lane | None) -> Claim:
     """What an attempt of *asked*, of *size* bytes, takes: of its *lane*, by estimate; of *purse*, at the most."""
     model = str(asked.model)
-    prefix = prefix_of(asked) if run.plan.cache_warm else None
+    prefix = prefix_of(asked) if run.plan.cache_warm or asked.lead is not None else None
     counts = lane is not None and lane.counts_tokens
     if not counts and purse is None:
         return Claim(model, lane, prefix=prefix)

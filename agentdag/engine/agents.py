@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from agentdag.agents.agent import Agent
-from agentdag.agents.command import CommandAgent
+from agentdag.agents.command import CommandAgent, search_path
 from agentdag.agents.function import FunctionAgent, StandInAgent
 from agentdag.agents.http import HttpAgent, HttpRequest
 from agentdag.agents.llm import ModelAgent, Terms, unheard, unpriced
@@ -141,7 +141,11 @@ def _command_agent(instance: Instance, work: CommandWork, asked: Ran) -> Command
     cwd = folder if asked.cwd is None else folder / asked.cwd
     if not is_within(cwd, folder, run.plan.allowed):
         raise TemplateError(f"`{asked.cwd}` is outside the pipeline's folder")
-    env = {**os.environ, **{name: run.fill(work.env[name].text, text) for name, text in asked.env.items()}}
+    env = {
+        **os.environ,
+        "PATH": search_path(),
+        **{name: run.fill(work.env[name].text, text) for name, text in asked.env.items()},
+    }
     program, *arguments = asked.argv
     if "/" in program:  # relative to the pipeline, not to where the program runs
         program = str((folder / program).resolve())

@@ -187,10 +187,15 @@ class NodeLife(Turn):
             await self._tell_pass()
             self._previous = self._outcome.output
             await self._pass()
-        if self.node.save is not None and self._outcome.failure is None and not self.let_go:
+        if self.node.save is not None and self._outcome.failure is None and not (self.let_go or self._is_played):
             await self._save(self.node.save)
         if self.unfunded and not self._is_own_budget_spent:
             self._run.out_of_budget = self._run.out_of_budget or too_little(self._run, self.name, self.reserved)
+
+    @property
+    def _is_played(self) -> bool:
+        """Whether the simulator stands in for it: a rehearsal changes no files."""
+        return self._run.simulator is not None and self._run.simulates(self.node)
 
     def _goes_round(self, repeat: Repeat) -> bool:
         """Whether the node is to be done again; a condition that cannot be told fails it."""

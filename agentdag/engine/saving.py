@@ -28,7 +28,7 @@ def target_of(instance: Instance, path: Template) -> Path:
 def saved(instance: Instance, settled: NodeSettled) -> NodeSettled:
     """*settled*, an end for which nobody had to act, with its output in its file; where that fails, it has failed."""
     path = instance.node.save
-    if path is None or settled.status is not Status.SUCCEEDED:
+    if path is None or settled.status is not Status.SUCCEEDED or instance.scope.run.simulator is not None:
         return settled
     try:
         target = target_of(instance, path)

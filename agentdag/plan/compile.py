@@ -31,7 +31,7 @@ from agentdag.plan.barrier import barrier_of
 from agentdag.plan.drafts import Draft
 from agentdag.plan.effects import check_effects
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
-from agentdag.plan.leads import with_leads
+from agentdag.plan.leads import with_item_leads, with_leads
 from agentdag.plan.lint import Linter, Pricing
 from agentdag.plan.nodes import NodeCompiler, model_ref, said
 from agentdag.plan.plan import DEFAULT_LATENCY_S, BudgetTerms, Choice, Plan, PlanNode, Tier
@@ -261,6 +261,7 @@ class _Compiler:
         nodes = tuple(self._node(draft, graph.wave_of[numbers[draft.id]]) for draft in self.drafts.values())
         if spec.defaults.cache_warm:
             nodes = with_leads(nodes)
+        nodes = with_item_leads(nodes)
         return Plan(
             name=spec.name or (self.path.stem if str(self.path) != "-" else "pipeline"),
             description=spec.description,

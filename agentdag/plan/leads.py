@@ -5,7 +5,8 @@ Prompts begin alike where their templates do, up to the first that only one of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from os.path import commonprefix
 
@@ -29,6 +30,45 @@ def with_leads(nodes: Sequence[PlanNode]) -> tuple[PlanNode, ...]:
     return tuple(replace(node, choices=tuple(led(choice) for choice in node.choices)) for node in nodes)
 
 
+def with_item_leads(nodes: Sequence[PlanNode]) -> tuple[PlanNode, ...]:
+    """*nodes*, the prompts of those whose `foreach` warms the cache each with all that comes before the item."""
+    return tuple(_led_by_item(node) if node.foreach is not None and node.foreach.cache_warm else node for node in nodes)
+
+
+def _led_by_item(node: PlanNode) -> PlanNode:
+    assert node.foreach is not None
+    own = {node.foreach.name, "index", "previous"}
+
+    def led(choice: Choice) -> Choice:
+        work = choice.work
+        if not isinstance(work, PromptWork):
+            return choice
+        lead = Template(_before_item(work.prompt.text, own), NODE_NAMES)
+        return choice if lead.problems else replace(choice, work=replace(work, lead=lead))
+
+    return replace(node, choices=tuple(map(led, node.choices)))
+
+
+def _before_item(text: str, own: Collection[str]) -> str:
+    """The beginning of a prompt before the first expression that reads what is the instance's *own*."""
+    text = _whole_expressions(text)
+    start = 0
+    while (opened := text.find("{{", start)) >= 0:
+        closed = text.find("}}", opened)
+        if set(_WORD.findall(text[opened:closed])) & set(own):
+            return text[:opened]
+        start = closed + len("}}")
+    return text
+
+
+def _whole_expressions(text: str) -> str:
+    """*text* before any tag or comment."""
+    for mark in ("{%", "{#"):
+        text = text.partition(mark)[0]
+    return text[: text.rfind("{{")] if text.rfind("{{") > text.rfind("}}") else text
+
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
 _Key = tuple[str, str, str]
 
 

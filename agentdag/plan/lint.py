@@ -232,6 +232,8 @@ class Linter:
         cap, nodes = self.plan.concurrency, len(self.plan.nodes)
         if "concurrency" not in self.spec.limits.model_fields_set or cap in {1, LimitsSpec().concurrency}:
             return
+        if any(node.foreach is not None or node.body is not None for node in self.plan.nodes):
+            return  # how many there are, only the run can tell
         most = width(self.plan.graph)
         if self.plan.schedule == "waves":
             most = max(len(wave) for wave in self.plan.graph.waves)

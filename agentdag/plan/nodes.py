@@ -167,7 +167,8 @@ class NodeCompiler:
             word = "progressive" if barrier.progressive else "stragglers"
             message = f"the barrier of items knows no `{word}`"
             self.report.at((*path, "barrier"), "AD404", message, "write {wait_for: ...} or {timeout: ...}")
-        return Foreach(items, spec.as_, spec.concurrency, barrier, spec.on_item_failure == "null")
+        null = spec.on_item_failure == "null"
+        return Foreach(items, spec.as_, spec.concurrency, barrier, null, spec.cache_warm)
 
     def _check_save(self, draft: Draft, save: Template, path: Path_) -> None:
         if self._texts.refuse_model_text(draft, save, path, "a path"):

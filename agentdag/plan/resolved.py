@@ -175,7 +175,8 @@ def _timeout(timeout: Timeout) -> Any:
 
 def _foreach(each: Foreach) -> dict[str, Any]:
     own = {"as": each.name, "concurrency": each.concurrency, "barrier": _barrier(each.barrier)}
-    return {"items": _written(each.items.value), **_said(own), "on_item_failure": "null" if each.null else "fail"}
+    told = {"items": _written(each.items.value), **_said(own), "on_item_failure": "null" if each.null else "fail"}
+    return told | {"cache_warm": True} if each.cache_warm else told
 
 
 def _barrier(rule: Barrier) -> Any:

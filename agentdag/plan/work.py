@@ -241,6 +241,8 @@ class Foreach:
     barrier: Barrier = ALL
     null: bool = False
     """Whether an item that failed is null in the list, and the node goes on without it."""
+    cache_warm: bool = False
+    """Whether one instance goes first, so that the others read the provider's prompt cache."""
 
 
 @dataclass(frozen=True, slots=True)

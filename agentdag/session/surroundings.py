@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from agentdag.agents.answers import Reader, model_reader
+from agentdag.agents.command import search_path
 from agentdag.agents.function import load_module
 from agentdag.errors import UsageError
 from agentdag.plan.plan import Plan
@@ -44,6 +45,6 @@ def check_program(node: str, work: CommandWork, folder: Path) -> None:
         path = (folder / name).resolve()
         if not path.is_file():
             raise UsageError(f"node `{node}` cannot run {name}: there is no such file", hint=f"looked for {path}")
-    elif shutil.which(name) is None:
+    elif shutil.which(name, path=search_path()) is None:
         hint = "install it, or put its folder on PATH; --simulate runs no program"
         raise UsageError(f"node `{node}` cannot run {name}: there is no such program", hint=hint)

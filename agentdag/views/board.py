@@ -28,6 +28,8 @@ from agentdag.events import (
     RunFinished,
     RunProgress,
     RunStarted,
+    ToolFinished,
+    ToolStarted,
     base_name,
 )
 from agentdag.views.words import failed_over, hedged, low, opened, passed, seconds
@@ -111,6 +113,8 @@ class Board:
     """The instances that are at work, and how."""
     _streams: dict[str, int] = field(default_factory=dict)
     """Estimated tokens of the answers that are still coming."""
+    _tools: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The tools at work for each node, by their calls' ids."""
     _resumed: dict[str, str] = field(default_factory=dict)
     """Why nodes of a run that goes on are run: worth a note until they have settled."""
 
@@ -146,6 +150,8 @@ class Board:
                 self._tell(event.node, f"hedged: {hedged(event)}")
             case NodeFallback():
                 self._tell(event.node, f"fallback: {failed_over(event)}")
+            case ToolStarted() | ToolFinished():
+                self._tool_told(event)
             case PassFinished():
                 if "[" not in event.node:
                     self._change(self.row(event.node), WAITING, event.at)
@@ -169,6 +175,18 @@ class Board:
                 self._node_retrying(event)
             case NodeSettled():
                 self._node_settled(event)
+
+    def _tool_told(self, event: ToolStarted | ToolFinished) -> None:
+        """What a node's tools are at work on, while it waits for them."""
+        tools = self._tools.setdefault(event.node, {})
+        if isinstance(event, ToolStarted):
+            tools[event.call] = event.tool
+        else:
+            tools.pop(event.call, None)
+        if "[" not in event.node:
+            counts = Counter(tools.values())
+            told = ", ".join(f"{tool} x{number}" if number > 1 else tool for tool, number in counts.items())
+            self.row(event.node).note = f"waits for {told}" if told else ""
 
     def _node_retrying(self, event: NodeRetrying) -> None:
         self._streams.pop(event.node, None)
@@ -241,6 +259,7 @@ class Board:
 
     def _node_settled(self, event: NodeSettled) -> None:
         self._streams.pop(event.node, None)
+        self._tools.pop(event.node, None)
         if event.parts is None:
             self._count(event)
         if "[" in event.node:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 from agentdag.events import (
     BarrierOpened,
@@ -23,6 +23,7 @@ from agentdag.events import (
     RunFinished,
     RunStarted,
     Status,
+    ToolFinished,
     event_json,
 )
 from agentdag.views.words import count, failed_over, failure, hedged, inert, low, opened, passed, seconds, waited
@@ -57,22 +58,22 @@ def _text(event: Event) -> str | None:
             return None if event.kept else f"runs: {inert(event.why)}"
         case NodeStarted():
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            again += f", turn {event.turn}" if event.turn > 1 else ""
             return f"started{again}" + (f" ({inert(event.model)})" if event.model else "")
-        case NodeExpanded(items=int(items)):
-            return f"{count(items, 'item')}"
+        case NodeExpanded():
+            return None if event.items is None else count(event.items, "item")
         case NodeRetrying():
             return f"attempt {event.attempt} failed, again in {seconds(event.wait_s)}: {failure(event.error)}"
         case NodeWaiting(on="slot" | "rate" | "budget" | "cache"):
             return f"waited {waited({event.on: event.seconds})}"
-        case BarrierOpened():
-            return opened(event)
-        case NodeHedged():
-            return hedged(event)
-        case NodeFallback():
-            return failed_over(event)
-    if isinstance(event, PassFinished):
-        return passed(event)
-    return settled_text(event) if isinstance(event, NodeSettled) else None
+    told = _TOLD.get(type(event))
+    return None if told is None else told(event)
+
+
+def tool_text(event: ToolFinished) -> str:
+    """What became of a call of a tool, in a line."""
+    how = f": {failure(event.error)}" if event.error is not None else ""
+    return f"{inert(event.tool)} {'failed' if event.error else 'answered'} in {seconds(event.latency_s)}{how}"
 
 
 def settled_text(event: NodeSettled) -> str:
@@ -110,6 +111,16 @@ def _how(event: NodeSettled) -> str:
     if event.reason:
         facts.append(inert(event.reason))
     return "".join(f", {fact}" for fact in facts)
+
+
+_TOLD: Mapping[type, Callable[[Any], str | None]] = {
+    BarrierOpened: opened,
+    NodeHedged: hedged,
+    NodeFallback: failed_over,
+    ToolFinished: tool_text,
+    PassFinished: passed,
+    NodeSettled: settled_text,
+}
 
 
 class JsonLines:

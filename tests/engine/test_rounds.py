@@ -372,17 +372,26 @@ def test_outputs_are_saved_whole_and_below_the_folder(plan: Compile, tmp_path: P
     text = """
         inputs: {to: {default: out/deep}}
         nodes:
-          a: {prompt: hi, save: "{{ inputs.to }}/memo.md", simulate: {output: "Grüße"}}
-          b: {prompt: hi, output: json, save: "out/{{ index }}.json", foreach: [1, 2], simulate: {output: {n: 1}}}
+          a: {call: "textwrap:dedent", with: {text: "Grüße"}, save: "{{ inputs.to }}/memo.md"}
+          b: {call: "builtins:dict", with: {n: 1}, save: "out/{{ index }}.json", foreach: [1, 2]}
     """
-    assert run(plan, text).ok
+
+    def saved(to: str = "out/deep") -> agentdag.NodeSettled:
+        return agentdag.run(plan(text), {"to": to}).nodes["a"]
+
+    assert saved().error is None
     assert (tmp_path / "out/deep/memo.md").read_text("utf-8") == "Grüße"
     assert (tmp_path / "out/1.json").read_text() == '{\n  "n": 1\n}\n'
     assert not list(tmp_path.rglob("*.part"))
-    error = run(plan, text, {"to": "../.."}).nodes["a"].error
+    error = saved("../..").error
     assert error is not None
     assert error.kind is ErrorKind.TEMPLATE
     (tmp_path / "file").write_text("x")
-    error = run(plan, text, {"to": "file"}).nodes["a"].error
+    error = saved("file").error
     assert error is not None
     assert error.kind is ErrorKind.SAVE
+
+
+def test_a_rehearsal_writes_no_files(plan: Compile, tmp_path: Path) -> None:
+    assert run(plan, "nodes: {a: {prompt: hi, save: memo.md}}").ok
+    assert not (tmp_path / "memo.md").exists()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import PIPELINES
 from virtual import run_virtually
+from wire import WireServer, plays
 
 import agentdag
 from agentdag import Options
@@ -53,7 +57,8 @@ def test_every_sample_runs_on_the_simulator(file: object, schedule: str) -> None
     assert compiled.findings == ()
     assert compiled.plan is not None
     options = Options(simulate=True, time_scale=0.001, schedule=schedule)
-    calls = any(isinstance(node.work, CallWork) for node in compiled.plan.nodes)  # functions take real time
+    works = [node.work for node in compiled.plan.nodes]
+    calls = any(isinstance(work, CallWork) or getattr(work, "tooling", None) for work in works)  # these take real time
     run = agentdag.arun(compiled.plan, options=options)
     result = asyncio.run(run) if calls else run_virtually(run)
     assert result.ok, [node.error for node in result.nodes.values()]
@@ -69,3 +74,30 @@ def test_the_mixed_run_computes_exact_figures() -> None:
     assert result.outputs["total"] == f"{cents / 100:.2f}"
     assert result.outputs["total"] in result.outputs["report"]
     assert "simulated" in result.outputs["report"]
+
+
+@pytest.mark.parametrize("name", ["map_reduce_docs", "repo_review", "research_agent"])
+def test_a_sample_with_tools_and_programs_runs_for_real(
+    name: str, wire: WireServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real SDKs, functions, programs and MCP server; only the models are played, over the wire."""
+    wire.usual = plays
+    for provider, url in (("OPENAI", wire.openai_url), ("ANTHROPIC", wire.url)):
+        monkeypatch.setenv(f"{provider}_BASE_URL", url)
+        monkeypatch.setenv(f"{provider}_API_KEY", "sk-canary-0123456789")
+    folder = tmp_path / "pipelines"
+    shutil.copytree(PIPELINES, folder)
+    for arguments in (["init"], ["add", "."], ["commit", "-m", "One"], ["commit", "--allow-empty", "-m", "Two"]):
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+    result = agentdag.run(agentdag.load(folder / f"{name}.yaml"))
+    assert result.ok, [node.error for node in result.nodes.values()]
+    assert not result.output_errors
+    assert all(value is not None for value in result.outputs.values())
+    if name == "repo_review":
+        assert "Two" in result.nodes["log"].output
+    elif name == "map_reduce_docs":
+        assert (folder / "out" / "digest.md").is_file()
+        assert result.outputs["read"] == 8
+    else:
+        assert "note 1" in str(wire.calls[1].body["messages"])
