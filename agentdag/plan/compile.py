@@ -331,7 +331,7 @@ class _Compiler:
 
     def _node(self, draft: Draft, wave: int) -> PlanNode:
         spec = draft.spec
-        latency_s = spec.expect.latency
+        latency_s = spec.expect.latency if draft.body is None else _lasts_s(draft.body)
         needs = tuple(spec.needs) if spec.needs is not None else tuple(draft.edges)
         return PlanNode(
             id=draft.id,
@@ -373,6 +373,13 @@ class _Compiler:
             _retried(retry, work),
             None if hedge is None else Hedge(None if hedge.after == P95 else hedge.after, hedge.max),
         )
+
+
+def _lasts_s(body: Plan) -> float | None:
+    """How long a pipeline that a node runs is expected to take; None where nothing is said of its nodes."""
+    if all(node.assumed for node in body.nodes):
+        return None
+    return body.forecast().critical_path_s
 
 
 def _timeout(*layers: TimeoutSpec | None) -> Timeout:

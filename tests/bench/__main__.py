@@ -9,6 +9,8 @@ ALL = (
     "traces",
     "pipelines",
     "overhead",
+    "fan",
+    "tools",
     "stragglers",
     "journal",
     "kills",
