@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.calls import Sampling
@@ -97,7 +96,7 @@ _PLAINLY = (AS_TEXT, AS_IT_COMES)
 _SORTED = json.JSONEncoder(sort_keys=True, default=str)
 
 
-def rendered(work: Act, names: Mapping[str, Any], codes: Mapping[tuple[Path, str], str]) -> Asked:
+def rendered(work: Act, names: Mapping[str, Any], codes: Mapping[tuple[str, str], str]) -> Asked:
     """What *work* asks where its templates see *names*; raises TemplateError."""
     match work:
         case PromptWork():
@@ -120,7 +119,7 @@ def rendered(work: Act, names: Mapping[str, Any], codes: Mapping[tuple[Path, str
             return Ran(tuple(each.render(names) for each in work.argv), stdin, env, cwd)
 
 
-def _tool(tool: ToolPlan, codes: Mapping[tuple[Path, str], str]) -> str:
+def _tool(tool: ToolPlan, codes: Mapping[tuple[str, str], str]) -> str:
     """What tells a tool apart from what it was."""
     if tool.mcp is None:
         return f"{tool.name} {codes.get(tool.key, '')}"

@@ -41,7 +41,7 @@ from agentdag.limits.policy import UNBOUNDED, Allowance
 from agentdag.limits.slots import Place, Seat
 from agentdag.limits.turn import Turn
 from agentdag.plan.plan import Choice
-from agentdag.plan.work import PipelineWork, Repeat
+from agentdag.plan.work import CallWork, PipelineWork, Repeat
 from agentdag.store.log import asks_json
 
 TOKENS_EVERY_S = 0.2
@@ -345,7 +345,8 @@ class NodeLife(Turn):
         """What *choice* asks, and what is to be written of it before the first attempt; raises TemplateError."""
         run, work = self._run, choice.work
         assert not isinstance(work, PipelineWork)
-        asked = rendered(work, self.instance.names(self.previous), run.codes)
+        reads = not isinstance(work, CallWork) or work.arguments
+        asked = rendered(work, self.instance.names(self.previous) if reads else {}, run.codes)
         if self.recorded:
             question = run.question_of(self.node, asked)
             if not number:

@@ -89,6 +89,11 @@ class Parts:
         return instance in self._fans or instance in self._ran
 
     @property
+    def is_busy(self) -> bool:
+        """Whether there are any."""
+        return bool(self._fans or self._ran)
+
+    @property
     def scopes(self) -> Iterator[Scope]:
         """The scopes of all pipelines at work."""
         return (ran.scope for ran in self._ran.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from agentdag.agents.answers import Reader
@@ -39,7 +38,7 @@ class Run:
     plan: Plan
     inputs: Mapping[str, Any]
     providers: Mapping[str, Provider]
-    functions: Mapping[tuple[Path, str], Callable[..., Any]]
+    functions: Mapping[tuple[str, str], Callable[..., Any]]
     simulator: Provider | None
     """Stands in for everything that would leave the machine, where it is given."""
     governor: Governor
@@ -67,7 +66,7 @@ class Run:
     programs: Programs = field(default_factory=Programs)
     replays: bool = False
     """Whether its models' answers are recordings."""
-    codes: Mapping[tuple[Path, str], str] = field(default_factory=dict)
+    codes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Digests of what the functions do."""
     prices: Callable[[ModelRef], Prices | None] = lambda _: None
     """What a model costs, or would if it were asked for real; None where nobody knows."""

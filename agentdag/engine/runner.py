@@ -653,9 +653,10 @@ class Runner:
 
     def _set_alarm(self) -> None:
         """Wake when time opens a barrier or begins a wave."""
-        ends = [self._root.schedule.wakes_at_s, self._parts.wakes_at_s]
-        ends += [scope.schedule.wakes_at_s for scope in self._parts.scopes]
-        wakes_at_s = min((end for end in ends if end is not None), default=None)
+        wakes_at_s = self._root.schedule.wakes_at_s
+        if self._parts.is_busy:
+            ends = [wakes_at_s, self._parts.wakes_at_s, *(scope.schedule.wakes_at_s for scope in self._parts.scopes)]
+            wakes_at_s = min((end for end in ends if end is not None), default=None)
         if wakes_at_s == self._alarm_s:
             return
         if "alarm" in self._timers:

@@ -68,10 +68,11 @@ class Instance:
 
     def names(self, previous: Any = None) -> Mapping[str, Any]:
         """What its templates see."""
-        names = self.scope.names(self.node, previous)
-        if self.index is not None and self.node.foreach is not None:
-            names = {**names, self.node.foreach.name: self.item, "index": self.index}
-        return {**names, "previous": previous} if self.node.repeat is not None else names
+        node = self.node
+        names = self.scope.names(node, previous)
+        if self.index is not None and node.foreach is not None:
+            names = {**names, node.foreach.name: self.item, "index": self.index}
+        return names if node.repeat is None else {**names, "previous": previous}
 
 
 class Scope:

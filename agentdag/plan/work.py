@@ -85,9 +85,9 @@ class ToolPlan:
         return self.simulated and (self.mcp is not None or bool(self.writes))
 
     @property
-    def key(self) -> tuple[Path, str]:
+    def key(self) -> tuple[str, str]:
         """What tells its function apart from others."""
-        return self.folder, f"{self.module}:{self.function}"
+        return str(self.folder), f"{self.module}:{self.function}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +134,19 @@ class CallWork:
     arguments: Mapping[str, ValueTemplate]
     folder: Path = Path()
     """Where modules are looked for first."""
+    name: str = field(init=False)
+    """The function, as the file names it."""
+    key: tuple[str, str] = field(init=False)
+    """What tells it apart from functions of the same name elsewhere."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.module}:{self.function}")
+        object.__setattr__(self, "key", (str(self.folder), self.name))
 
     @property
     def templates(self) -> Iterator[Template]:
         for value in self.arguments.values():
             yield from value.templates
-
-    @property
-    def name(self) -> str:
-        """The function, as the file names it."""
-        return f"{self.module}:{self.function}"
-
-    @property
-    def key(self) -> tuple[Path, str]:
-        """What tells it apart from functions of the same name elsewhere."""
-        return self.folder, self.name
 
     @property
     def title(self) -> str:

@@ -311,9 +311,9 @@ def _unsaid(spec: RateSpec, own: RateSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in RateSpec.model_fields if name not in own.model_fields_set}
 
 
-def _functions(plan: Plan, options: Options) -> dict[tuple[Path, str], Callable[..., Any]]:
+def _functions(plan: Plan, options: Options) -> dict[tuple[str, str], Callable[..., Any]]:
     """Every function that a node of this run may call, by what tells it apart."""
-    found: dict[tuple[Path, str], Callable[..., Any]] = {}
+    found: dict[tuple[str, str], Callable[..., Any]] = {}
     for name, _, node in plan.walk():
         for choice in node.choices:
             if isinstance(choice.work, CallWork) and not (options.simulate and node.simulated):
@@ -321,7 +321,7 @@ def _functions(plan: Plan, options: Options) -> dict[tuple[Path, str], Callable[
     return found
 
 
-def _tool_functions(plan: Plan) -> set[tuple[Path, str]]:
+def _tool_functions(plan: Plan) -> set[tuple[str, str]]:
     """The functions that are tools of a node."""
     works = (choice.work for _, _, node in plan.walk() for choice in node.choices)
     toolings = (work.tooling for work in works if isinstance(work, PromptWork) and work.tooling is not None)
@@ -340,10 +340,10 @@ def _function(node: str, work: CallWork, known: Callable[..., Any] | None) -> Ca
     return function
 
 
-def _code(key: tuple[Path, str]) -> str:
+def _code(key: tuple[str, str]) -> str:
     folder, name = key
     module, _, function = name.partition(":")
-    return code_of(load_module(module, folder), function)
+    return code_of(load_module(module, Path(folder)), function)
 
 
 def _clock() -> Callable[[], float]:

@@ -130,6 +130,9 @@ class Board:
 
     def row(self, name: str) -> Row:
         """The row of a node, or of the one of which it is an instance."""
+        found = self.rows.get(name)
+        if found is not None:
+            return found
         base = base_name(name).removesuffix("[*]")
         found = self.rows.get(base)
         if found is None:
