@@ -200,6 +200,8 @@ class _Conversation:
     async def _answered(self, exchange: Exchange) -> Exchange:
         """*exchange* with the results of the tools that the model asks for."""
         assert self._toolbox is not None
+        self._task.governor.go_on()
+        self._task.turn.seat.leave()  # the tools need slots of their own
         begun = time.monotonic()
         results = await self._toolbox.run(exchange.calls, exchange.results, self._task)
         took_s = time.monotonic() - begun
@@ -213,6 +215,8 @@ class _Conversation:
         agent, turn, terms = self._agent, self._task.turn, self._terms
         request, claim, heard = agent.request, agent.claim, agent.heard
         turn.step = len(self._history) + 1
+        if self._history:
+            self._task.governor.go_on()
         if self._history or self._toolbox is not None:
             longer = sum(exchange.size for exchange in self._history)
             longer += 0 if self._toolbox is None else self._toolbox.size

@@ -186,6 +186,7 @@ class NodeLife(Turn):
         while repeat is not None and self._goes_round(repeat):
             await self._tell_pass()
             self._previous = self._outcome.output
+            self._run.governor.go_on()
             await self._pass()
         if self.node.save is not None and self._outcome.failure is None and not (self.let_go or self._is_played):
             await self._save(self.node.save)

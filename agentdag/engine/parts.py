@@ -250,6 +250,9 @@ class Parts:
                 again = self._goes_round(instance, ran, outputs)
             except TemplateError as error:
                 failure, again = Failure(ErrorKind.TEMPLATE, f"until: {error}"), False
+            if again and run.stopping is not None:
+                run.governor.denied, ended, again = True, (Status.CANCELLED, run.stopping), False
+                run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None))
             if again:
                 run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None))
                 try:
@@ -297,11 +300,11 @@ class Parts:
         why = failed.reason or failed.status.value if failed.error is None else failed.error.message
         return Failure(kind, f"{scope.plan.nodes[fatal].id} failed: {why}", final=True)
 
-    @staticmethod
-    def _was_cut(scope: Scope) -> tuple[Status, str] | None:
+    def _was_cut(self, scope: Scope) -> tuple[Status, str] | None:
         """How a pipeline ends of which something was cut off, or not paid for."""
+        stopping = self._run.stopping
         for each in scope.settled.values():
-            if each.status is Status.CANCELLED:
+            if each.status is Status.CANCELLED or (stopping is not None and each.reason == stopping):
                 return Status.CANCELLED, each.reason or ""
         if any(each.status is Status.SKIPPED and each.reason == OUT_OF_BUDGET for each in scope.settled.values()):
             return Status.SKIPPED, OUT_OF_BUDGET

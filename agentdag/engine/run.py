@@ -73,6 +73,8 @@ class Run:
     estimates: Estimates = field(default_factory=Estimates)
     budget: Budget | None = None
     """What the run may spend, over all its lives."""
+    stopping: str | None = None
+    """Why nothing new is begun any more, once that is so."""
     out_of_budget: str | None = None
     """Why the budget did not do, once something was not done for its sake."""
     results: dict[str, NodeSettled] = field(default_factory=dict)

@@ -563,7 +563,7 @@ class Runner:
 
     def _stop(self, reason: str) -> None:
         """Launch nothing more: what has not begun is skipped, what waits for a retry is cut."""
-        self._stop_reason = self._stop_reason or reason
+        self._stop_reason = self._run.stopping = self._stop_reason or reason
         self._run.governor.closing = True
         self._queue.clear()
         for scope in (self._root, *self._parts.scopes):

@@ -90,6 +90,12 @@ class Governor:
             if claim.prefix is not None:
                 self.warmth.left(claim.prefix, answered=call.failure is None)
 
+    def go_on(self) -> None:
+        """Whoever is about to make a further call asks first: raises CancelledError where the run is ending."""
+        if self.closing:
+            self.denied = True
+            raise asyncio.CancelledError
+
     async def again(self, failure: Failure, tries: int, turn: Turn, claim: Claim) -> Failure | None:
         """Return when what came to *failure*, *tries* times so far, may be done anew: None, or why it may not."""
         call: Call[object] = Call(tries, failure=failure)

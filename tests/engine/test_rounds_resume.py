@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -157,3 +158,43 @@ def test_statistics_are_of_the_node_and_not_of_each_instance(tmp_path: Path) -> 
     assert "a[" not in told
     result = agentdag.run(agentdag.load(tmp_path / "p.yaml"))
     assert result.nodes["a"].status is Status.SUCCEEDED
+
+
+LOOPS = """
+inputs: {{topic: {{}}}}
+nodes: {{x: {{prompt: "{{{{ inputs.topic }}}}", model: openai/m}}}}
+"""
+
+
+@pytest.mark.parametrize("kind", ["loop", "pipeline loop", "conversation", "fan"])
+def test_an_interrupt_begins_no_further_round(tmp_path: Path, wire: WireServer, kind: str) -> None:
+    (tmp_path / "inner.yaml").write_text(LOOPS.format())
+    (tmp_path / "round_tools.py").write_text("def look() -> str:\n    return 'nothing'\n")
+    node = {
+        "loop": 'prompt: x, model: openai/m, repeat: {until: "{{ false }}", max: 50}',
+        "pipeline loop": 'pipeline: inner.yaml, with: {topic: x}, repeat: {until: "{{ false }}", max: 50}',
+        "conversation": "prompt: x, model: openai/m, tools: [look], max_turns: 50",
+        "fan": 'prompt: "{{ item }}", model: openai/m, foreach: "{{ range(50) | list }}"',
+    }[kind]
+    (tmp_path / "p.yaml").write_text(
+        f'providers: {{openai: {{base_url: "{wire.openai_url}"}}}}\nlimits: {{concurrency: 1}}\n'
+        'tools: {look: {call: "round_tools:look"}}\n'
+        f"nodes: {{a: {{{node}}}}}\n"
+    )
+    wire.latency_s = 0.3
+    wire.usual = lambda body: Say(calls=(("look", {}),)) if body.get("tools") else Say("again")
+    process = started("run", "p.yaml", cwd=tmp_path)
+    wire.await_calls(2)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 8, "nobody waits for rounds that are not begun"
+    assert len(wire.calls) <= 3
+    made = len(wire.calls)
+    wire.usual = lambda _body: Say("done")
+    wire.latency_s = 0
+    (tmp_path / "p.yaml").write_text((tmp_path / "p.yaml").read_text().replace("false", "previous is not none"))
+    done = program("resume", "last", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(wire.calls) <= made + (50 if kind == "fan" else 3)
