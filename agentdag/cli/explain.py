@@ -26,6 +26,8 @@ from agentdag.plan.forecast import TERMS
 from agentdag.views.lines import writer
 
 WIDTH = 100
+MOST_KEYS = 12
+"""Of a mapping with more keys, they are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,21 @@ def _keys() -> Iterator[Entry]:
         places.setdefault(known, []).append(path)
         fields[known] = field
     forms = _forms()
+    every = [path for paths in places.values() for path in paths]
     for (name, text), paths in places.items():
         example = (fields[name, text].examples or [None])[0]
-        more = (f"written as  {forms[paths[0]]}", *_labelled("example", _written(name, example)))
+        more = [f"written as  {forms[paths[0]]}", *_labelled("example", _written(name, example))]
+        inner = [path.removeprefix(f"{paths[0]}.") for path in every if path.startswith(f"{paths[0]}.")]
+        if (keys := [key for key in inner if "." not in key]) and len(keys) <= MOST_KEYS:
+            more += _labelled("keys", _wrapped(", ".join(keys), 0))
         short = {path.replace(".<id>", "").replace(".<name>", "") for path in paths}
         below = {".".join(path.split(".")[-2:]) for path in short}
         yield Entry(
-            name, f"key: {', '.join(paths)}", " ".join(text.split()), more, tuple(sorted({*paths, *short, *below}))
+            name,
+            f"key: {', '.join(paths)}",
+            " ".join(text.split()),
+            tuple(more),
+            tuple(sorted({*paths, *short, *below})),
         )
 
 
