@@ -76,35 +76,40 @@ def _budget(terms: BudgetTerms | None) -> dict[str, Any] | None:
 
 
 def _node(node: PlanNode, plan: Plan) -> dict[str, Any]:
-    policy = node.policy
-    hedge = policy.hedge
-    return _said(
-        {"description": node.description}
-        | _work(node.work, plan.defaults)
-        | {
-            "output": _output(node.answer),
-            "when": _written(node.when),
-            "foreach": None if node.foreach is None else _foreach(node.foreach),
-            "repeat": None if node.repeat is None else {"until": node.repeat.until.text, "max": node.repeat.most},
-            "reads": sorted(node.reads_resources),
-            "writes": sorted(node.writes),
-            "save": _written(node.save),
-            "needs": list(node.needs),
-            "barrier": _barrier(node.barrier),
-            "continue_on_failure": node.optional,
-            "timeout": _timeout(policy.timeout),
-            "retry": _retry(node),
-            "fallback": [_fallback(node.work, choice.work, plan.defaults) for choice in node.choices[1:]],
-            "hedge": None if hedge is None else {"after": _duration(hedge.after_s) or P95, "max": hedge.most},
-            "idempotent": node.idempotent,
-            "cache": True if node.cache_s == math.inf else _duration(node.cache_s),
-            "budget": _budget(node.budget),
-            "priority": PRIORITIES[node.priority],
-            "expect": _said({"latency": None if node.assumed else _duration(node.expected_s), "tokens": node.tokens}),
-            "simulate": _simulate(node),
-        },
-        keep=("needs",),
-    )
+    told = {
+        "description": node.description,
+        **_work(node.work, plan.defaults),
+        "when": _written(node.when),
+        "foreach": None if node.foreach is None else _foreach(node.foreach),
+        "repeat": None if node.repeat is None else {"until": node.repeat.until.text, "max": node.repeat.most},
+        "reads": sorted(node.reads_resources),
+        "writes": sorted(node.writes),
+        "save": _written(node.save),
+        "needs": list(node.needs),
+        "barrier": _barrier(node.barrier),
+        "continue_on_failure": node.optional,
+        "fallback": [_fallback(node.work, choice.work, plan.defaults) for choice in node.choices[1:]],
+        "budget": _budget(node.budget),
+        "priority": PRIORITIES[node.priority],
+        **(_acting(node) if node.body is None else {}),
+    }
+    if node.bounded or node.body is None:
+        told["timeout"] = _timeout(node.policy.timeout)
+    return _said(told, keep=("needs",))
+
+
+def _acting(node: PlanNode) -> dict[str, Any]:
+    """What is said of a node that acts by itself, and not of one that runs a pipeline."""
+    hedge = node.policy.hedge
+    return {
+        "output": _output(node.answer),
+        "retry": _retry(node),
+        "hedge": None if hedge is None else {"after": _duration(hedge.after_s) or P95, "max": hedge.most},
+        "idempotent": node.idempotent,
+        "cache": True if node.cache_s == math.inf else _duration(node.cache_s),
+        "expect": _said({"latency": None if node.assumed else _duration(node.expected_s), "tokens": node.tokens}),
+        "simulate": _simulate(node),
+    }
 
 
 def _retry(node: PlanNode) -> dict[str, Any]:
