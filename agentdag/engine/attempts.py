@@ -203,13 +203,9 @@ class NodeLife(Turn):
         if self._outcome.failure is not None or self.let_go:
             return False
         try:
-            held = repeat.until.value({**self.instance.names(self._previous), "output": self._outcome.output})
+            held = repeat.until.holds({**self.instance.names(self._previous), "output": self._outcome.output})
         except TemplateError as error:
             self._book(self._outcome._replace(failure=Failure(ErrorKind.TEMPLATE, f"until: {error}"), usage=NO_USAGE))
-            return False
-        if not isinstance(held, bool):
-            message = f"until: this gives {type(held).__name__}, and true or false is due"
-            self._book(self._outcome._replace(failure=Failure(ErrorKind.TEMPLATE, message), usage=NO_USAGE))
             return False
         self.until_held = held
         return not held and self.passes < repeat.most

@@ -282,9 +282,7 @@ class Parts:
         repeat = instance.node.repeat
         if repeat is None:
             return False
-        held = repeat.until.value({**instance.names(ran.previous), "output": outputs})
-        if not isinstance(held, bool):
-            raise TemplateError(f"this gives {type(held).__name__}, and true or false is due")
+        held = repeat.until.holds({**instance.names(ran.previous), "output": outputs})
         return not held and ran.number < repeat.most
 
     @staticmethod

@@ -273,24 +273,18 @@ class Runner:
             return True
         if when is None:
             return True
-        failure = None
         try:
-            holds = when.value(instance.names())
-            if not isinstance(holds, bool):
-                failure = f"when: this gives {type(holds).__name__}, and true or false is due"
+            holds = when.holds(instance.names())
         except TemplateError as error:
-            failure = f"when: {error}"
-        if failure is not None:
+            failure = Failure(ErrorKind.TEMPLATE, f"when: {error}")
             scope.schedule.start(instance.number, self._run.now())
-            self._settle(
-                instance, self._unstarted(instance, Status.FAILED, failure=Failure(ErrorKind.TEMPLATE, failure))
-            )
+            self._settle(instance, self._unstarted(instance, Status.FAILED, failure=failure))
             return False
         if not holds:
             scope.schedule.leave_out(instance.number)
             self._put_down(instance, self._unstarted(instance, Status.SKIPPED, reason=UNMET))
             self._stirred[scope] = None
-        return bool(holds)
+        return holds
 
     def _begin_whole(self, instance: Instance) -> None:
         """Begin a node that is made of others: it needs no slot."""

@@ -192,6 +192,13 @@ class Template:
                 raise TemplateError(_message(error)) from None
         return self.render(names)
 
+    def holds(self, names: Mapping[str, Any]) -> bool:
+        """What a condition gives; raises TemplateError, also where that is neither true nor false."""
+        held = self.value(names)
+        if not isinstance(held, bool):
+            raise TemplateError(f"this gives {type(held).__name__}, and true or false is due")
+        return held
+
     def _run(self, names: Mapping[str, Any], *, native: bool) -> Any:
         try:
             if self._compiled is None or self._native != native:
