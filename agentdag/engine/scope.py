@@ -37,7 +37,6 @@ class Shape:
         self.terms: Sequence[Terms] = plan.terms()
         self.numbers = {node.id: number for number, node in enumerate(plan.nodes)}
         self.remaining_s = remaining_s(plan.graph, plan.durations_s)
-        self.is_timed = any(node.barrier.bounded for node in plan.nodes)
 
 
 class Instance:
@@ -95,7 +94,6 @@ class Scope:
         self.parent = parent
         self.prefix: str = "" if parent is None else f"{parent.name}."
         self.wave = 0 if parent is None else parent.wave
-        self.began_s = run.now()
         self.schedule = Schedule(
             plan.graph, shape.terms, waves=run.plan.schedule == "waves", wave_timeout_s=run.plan.wave_timeout_s
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from agentdag.calls import Rehearsal, Sampling
-from agentdag.events import base_name
 from agentdag.language.spec import InputSpec, ProviderSpec
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.language.tools import ToolSpec
@@ -207,13 +206,6 @@ class Plan:
             yield f"{prefix}{node.id}", self, node
             if node.body is not None:
                 yield from node.body.walk(f"{prefix}{node.id}.")
-
-    def find(self, name: str) -> PlanNode | None:
-        """The node that is meant by *name*, the whole name of a node or of an instance: `audit[3].parser`."""
-        return self._by_name().get(base_name(name))
-
-    def _by_name(self) -> Mapping[str, PlanNode]:
-        return {name: node for name, _, node in self.walk()}
 
     def terms(self) -> list[Terms]:
         """On what terms each node takes part in a schedule, in node order."""
