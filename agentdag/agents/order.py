@@ -49,7 +49,7 @@ def order(calls: Sequence[Asked], ids: Sequence[str] = ()) -> list[frozenset[int
 
     Two that conflict keep the model's order, but where one refers to the other, or is declared to come after it.
     """
-    names = _names(calls, ids)
+    names = names_of([call.tool for call in calls], ids)
     before: list[set[int]] = [set() for _ in calls]
     for number, call in enumerate(calls):
         before[number] |= {names[name] for name in references(call.arguments, names)} - {number}
@@ -70,11 +70,10 @@ def order(calls: Sequence[Asked], ids: Sequence[str] = ()) -> list[frozenset[int
     return [frozenset(each) for each in before]
 
 
-def _names(calls: Sequence[Asked], ids: Sequence[str]) -> Mapping[str, int]:
+def names_of(tools: Sequence[str], ids: Sequence[str]) -> Mapping[str, int]:
     """By which names an argument may refer to each call: its place from 1, its id, and its tool where it is the only
     call of it."""
-    names = {str(number): number - 1 for number in range(1, len(calls) + 1)}
-    tools = [call.tool for call in calls]
+    names = {str(number): number - 1 for number in range(1, len(tools) + 1)}
     names |= {tool: number for number, tool in enumerate(tools) if tools.count(tool) == 1}
     return names | {id_: number for number, id_ in enumerate(ids)}
 

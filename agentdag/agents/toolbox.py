@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentdag.agents.agent import Task
-from agentdag.agents.order import NO_EFFECTS, Asked, Effects, filled, order, references
+from agentdag.agents.order import NO_EFFECTS, Asked, Effects, filled, names_of, order, references
 from agentdag.calls import ToolCall, ToolForm, ToolResult, size_of
 from agentdag.errors import ErrorKind, Failure, FinalError
 from agentdag.limits.policy import Policy, Timeout
@@ -68,6 +68,7 @@ class _Round:
     def __init__(self, toolbox: Toolbox, calls: Sequence[ToolCall], done: Mapping[str, ToolResult], task: Task) -> None:
         self._toolbox = toolbox
         self._calls = calls
+        self._places = names_of([call.name for call in calls], [call.id for call in calls])
         self._task = task
         self._results: dict[int, ToolResult] = {
             number: done[call.id] for number, call in enumerate(calls) if call.id in done
@@ -126,11 +127,7 @@ class _Round:
 
     def _filled(self, number: int) -> Mapping[str, Any]:
         """The arguments with the results that they refer to; raises ArgumentError where one of these has failed."""
-        places = {str(place + 1): place for place in range(len(self._calls))}
-        names = [call.name for call in self._calls]
-        places |= {name: place for place, name in enumerate(names) if names.count(name) == 1}
-        places |= {call.id: place for place, call in enumerate(self._calls)}
-        arguments = self._arguments[number]
+        places, arguments = self._places, self._arguments[number]
         referred = references(arguments, places)
         for name in referred:
             if places[name] != number and self._results[places[name]].failed:
