@@ -5,10 +5,11 @@ It knows no loop: it is told what became of its instances, and answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agentdag.calls import NO_USAGE
+from agentdag.engine.items import Items
 from agentdag.engine.scope import Instance
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import FAILURES, OUT_OF_BUDGET, NodeSettled, Reason, Status
@@ -31,7 +32,7 @@ class End(NamedTuple):
 class Fan:
     """The instances of *whole*, one for each of *items*, of which *window* may be under way at once."""
 
-    def __init__(self, whole: Instance, rule: Foreach, items: Sequence[Any], window: int, now: float) -> None:
+    def __init__(self, whole: Instance, rule: Foreach, items: Items, window: int, now: float) -> None:
         self.whole = whole
         self.items = items
         self.began_s = now
@@ -49,9 +50,10 @@ class Fan:
         self.rule = rule
         self._window = min(window, rule.concurrency or window)
         self._join = Join(rule.barrier, len(items))
-        self._next = 0
+        self._taken = bytearray(len(items))
         self._skip: frozenset[int] = frozenset()
         self._outputs: list[Any] = [None] * len(items)
+        self._succeeded = bytearray(len(items))
         self._failed: dict[int, NodeSettled] = {}
         self._failures = 0
         self._lacks_money = False
@@ -76,8 +78,8 @@ class Fan:
 
     def due(self, now: float) -> Iterator[Instance]:
         """Those that are to begin now; as many as there is room for."""
-        while not self.is_closed and self._next < len(self.items) and len(self.live) < self._window:
-            index, self._next = self._next, self._next + 1
+        while not self.is_closed and len(self.live) < self._window and (index := self.items.take()) is not None:
+            self._taken[index] = True
             if index in self._skip:
                 self._join.launch(now)
                 self._join.settle(succeeded=False)
@@ -98,8 +100,29 @@ class Fan:
         stirred, self._is_stirred = self._is_stirred, False
         return stirred
 
-    def settle(self, instance: Instance, settled: NodeSettled, *, path_s: float) -> None:
-        """*instance* has ended, and took *path_s* with a slot for each of its parts."""
+    @property
+    def waiting(self) -> list[Instance]:
+        """Those that are live and have not begun."""
+        return [instance for instance in self.live.values() if instance not in self._begun]
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether the node cannot succeed any more."""
+        return self.stopped is not None or self._never is not None or self._has_failed
+
+    @property
+    def _has_failed(self) -> bool:
+        return bool(self._failures) and not (self.rule.null or self.rule.barrier.lenient)
+
+    def given(self) -> Iterator[tuple[int, Any]]:
+        """What its items have come to so far that have succeeded, with their places."""
+        return ((index, self._outputs[index]) for index, succeeded in enumerate(self._succeeded) if succeeded)
+
+    def settle(self, instance: Instance, settled: NodeSettled, *, path_s: float) -> float | None:
+        """*instance* has ended, and took *path_s* with a slot for each of its parts.
+
+        Where it succeeded in time, returns how long that took since the first item could have begun.
+        """
         assert instance.index is not None
         del self.live[instance.index]
         if instance in self._begun:
@@ -108,23 +131,27 @@ class Fan:
             self._join.launch(settled.at)
         if settled.usage is not NO_USAGE:
             self.usage += settled.usage
-        self.path_s = max(self.path_s, path_s)
+        since_s = self.items.lead_s(instance.index) + path_s
+        self.path_s = max(self.path_s, since_s)
         if instance.index in self.late:
-            return
+            return None
         succeeded = settled.status is Status.SUCCEEDED
         self._join.settle(succeeded=succeeded)
         if succeeded:
             self._outputs[instance.index] = settled.output
-        elif settled.status in FAILURES:
+            self._succeeded[instance.index] = True
+            return since_s
+        if settled.status in FAILURES:
             self._failures += 1
             if len(self._failed) < MOST_TOLD:
                 self._failed[instance.index] = settled
         elif settled.reason == OUT_OF_BUDGET:
             self._lacks_money = True
+        return None
 
     def consider(self, now: float) -> list[Instance] | None:
         """Decide whether it has what it needs; returns those that are late now, once that is so."""
-        if self.is_closed:
+        if self.is_closed or not self.items.is_complete:
             return None
         match self._join.decide(now):
             case Never(why):
@@ -143,7 +170,7 @@ class Fan:
 
     def until_s(self) -> float | None:
         """When time decides."""
-        return None if self.is_closed else self._join.until_s()
+        return self._join.until_s() if self.items.is_complete and not self.is_closed else None
 
     @property
     def arrived(self) -> list[int]:
@@ -154,13 +181,13 @@ class Fan:
     @property
     def missing(self) -> list[int]:
         """The indices of those without which it went on."""
-        return [*self.late, *range(self._next, len(self.items)), *self._skip]
+        return [*self.late, *(index for index, taken in enumerate(self._taken) if not taken), *self._skip]
 
     def verdict(self) -> End:
         """How the node ends."""
         if self.stopped is not None:
             return End(self.stopped[0], reason=self.stopped[1])
-        if self._failures and not (self.rule.null or self.rule.barrier.lenient):
+        if self._has_failed:
             return End(Status.FAILED, failure=self._failure())
         if self._lacks_money and not self.rule.barrier.lenient:
             return End(Status.SKIPPED, reason=OUT_OF_BUDGET)

@@ -13,11 +13,13 @@ from agentdag.calls import NO_USAGE, Usage
 from agentdag.engine.account import path_s
 from agentdag.engine.afford import purse_of
 from agentdag.engine.fan import End, Fan
+from agentdag.engine.items import Coming, Items, Listed
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.engine.run import Run
 from agentdag.engine.scope import Instance, Scope, Shape
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
+    FAILURES,
     OUT_OF_BUDGET,
     BarrierOpened,
     NodeExpanded,
@@ -27,8 +29,9 @@ from agentdag.events import (
 )
 from agentdag.language.templates import TemplateError
 from agentdag.plan.plan import Plan
+from agentdag.plan.streams import streams
 from agentdag.plan.values import FileText, resolve_inputs
-from agentdag.plan.work import PipelineWork
+from agentdag.plan.work import Foreach, PipelineWork
 
 FANNED_PER_SLOT = 4
 """So many instances of a node are under way for each slot, at the most: those that wait for a retry hold none."""
@@ -49,6 +52,9 @@ class Host(Protocol):
 
     def end(self, instance: Instance, settled: NodeSettled) -> None:
         """*instance*, which is made of others, has ended."""
+
+    def flow(self, instance: Instance) -> None:
+        """The parts of *instance* are told one by one from now on, to those that take them so."""
 
     def fall_back(self, instance: Instance, failure: Failure, usage: Usage) -> None:
         """The pipeline of *instance* has failed, and it has fallbacks."""
@@ -77,6 +83,8 @@ class Parts:
         self._host = host
         self._window = FANNED_PER_SLOT * cap
         self._fans: dict[Instance, Fan] = {}
+        self._feeding: dict[Instance, Fan] = {}
+        """Those from which others take the items one by one, until their end is on record."""
         self._ran: dict[Instance, _Ran] = {}
         self._used: dict[Scope, Usage] = {}
         self._stopped: dict[Instance, tuple[Status, str]] = {}
@@ -107,7 +115,7 @@ class Parts:
         """What all scopes of *plan* have in common."""
         found = self._shapes.get(id(plan))
         if found is None:
-            found = self._shapes[id(plan)] = Shape(plan)
+            found = self._shapes[id(plan)] = Shape(plan, {} if self._run.plan.schedule == "waves" else streams(plan))
         return found
 
     def take_path_s(self, instance: Instance, latency_s: float) -> float:
@@ -129,14 +137,51 @@ class Parts:
     def _open_fan(self, whole: Instance) -> None:
         run, rule = self._run, whole.node.foreach
         assert rule is not None
-        items = rule.items.evaluate(whole.names())
-        if not isinstance(items, list):
-            raise TemplateError(f"foreach: this gives {type(items).__name__}, and a list is due")
+        items = self._items(whole, rule)
         run.tell(NodeExpanded(run.id, run.now(), whole.name, whole.wave, len(items)))
         run.governor.retries.grow(len(items))
         fan = self._fans[whole] = Fan(whole, rule, items, self._window, run.now())
         fan.leave_out(self._left_out_before(whole))
         self._stirred[whole] = None
+        if whole.number in whole.scope.shape.feeds:
+            self._feeding[whole] = fan
+            self._host.flow(whole)
+
+    def _items(self, whole: Instance, rule: Foreach) -> Items:
+        scope = whole.scope
+        feeder = scope.shape.streams.get(whole.number)
+        feeding = None if feeder is None else self._feeding.get(scope[feeder])
+        if feeder is None or feeding is None:
+            values = rule.items.evaluate(whole.names())
+            if not isinstance(values, list):
+                raise TemplateError(f"foreach: this gives {type(values).__name__}, and a list is due")
+            return Listed(values)
+        items = Coming(len(feeding.items))
+        for index, value in feeding.given():
+            items.add(index, value, 0.0)
+        scope.spent_s[feeder, whole.number] = 0.0
+        return items
+
+    def _followers(self, whole: Instance) -> Iterator[tuple[Fan, Coming]]:
+        """Those at work that take the items of *whole* one by one."""
+        for number in whole.scope.shape.feeds.get(whole.number, ()):
+            fan = self._fans.get(whole.scope[number])
+            if fan is not None and isinstance(fan.items, Coming) and not fan.items.is_complete:
+                yield fan, fan.items
+
+    def ended(self, whole: Instance, settled: NodeSettled) -> None:
+        """The end of the node *whole* with a `foreach` is on record."""
+        if self._feeding.pop(whole, None) is None:
+            return
+        for fan, items in self._followers(whole):
+            if settled.status is Status.SUCCEEDED:
+                items.complete(settled.output)
+            else:
+                why = f"{whole.name} failed" if settled.status in FAILURES else settled.reason or settled.status.value
+                fan.stop(Status.SKIPPED, why)
+                for instance in fan.waiting:
+                    self._host.cut(instance, Status.LATE, why)
+            self._stirred[fan.whole] = None
 
     def _left_out_before(self, whole: Instance) -> frozenset[int]:
         """Of a node that had ended with what its barrier gave it: the items without which it had gone on."""
@@ -191,8 +236,14 @@ class Parts:
     def settled(self, instance: Instance, settled: NodeSettled) -> None:
         """*instance* of a `foreach` has ended."""
         whole = instance.scope[instance.number]
-        self._fans[whole].settle(instance, settled, path_s=self.take_path_s(instance, settled.latency_s))
+        fan = self._fans[whole]
+        since_s = fan.settle(instance, settled, path_s=self.take_path_s(instance, settled.latency_s))
         self._stirred[whole] = None
+        if since_s is not None and whole in self._feeding and not fan.is_doomed:
+            assert instance.index is not None
+            for follower, items in self._followers(whole):
+                items.add(instance.index, settled.output, since_s)
+                self._stirred[follower.whole] = None
 
     def used(self, scope: Scope, usage: Usage) -> None:
         """A node of *scope*, which is the work of another, has used that."""

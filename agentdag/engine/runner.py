@@ -381,6 +381,11 @@ class Runner:
         self._put_down(instance, self._unstarted(instance, Status.SKIPPED, reason=OUT_OF_BUDGET))
         asyncio.get_running_loop().call_soon(self._safely, self._go_on)
 
+    def flow(self, instance: Instance) -> None:
+        """The parts of *instance* are told one by one from now on, to those that take them so."""
+        instance.scope.schedule.flow(instance.number)
+        self._stirred[instance.scope] = None
+
     def fall_back(self, instance: Instance, failure: Failure, usage: Usage) -> None:
         """The pipeline of *instance* has failed: its fallbacks are asked, as soon as there is a slot."""
         life = self._lives[instance] = NodeLife(instance, Seat(self._slots, instance.rank))
@@ -463,6 +468,8 @@ class Runner:
         if instance.index is None:
             instance.scope.schedule.settle(instance.number, settled.status, settled.at)
             self._stirred[instance.scope] = None
+            if instance.is_whole:
+                self._parts.ended(instance, settled)
         else:
             self._parts.settled(instance, settled)
 

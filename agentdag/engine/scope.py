@@ -32,8 +32,11 @@ class Sight:
 class Shape:
     """What all scopes of one pipeline have in common."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, streams: Mapping[int, int]) -> None:
         self.plan = plan
+        self.streams = streams
+        """For each node that takes the items of another one by one, that other."""
+        self.feeds = {feeder: [node for node in streams if streams[node] == feeder] for feeder in streams.values()}
         self.terms: Sequence[Terms] = plan.terms()
         self.numbers = {node.id: number for number, node in enumerate(plan.nodes)}
         self.remaining_s = remaining_s(plan.graph, plan.durations_s)
@@ -95,7 +98,11 @@ class Scope:
         self.prefix: str = "" if parent is None else f"{parent.name}."
         self.wave = 0 if parent is None else parent.wave
         self.schedule = Schedule(
-            plan.graph, shape.terms, waves=run.plan.schedule == "waves", wave_timeout_s=run.plan.wave_timeout_s
+            plan.graph,
+            shape.terms,
+            waves=run.plan.schedule == "waves",
+            wave_timeout_s=run.plan.wave_timeout_s,
+            streams=shape.streams,
         )
         self.settled: dict[str, NodeSettled] = {}
         """How its nodes have settled, by their ids."""
@@ -147,8 +154,10 @@ class Scope:
         return [name.removeprefix(self.prefix) for name in names]
 
     def view(self, name: str) -> View:
-        """What templates see of the settled node *name*."""
+        """What templates see of the node *name*, which has settled, or whose items are taken one by one."""
         if name not in self._views:
+            if name not in self.settled:
+                return _unsettled_view(name, "pending")
             self._views[name] = view_of(name, self.settled[name])
         return self._views[name]
 

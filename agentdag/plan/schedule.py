@@ -41,15 +41,25 @@ _LEGAL = {
 }
 
 
+_NO_STREAMS: Mapping[int, int] = {}
+
+
 class Schedule:
     """Drives a graph: `take_ready`, `start`, `settle`, and `tick` where time opens a barrier; nodes are numbers.
 
     After each of these, `take_news` tells what followed. With *waves* a node is ready only when all nodes of the
-    waves before have settled, or *wave_timeout_s* after the last of these waves began.
+    waves before have settled, or *wave_timeout_s* after the last of these waves began. *streams* names for a node
+    that needs nothing whole of one dependency, but its parts one by one, that dependency: `flow` makes it ready.
     """
 
     def __init__(
-        self, graph: Graph, terms: Sequence[Terms], *, waves: bool = False, wave_timeout_s: float | None = None
+        self,
+        graph: Graph,
+        terms: Sequence[Terms],
+        *,
+        waves: bool = False,
+        wave_timeout_s: float | None = None,
+        streams: Mapping[int, int] = _NO_STREAMS,
     ) -> None:
         size = len(graph.needs)
         self._graph = graph
@@ -63,6 +73,9 @@ class Schedule:
         self._counted: dict[int, frozenset[int]] = {}
         self._passes: dict[int, Passes] = {}
         self._frozen = Frozen()
+        self._streams = streams
+        self._fed: set[int] = set()
+        """Those whose dependency flows."""
         self._waived: set[int] = set()
         self._left_out: set[int] = set()
         self._cause: dict[int, int] = {}
@@ -143,7 +156,7 @@ class Schedule:
         What a join saw when it opened, it sees again. To be called once, before anything else.
         """
         for node, each in came.items():
-            if each.seen is not None and self._holds(node, each.seen):
+            if each.seen is not None and not self._may_flow(node, each.seen) and self._holds(node, each.seen):
                 self._freeze(node, each.seen._replace(node=node), each.passes)
             elif each.passes:
                 self._passes[node].restore(each.passes, each.arrived, each.missing)
@@ -171,6 +184,10 @@ class Schedule:
         """Whether *node* still has the needs of which it saw so much, and waits for no more."""
         return not seen.pending and {*seen.arrived, *seen.missing} == set(self._needs(node))
 
+    def _may_flow(self, node: int, seen: Opened) -> bool:
+        """Whether *node*, which saw that before, had nothing missing and takes its parts anew as they come."""
+        return node in self._streams and not seen.missing
+
     def _freeze(self, node: int, seen: Opened, passes: int) -> None:
         counted = set(self._needs(node))
         self._frozen.add(seen, {*seen.arrived, *(need for need in self._graph.needs[node] if need not in counted)})
@@ -185,6 +202,15 @@ class Schedule:
             self._launch(node, now)
         if node in self._passes:
             self._begin_pass(node)
+
+    def flow(self, node: int) -> None:
+        """The parts of *node*, which runs, are told one by one from now on: whoever takes them so may begin."""
+        for dependant in self._graph.dependants[node]:
+            if self._streams.get(dependant) == node and dependant not in self._frozen:
+                self._fed.add(dependant)
+                self._awaited[dependant] -= 1
+                if not self._awaited[dependant] and self._state[dependant] is State.WAITING and not self._abandoned:
+                    self._open(dependant, Reason.ALL)
 
     def rest(self, node: int, now: float) -> None:
         """A pass of the progressive join *node* has ended; it is settled once `Rested` says so."""
@@ -269,8 +295,8 @@ class Schedule:
         succeeded = status is Status.SUCCEEDED
         blocks = not (succeeded or optional or status is Status.LATE)
         failed = status in FAILURES and not optional
-        dependants = self._graph.dependants[node]
-        if failed and not dependants:
+        dependants = self._tell_fed(node, blocks=blocks, failed=failed)
+        if failed and not self._graph.dependants[node]:
             self.fatal[node] = None
         if self._joins and not self._launched[node]:
             self._launch(node, now)
@@ -296,6 +322,27 @@ class Schedule:
             elif join is not None:
                 self._consider(dependant, now)
 
+    def _is_fed(self, dependant: int, node: int) -> bool:
+        """Whether *dependant* takes the parts of *node* one by one."""
+        return dependant in self._fed and self._streams[dependant] == node
+
+    def _tell_fed(self, node: int, *, blocks: bool, failed: bool) -> Sequence[int]:
+        """Tell those that take the parts of *node* how it ended: they have counted it already. Returns all others."""
+        if not self._fed:
+            return self._graph.dependants[node]
+        others = []
+        for dependant in self._graph.dependants[node]:
+            if not self._is_fed(dependant, node):
+                others.append(dependant)
+            elif blocks and self._state[dependant] is not State.SETTLED:
+                if failed:
+                    self.fatal[node] = None
+                if self._state[dependant] is State.RUNNING:  # whoever runs it lets it end
+                    self._cause[dependant] = self._cause.get(node, node)
+                else:
+                    self._skip(dependant, node)
+        return others
+
     def _arrives_again(self, join: int, node: int, *, succeeded: bool) -> bool:
         """Whether what the frozen *join* saw still holds, now that *node* has settled; it opens when all are there."""
         if not self._frozen.arrived(join, node, succeeded=succeeded):
@@ -320,7 +367,7 @@ class Schedule:
 
     def _skip(self, node: int, absent: int) -> None:
         """*node* cannot run without *absent*."""
-        if self._state[node] is not State.WAITING:
+        if self._state[node] is State.SETTLED:
             return
         cause = self._cause[node] = self._cause.get(absent, absent)
         self._end(node, Status.SKIPPED)
@@ -372,12 +419,16 @@ class Schedule:
             self._skip(node, min(gone))
             return
         self._opened[node] = True
-        if len(needs) > 1 or node in self._joins or (needs and self._status[needs[0]] is not Status.SUCCEEDED):
+        if len(needs) > 1 or node in self._joins or (needs and not self._is_there(needs[0], node)):
             seen = self._sight(node, reason)
             self._news.append(seen)
             if seen.late:
                 self._leave_behind(node, seen.late)
         self._make_ready(node)
+
+    def _is_there(self, need: int, node: int) -> bool:
+        """Whether *node* has *need*, or is given its parts."""
+        return self._status[need] is Status.SUCCEEDED or bool(self._fed and self._is_fed(node, need))
 
     def _sight(self, node: int, reason: Reason, late: frozenset[int] | None = None, number: int = 1) -> Opened:
         """What *node* sees of its needs. *late* are those out for good: all that are out, where None."""
@@ -386,9 +437,9 @@ class Schedule:
             return Opened(node, reason, tuple(needs), (), (), (), number)
         arrived, missing, out, pending = [], [], [], []
         for need in needs:
-            status = self._status[need]
-            is_late = status is None if late is None else need in late
-            if status is Status.SUCCEEDED and not is_late:
+            status, there = self._status[need], self._is_there(need, node)
+            is_late = not there and status is None if late is None else need in late
+            if there and not is_late:
                 arrived.append(need)
             elif is_late:
                 missing.append(need)
@@ -431,6 +482,8 @@ class Schedule:
         """Whether *dependant* may still read *node*, which has not settled."""
         if dependant in self._unwanted or self._state[dependant] is State.SETTLED:
             return False
+        if self._fed and self._is_fed(dependant, node):
+            return True
         if dependant in self._frozen and not self._opened[dependant]:
             return self._frozen.awaits(dependant, node)
         if dependant in self._passes:
