@@ -50,7 +50,7 @@ def show_graph(arguments: GraphArguments) -> int:
     if (changes or arguments.sensitivity) and arguments.format not in {"text", "json"}:
         raise UsageError("--what-if and --sensitivity are for --format text and json")
     writer(sys.stdout)(_drawn(arguments, plan, changes) + "\n")
-    if arguments.format == "text" and (known := sum(node.id in recorded for node in plan.nodes)):
+    if arguments.format == "text" and (known := sum(name in recorded for name, _, _ in plan.walk())):
         told = f"  {count(known, 'node')} as long as the median of recorded runs; --no-store goes by the file alone\n"
         writer(sys.stdout)(told)
     return Exit.SUCCEEDED
@@ -100,13 +100,16 @@ def _drawn(arguments: GraphArguments, plan: Plan, changes: Mapping[str, float]) 
 def _changes(given: Sequence[str], plan: Plan) -> dict[str, float]:
     """Seconds by node from `node=10s`; raises UsageError where that is something else."""
     changes: dict[str, float] = {}
-    ids = [node.id for node in plan.nodes]
+    nodes = {name: node for name, _, node in plan.walk()}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--what-if {text} has no `=`", hint="write --what-if NODE=10s")
-        if name not in ids:
-            raise UsageError(f"there is no node `{name}`", hint=did_you_mean(name, ids))
+        if name not in nodes:
+            raise UsageError(f"there is no node `{name}`", hint=did_you_mean(name, nodes))
+        if (body := nodes[name].body) is not None:
+            hint = f"name one of its nodes: {', '.join(f'{name}.{node.id}' for node in body.nodes)}"
+            raise UsageError(f"`{name}` takes as long as the pipeline that it runs", hint=hint)
         try:
             changes[name] = duration_s(value)
         except ValueError:

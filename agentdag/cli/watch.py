@@ -20,6 +20,7 @@ from agentdag.cli.check import wants_color
 from agentdag.cli.children import end_children
 from agentdag.errors import UsageError
 from agentdag.events import BarrierOpened, Event, NodeSettled, Observer, RunFinished, RunStatus
+from agentdag.plan.flat import flat
 from agentdag.session import BatchSession, Options, RunResult, Session, run_loop
 from agentdag.store.keeper import stores_around
 from agentdag.views.board import Board
@@ -121,7 +122,7 @@ def _board(session: Session) -> Board:
     for name, _, node in plan.walk():
         waves[name] = waves[name.rpartition(".")[0]] + node.wave
         nodes.append((name, waves[name], None if node.model is None else str(node.model)))
-    return Board.of(nodes, expected_s=plan.lasting(dict.fromkeys(session.answered, 0.0)).takes_s())
+    return Board.of(nodes, expected_s=flat(plan.lasting(dict.fromkeys(session.answered, 0.0))).takes_s())
 
 
 async def attended(session: Session | BatchSession, live: Any, main: Callable[[], Awaitable[T]]) -> T:

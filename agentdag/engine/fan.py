@@ -5,6 +5,7 @@ It knows no loop: it is told what became of its instances, and answers.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -49,6 +50,8 @@ class Fan:
         """How it ends, and why, where it was cut off."""
         self.rule = rule
         self._window = min(window, rule.concurrency or window)
+        self._lanes = [0.0] * min(rule.concurrency or 0, len(items))
+        """When each of those ended that its own concurrency lets run at once."""
         self._join = Join(rule.barrier, len(items))
         self._taken = bytearray(len(items))
         self._skip: frozenset[int] = frozenset()
@@ -131,7 +134,9 @@ class Fan:
             self._join.launch(settled.at)
         if settled.usage is not NO_USAGE:
             self.usage += settled.usage
-        since_s = self.items.lead_s(instance.index) + path_s
+        since_s = self._began_s(instance.index) + path_s
+        if self._lanes:
+            heapq.heapreplace(self._lanes, since_s)
         self.path_s = max(self.path_s, since_s)
         if instance.index in self.late:
             return None
@@ -148,6 +153,11 @@ class Fan:
         elif settled.reason == OUT_OF_BUDGET:
             self._lacks_money = True
         return None
+
+    def _began_s(self, index: int) -> float:
+        """When the item *index* could have begun, with a slot for each that its own concurrency allows."""
+        lead_s = self.items.lead_s(index)
+        return max(lead_s, self._lanes[0]) if self._lanes else lead_s
 
     def consider(self, now: float) -> list[Instance] | None:
         """Decide whether it has what it needs; returns those that are late now, once that is so."""

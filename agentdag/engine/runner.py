@@ -47,7 +47,8 @@ from agentdag.language.scalars import LOW_PRIORITY
 from agentdag.language.templates import TemplateError
 from agentdag.limits.deadlines import LET_GO_S
 from agentdag.limits.slots import Place, Seat, Slots
-from agentdag.plan.forecast import critical_path_s
+from agentdag.plan.flat import flat
+from agentdag.plan.forecast import critical_path_s, remaining_s
 from agentdag.plan.news import Cut, Ended, News, Opened, Rested
 from agentdag.plan.schedule import State
 from agentdag.plan.work import PipelineWork
@@ -76,7 +77,10 @@ class Runner:
         self._parts = Parts(run, self, slots.cap)
         shape = self._parts.shape(plan)
         remaining = shape.remaining_s
-        self._expected_path_s = critical_path_s(plan.graph, plan.durations_s, remaining, plan.rules)
+        whole = flat(plan)
+        left = remaining if whole is plan else remaining_s(whole.graph, whole.durations_s)
+        self._expected_path_s = critical_path_s(whole.graph, whole.durations_s, left, whole.rules)
+        self._expected_work_s = sum(whole.durations_s)
         self._root = Scope(run, shape, run.inputs, after_s=order * max(remaining, default=0.0))
         self._lives: dict[Instance, NodeLife] = {}
         """Of those that have begun and not settled."""
@@ -710,7 +714,7 @@ class Runner:
                 schedule=plan.schedule,
                 time=run.started,
                 critical_path_s=self._expected_path_s,
-                sequential_s=sum(plan.durations_s),
+                sequential_s=self._expected_work_s,
             )
         )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agentdag.language.scalars import seconds_text
+from agentdag.plan.flat import flat
 from agentdag.plan.forecast import DUST_S, earliest_s, forecast, gains_s, makespan_s, remaining_s, waves_s
 from agentdag.plan.graph import Edges, Graph, build_graph, width
 from agentdag.plan.plan import Plan, PlanNode
@@ -57,14 +58,14 @@ class Advice:
 
 def advise(plan: Plan) -> list[Advice]:
     """Everything that would make a run of *plan* shorter, what saves most first."""
-    adviser = _Adviser(plan)
+    adviser = _Adviser(flat(plan))
     found = [*adviser.waits(), *adviser.cap(), *adviser.lock_step(), *adviser.faster()]
     return sorted(found, key=lambda advice: -advice.saves_s)
 
 
 def lints(plan: Plan) -> list[Advice]:
     """The part of the advice that points at a mistake in the file, in no order."""
-    adviser = _Adviser(plan)
+    adviser = _Adviser(flat(plan))
     return [*adviser.waits(), *adviser.cap()]
 
 
@@ -76,7 +77,7 @@ def mostly_assumed(plan: Plan) -> bool:
 
 def sensitivity(plan: Plan) -> list[Sensitivity]:
     """What a second off each node is worth, where it is worth anything; the most first."""
-    found = (each for each in _Adviser(plan).sensitivity() if each.up_to_s > DUST_S)
+    found = (each for each in _Adviser(flat(plan)).sensitivity() if each.up_to_s > DUST_S)
     return sorted(found, key=lambda each: -each.up_to_s)
 
 
@@ -340,11 +341,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def what_if(plan: Plan, seconds: Mapping[str, float]) -> str:
     """What becomes of *plan* if the nodes in *seconds* took that long, in one sentence."""
-    changed = plan.lasting(seconds)
+    changed = flat(plan.lasting(seconds))
     told = changed.forecast()
-    before = plan.forecast()
+    before = flat(plan).forecast()
     named = [f"{name} at {seconds_text(value)}" for name, value in seconds.items()]
-    path = ", ".join(changed.nodes[number].id for number in told.critical_path)
+    path = ", ".join(changed.nodes[number].id for number in told.critical_path if changed.nodes[number].made is None)
     becomes = "becomes" if list(told.critical_path) != list(before.critical_path) else "stays"
     text = f"with {' and '.join(named)} the critical path {becomes} {path}: {seconds_text(told.critical_path_s)}"
     if told.makespan_s > told.critical_path_s + DUST_S:

@@ -30,6 +30,7 @@ from agentdag.limits.policy import Hedge, Policy, Timeout
 from agentdag.plan.barrier import barrier_of
 from agentdag.plan.drafts import Draft
 from agentdag.plan.effects import check_effects
+from agentdag.plan.flat import flat
 from agentdag.plan.graph import Edges, Graph, build_graph, find_cycles
 from agentdag.plan.leads import with_item_leads, with_leads
 from agentdag.plan.lint import Linter, Pricing
@@ -379,7 +380,7 @@ def _lasts_s(body: Plan) -> float | None:
     """How long a pipeline that a node runs is expected to take; None where nothing is said of its nodes."""
     if all(node.assumed for node in body.nodes):
         return None
-    return body.forecast().critical_path_s
+    return flat(body).forecast().critical_path_s
 
 
 def _timeout(*layers: TimeoutSpec | None) -> Timeout:

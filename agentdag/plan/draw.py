@@ -11,9 +11,10 @@ from typing import Any
 
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.advice import Advice, Sensitivity, advise, what_if
+from agentdag.plan.flat import flat
 from agentdag.plan.forecast import Forecast, makespan_s
 from agentdag.plan.graph import width
-from agentdag.plan.plan import Plan
+from agentdag.plan.plan import Plan, PlanNode
 
 MAX_ROWS = 200
 UNFOLDED_ROWS = 40
@@ -52,7 +53,8 @@ def caps(plan: Plan) -> list[tuple[int, float]]:
 def to_json(
     plan: Plan, *, changes: Mapping[str, float] | None = None, sensitivity: Sequence[Sensitivity] | None = None
 ) -> str:
-    """The graph as the appendix of the contract has it, with what else was asked."""
+    """The graph as the appendix of the contract has it, with what else was asked; unfolded, as `flat` has it."""
+    file, plan = plan, flat(plan)
     told = plan.forecast()
     names = [node.id for node in plan.nodes]
     critical = set(told.critical_path)
@@ -71,6 +73,10 @@ def to_json(
             entry["assumed"] = True
         if not node.barrier.plain:
             entry["barrier"] = node.barrier.told(len(node.needs))
+        if node.made is not None:
+            entry["parts"] = list(node.made.parts)
+        if node.feeder is not None:
+            entry["item_by_item"] = node.feeder
         if number in told.late:
             entry["late"] = True
         if number in told.lost:
@@ -85,10 +91,10 @@ def to_json(
         "caps": [{"concurrency": cap, "makespan_s": _rounded(seconds)} for cap, seconds in caps(plan)],
         "waves": [[names[number] for number in wave] for wave in plan.graph.waves],
         "nodes": nodes,
-        "advice": [_advice_json(advice) for advice in advise(plan)],
+        "advice": [_advice_json(advice) for advice in advise(file)],
     }
     if changes:
-        changed = plan.lasting(changes)
+        changed = flat(file.lasting(changes))
         whole["what_if"] = {"durations_s": dict(changes), **_totals(changed, changed.forecast())}
     if sensitivity is not None:
         whole["sensitivity"] = [
@@ -103,10 +109,15 @@ def _totals(plan: Plan, told: Forecast) -> dict[str, Any]:
         "sequential_s": _rounded(told.sequential_s),
         "waves_s": _rounded(told.waves_s),
         "critical_path_s": _rounded(told.critical_path_s),
-        "critical_path": [plan.nodes[number].id for number in told.critical_path],
+        "critical_path": _path(plan, told),
         "makespan_s": _rounded(told.makespan_s),
         "lower_bound_s": _rounded(told.lower_bound_s),
     }
+
+
+def _path(plan: Plan, told: Forecast) -> list[str]:
+    """The nodes of the critical path, without those that are no more than the end of others."""
+    return [plan.nodes[number].id for number in told.critical_path if plan.nodes[number].made is None]
 
 
 def _advice_json(advice: Advice) -> dict[str, Any]:
@@ -136,9 +147,11 @@ def to_text(
     With *columns* the timeline is no wider than that.
     """
     signs = signs or Signs()
+    file, plan = plan, flat(plan)
     told = plan.forecast()
-    nodes, waves = _counted(len(plan.nodes), "node"), _counted(len(plan.graph.waves), "wave")
-    lines = [f"{plan.name}: {nodes} in {waves}", ""]
+    nodes, waves = _counted(len(file.nodes), "node"), _counted(len(plan.graph.waves), "wave")
+    unfolded = "" if plan is file else f", {sum(node.made is None for node in plan.nodes):,} when unfolded"
+    lines = [f"{plan.name}: {nodes} in {waves}{unfolded}", ""]
     lines += (_fitted(line, columns, signs) for line in _timeline(plan, told, signs, columns))
     if not _is_free(plan):
         lines += ["", "  slack is against the critical path: it does not know of the cap, or of waves"]
@@ -150,36 +163,91 @@ def to_text(
         lines += ["", "  ? assumed: say how long a node takes with `expect: {latency: 45s}`"]
     lines += ["", *_total_lines(plan, told, signs)]
     if changes:
-        lines += ["", f"  {what_if(plan, changes)}"]
+        lines += ["", f"  {what_if(file, changes)}"]
     if sensitivity is not None:
         lines += ["", *_sensitivity_lines(sensitivity)]
-    lines += _advice_lines(advise(plan), columns)
+    lines += _advice_lines(advise(file), columns)
     return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One node, or several that differ in nothing but their names."""
+    """One node, or several that differ in nothing but their names, or what a node is made of."""
 
     numbers: tuple[int, ...]
     name: str
+    whole: int | None = None
+    """The node that *numbers* are the parts of."""
 
 
 def _rows(plan: Plan, told: Forecast, signs: Signs) -> Iterator[_Row]:
     """The nodes wave by wave, in the order of their start."""
-    critical = set(told.critical_path)
-    listed = [n for wave in plan.graph.waves for n in sorted(wave, key=lambda n: (told.starts_s[n], n))]
-    if len(listed) <= UNFOLDED_ROWS:
-        yield from (_Row((number,), _cropped(plan.nodes[number].id, signs)) for number in listed)
-        return
-    groups: dict[Any, list[int]] = {}
-    for number in listed:
-        node = plan.nodes[number]
-        after = tuple(plan.graph.dependants[number])
-        groups.setdefault(number if number in critical else (node.wave, node.edges, after), []).append(number)
-    for numbers in groups.values():
-        name = _cropped(plan.nodes[min(numbers)].id, signs)
-        yield _Row(tuple(numbers), f"{name} and {len(numbers) - 1} more" if len(numbers) > 1 else name)
+    yield from _Folding(plan, told, signs).rows("")
+
+
+class _Folding:
+    """The rows of a flat *plan*: a node that is made of others stands before them."""
+
+    def __init__(self, plan: Plan, told: Forecast, signs: Signs) -> None:
+        self._plan = plan
+        self._told = told
+        self._signs = signs
+        self._critical = set(told.critical_path)
+        self._numbers = {node.id: number for number, node in enumerate(plan.nodes)}
+        self._within: dict[str, list[int]] = {}
+        for number, node in enumerate(plan.nodes):
+            self._within.setdefault(_owner(node.id), []).append(number)
+
+    def rows(self, owner: str, depth: int = 0) -> Iterator[_Row]:
+        """Those of the nodes that *owner* is made of."""
+        for numbers in self._groups(owner):
+            node = self._plan.nodes[numbers[0]]
+            name = "  " * depth + _cropped(self._plan.nodes[min(numbers)].id, self._signs)
+            if node.made is not None:
+                yield _Row(tuple(self._leaves(node.id)), name, numbers[0])
+                yield from self._inner(node, depth + 1)
+            else:
+                yield _Row(tuple(numbers), f"{name} and {len(numbers) - 1} more" if len(numbers) > 1 else name)
+
+    def _inner(self, node: PlanNode, depth: int) -> Iterator[_Row]:
+        """What *node* is made of: the nodes of its pipeline, for the item that matters most where there are several."""
+        items = [number for number in self._within[node.id] if self._plan.nodes[number].id.endswith("]")]
+        if not items:
+            yield from self.rows(node.id, depth)
+            return
+        shown = max(items, key=lambda number: not self._critical.isdisjoint(self._leaves(self._plan.nodes[number].id)))
+        if self._plan.nodes[shown].made is not None:
+            yield from self.rows(self._plan.nodes[shown].id, depth)
+
+    def _groups(self, owner: str) -> Iterator[list[int]]:
+        """The nodes of *owner* wave by wave, as they start; where they are many, the like ones together."""
+        plan, starts = self._plan, self._told.starts_s
+        firsts = {number: min(self._leaves(plan.nodes[number].id), key=self._moment) for number in self._within[owner]}
+        listed = sorted(firsts, key=lambda number: (*self._moment(firsts[number]), starts[number], number))
+        if len(listed) <= UNFOLDED_ROWS:
+            yield from ([number] for number in listed)
+            return
+        groups: dict[Any, list[int]] = {}
+        for number in listed:
+            node, after = plan.nodes[number], tuple(plan.graph.dependants[number])
+            single = number in self._critical or node.made is not None
+            groups.setdefault(number if single else (node.wave, node.edges, after), []).append(number)
+        yield from groups.values()
+
+    def _moment(self, number: int) -> tuple[int, float]:
+        return self._plan.nodes[number].wave, self._told.starts_s[number]
+
+    def _leaves(self, name: str) -> list[int]:
+        """The nodes that *name* is made of, and that are made of no others."""
+        found = []
+        for number in self._within.get(name, ()):
+            found += self._leaves(self._plan.nodes[number].id)
+        return found or [self._numbers[name]]
+
+
+def _owner(name: str) -> str:
+    """The node that the node *name* of a flat plan is a part of."""
+    return name[: name.rindex("[")] if name.endswith("]") else name.rpartition(".")[0]
 
 
 def _is_free(plan: Plan) -> bool:
@@ -193,7 +261,7 @@ def _fitted(line: str, columns: int | None, signs: Signs) -> str:
 
 def _chosen(rows: Sequence[_Row], critical: set[int]) -> list[_Row]:
     """As many rows as are shown, those of the critical path before all others."""
-    ranked = sorted(range(len(rows)), key=lambda index: (rows[index].numbers[0] not in critical, index))
+    ranked = sorted(range(len(rows)), key=lambda index: (critical.isdisjoint(rows[index].numbers), index))
     return [rows[index] for index in sorted(ranked[:MAX_ROWS])]
 
 
@@ -207,20 +275,18 @@ def _timeline(plan: Plan, told: Forecast, signs: Signs, columns: int | None) -> 
     end = f"{seconds_text(told.makespan_s):>{bar_wide - 3}}"
     yield f"  wave    {'node':<{wide}}  0 s{end}  {'lasts':>10} {'slack':>8}  needs"
     for row in shown:
-        number = row.numbers[0]
-        node = plan.nodes[number]
-        mark = signs.critical if number in critical else " "
+        is_critical = not critical.isdisjoint(row.numbers)
+        mark = signs.critical if is_critical else " "
         bar = _bar(drawn, row, signs, bar_wide)
-        spare = "" if number in critical else _spare(told, row)
-        lasts = _lasts(plan, row)
-        needs = ", ".join(node.edges[:MAX_NEEDS])
-        if len(node.edges) > MAX_NEEDS:
-            needs += f" and {len(node.edges) - MAX_NEEDS} more"
-        if not node.barrier.plain:
-            needs = f"[{node.barrier.told(len(node.needs))}] {needs}"
-        yield f"  {node.wave:>4}  {mark} {row.name:<{wide}}  {bar}  {lasts:>10} {spare:>8}  {needs}".rstrip()
+        spare = "" if is_critical else _spare(told, row)
+        wave = min(plan.nodes[number].wave for number in row.numbers)
+        lasts = _lasts(plan, told, row)
+        needs = _needs(plan.nodes[row.numbers[0] if row.whole is None else row.whole])
+        yield f"  {wave:>4}  {mark} {row.name:<{wide}}  {bar}  {lasts:>10} {spare:>8}  {needs}".rstrip()
     if len(rows) > len(shown):
-        left = len(plan.nodes) - sum(len(row.numbers) for row in shown)
+        left = sum(len(row.numbers) for row in rows if row.whole is None) - sum(
+            len(row.numbers) for row in shown if row.whole is None
+        )
         yield f"  {signs.more} and {left:,} more nodes"
 
 
@@ -234,7 +300,28 @@ def _spare(told: Forecast, row: _Row) -> str:
     return "any" if math.isinf(slack) else seconds_text(slack)
 
 
-def _lasts(plan: Plan, row: _Row) -> str:
+def _needs(node: PlanNode) -> str:
+    """What *node* waits for, by which rule, and for how many items it runs."""
+    edges = node.edges if node.made is None else node.made.edges
+    needs = ", ".join(edges[:MAX_NEEDS])
+    if len(edges) > MAX_NEEDS:
+        needs += f" and {len(edges) - MAX_NEEDS} more"
+    if not node.barrier.plain and node.made is None:
+        needs = f"[{node.barrier.told(len(node.needs))}] {needs}"
+    if node.feeder is not None:
+        needs += ", item by item"
+    if node.foreach is not None:
+        needs += "  [each item]"
+    elif node.made is not None and node.made.items is not None:
+        rule = "" if node.barrier.plain else f": {node.barrier.told(node.made.items)}"
+        needs += f"  [{_counted(node.made.items, 'item')}{rule}]"
+    return needs.strip()
+
+
+def _lasts(plan: Plan, told: Forecast, row: _Row) -> str:
+    if row.whole is not None:
+        spans = [(told.starts_s[number], told.ends_s[number]) for number in row.numbers]
+        return seconds_text(max(end for _, end in spans) - min(start for start, _ in spans)) + " "
     seconds = [plan.nodes[number].expected_s for number in row.numbers]
     assumed = "?" if any(plan.nodes[number].assumed for number in row.numbers) else " "
     low, high = seconds_text(min(seconds)), seconds_text(max(seconds))
@@ -256,7 +343,7 @@ def _bar(told: Forecast, row: _Row, signs: Signs, columns: int) -> str:
 
 
 def _total_lines(plan: Plan, told: Forecast, signs: Signs) -> Iterator[str]:
-    path = [plan.nodes[number].id for number in told.critical_path]
+    path = _path(plan, told)
     if len(path) > MAX_PATH:
         path = [*path[: MAX_PATH // 2], f"{signs.more} {len(path) - MAX_PATH} more", *path[-MAX_PATH // 2 :]]
     capped = f"with {plan.concurrency} at once" + (" in waves" if plan.schedule == "waves" else "")

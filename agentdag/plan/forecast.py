@@ -106,7 +106,8 @@ def _path_of(graph: Graph, played: Played) -> list[int]:
     while path:
         node = path[-1]
         start = played.passes_s[node][-1]
-        before = [need for need in graph.needs[node] if played.passes_s[need] and starts[need] < start]
+        ran = [need for need in graph.needs[node] if played.passes_s[need]]
+        before = [need for need in ran if starts[need] < start or played.ends_s[need] <= start]
         if not before:
             break
         path.append(max(before, key=partial(_awaited, played, start, node in played.timed)))

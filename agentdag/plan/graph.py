@@ -30,6 +30,11 @@ class Graph:
     waves: Sequence[Sequence[int]]
     order: Sequence[int]
 
+    @property
+    def last(self) -> list[int]:
+        """The nodes that nobody depends on."""
+        return [node for node, dependants in enumerate(self.dependants) if not dependants]
+
 
 def build_graph(needs: Edges) -> Graph | None:
     """The graph of *needs*, or None where it has a cycle."""

@@ -24,6 +24,7 @@ from agentdag.language.templates import RUN_ATTRIBUTES, Problem, Read, Template,
 from agentdag.plan.advice import lints, mostly_assumed
 from agentdag.plan.drafts import Draft
 from agentdag.plan.files import FileProblem, locate
+from agentdag.plan.flat import flat
 from agentdag.plan.forecast import DUST_S
 from agentdag.plan.graph import width
 from agentdag.plan.plan import Plan, PlanNode
@@ -224,7 +225,7 @@ class Linter:
         whole = self.plan.timeout_s
         if mostly_assumed(self.plan):
             return
-        if whole is not None and (takes := self.plan.forecast().makespan_s) > whole + DUST_S:
+        if whole is not None and (takes := flat(self.plan).takes_s()) > whole + DUST_S:
             message = f"the run is expected to take {seconds_text(takes)}, but is cut at {seconds_text(whole)}"
             self.report.at(("limits", "timeout"), "AD506", message, "give it more time, or see `agentdag graph`")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.calls import Rehearsal, Sampling
 from agentdag.language.spec import InputSpec, ProviderSpec
@@ -58,6 +58,14 @@ class BudgetTerms:
     actions: frozenset[str] = frozenset()
 
 
+class Made(NamedTuple):
+    """What a node is made of: *parts*, which wait for *edges*; of a `foreach`, so many *items*."""
+
+    parts: tuple[str, ...]
+    edges: tuple[str, ...]
+    items: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanNode:
     """One node. `edges` are all its dependencies; `needs` those that a join sees, and its barrier counts."""
@@ -99,6 +107,10 @@ class PlanNode:
     """The file that its output is written to."""
     writes: frozenset[str] = frozenset()
     reads_resources: frozenset[str] = frozenset()
+    feeder: str | None = None
+    """In a flat plan: the node whose items it takes one by one."""
+    made: Made | None = None
+    """In a flat plan: what it is the end of."""
 
     @property
     def cacheable(self) -> bool:
@@ -226,7 +238,7 @@ class Plan:
         """What it gives, by name: its outputs, or the nodes that nobody needs."""
         if self.outputs:
             return list(self.outputs)
-        return [node.id for number, node in enumerate(self.nodes) if not self.graph.dependants[number]]
+        return [self.nodes[number].id for number in self.graph.last]
 
     def wanted(self) -> frozenset[str]:
         """The nodes that `outputs` read."""
