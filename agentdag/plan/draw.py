@@ -11,7 +11,7 @@ from typing import Any
 
 from agentdag.language.scalars import seconds_text
 from agentdag.plan.advice import Advice, Sensitivity, advise, what_if
-from agentdag.plan.flat import flat
+from agentdag.plan.flat import flat, owner_of
 from agentdag.plan.forecast import Forecast, makespan_s
 from agentdag.plan.graph import width
 from agentdag.plan.plan import Plan, PlanNode
@@ -196,7 +196,7 @@ class _Folding:
         self._numbers = {node.id: number for number, node in enumerate(plan.nodes)}
         self._within: dict[str, list[int]] = {}
         for number, node in enumerate(plan.nodes):
-            self._within.setdefault(_owner(node.id), []).append(number)
+            self._within.setdefault(owner_of(node.id), []).append(number)
 
     def rows(self, owner: str, depth: int = 0) -> Iterator[_Row]:
         """Those of the nodes that *owner* is made of."""
@@ -243,11 +243,6 @@ class _Folding:
         for number in self._within.get(name, ()):
             found += self._leaves(self._plan.nodes[number].id)
         return found or [self._numbers[name]]
-
-
-def _owner(name: str) -> str:
-    """The node that the node *name* of a flat plan is a part of."""
-    return name[: name.rindex("[")] if name.endswith("]") else name.rpartition(".")[0]
 
 
 def _is_free(plan: Plan) -> bool:

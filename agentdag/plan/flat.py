@@ -48,6 +48,11 @@ def counts_of(plan: Plan) -> Mapping[str, int]:
     return counts
 
 
+def owner_of(name: str) -> str:
+    """The node that the node *name* of a flat plan is a part of; empty where it is part of none."""
+    return name[: name.rindex("[")] if name.endswith("]") else name.rpartition(".")[0]
+
+
 class _Unfolding:
     """The nodes so far, each with the whole names of its dependencies."""
 

@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from agentdag.language.findings import inert
 from agentdag.language.scalars import seconds_text
+from agentdag.plan.flat import flat
 from agentdag.plan.forecast import Forecast
 from agentdag.plan.pictures import title
 from agentdag.plan.plan import Plan
@@ -114,8 +115,9 @@ class _Layout:
 
 def to_svg(plan: Plan) -> str:
     """The picture, for light and dark pages alike; it needs nothing from anywhere."""
-    layout = _Layout(plan)
     heading = title(plan)
+    plan = flat(plan, items=False)
+    layout = _Layout(plan)
     labels = _labels(plan)
     widths = [max(_width(labels, layout.vertices[n].node) for n in column) for column in layout.columns]
     lefts = [MARGIN + sum(widths[:index]) + COLUMN_GAP * index for index in range(len(widths))]
@@ -148,7 +150,7 @@ def _labels(plan: Plan) -> list[tuple[str, str]]:
     labels = []
     for number, node in enumerate(plan.nodes):
         name = node.id if len(node.id) <= MAX_LETTERS else node.id[: MAX_LETTERS - 1] + "…"
-        seconds = seconds_text(node.expected_s) + ("?" if node.assumed else "")
+        seconds = seconds_text(node.expected_s) + ("?" if node.assumed else "") if node.made is None else "ends"
         labels.append((name, seconds + ("" if number in critical else _spare(told, number))))
     return labels
 
