@@ -17,7 +17,7 @@ from agentdag.plan.compile import Compiled
 from agentdag.plan.preview import Preview, Step
 from agentdag.session import compile_pipeline, costs_of
 from agentdag.views.lines import writer
-from agentdag.views.words import count, inert, money
+from agentdag.views.words import count, inert, money, names
 
 MAX_DEAR = 5
 """Nodes whose cost is told one by one."""
@@ -74,14 +74,15 @@ def _cost_text(seen: Preview) -> str:
     """A run's cost, and which nodes make up most of it."""
     asked = [step for step in seen.steps if step.low.cost_usd]
     dearest = sorted(asked, key=lambda step: -(step.low.cost_usd or 0))[:MAX_DEAR]
-    told = ", ".join(f"{step.node.id} {money(step.low.cost_usd)} to {money(step.high.cost_usd)}" for step in dearest)
+    told = ", ".join(f"{step.name} {money(step.low.cost_usd)} to {money(step.high.cost_usd)}" for step in dearest)
     more = f", {len(asked) - len(dearest)} more" if len(asked) > len(dearest) else ""
     cost = f"{money(seen.low.cost_usd)} expected, {money(seen.high.cost_usd)} at most"
-    return f"{inert(str(seen.plan.path))}: a run costs {cost} ({told}{more})\n"
+    of_one = f"; of one item each of {names(seen.uncounted)}" if seen.uncounted else ""
+    return f"{inert(str(seen.plan.path))}: a run costs {cost} ({told}{more}){of_one}\n"
 
 
 def _cost_json(seen: Preview) -> dict[str, Any]:
-    nodes = [{"id": step.node.id, **_bounds(step)} for step in seen.steps if step.node.model is not None]
+    nodes = [{"id": step.name, **_bounds(step)} for step in seen.steps if step.node.model is not None]
     return {"file": str(seen.plan.path), **_bounds(seen), "nodes": nodes}
 
 

@@ -15,7 +15,7 @@ from agentdag.plan.plan import Plan
 from agentdag.plan.preview import LONGEST_ANSWER, Preview, Step
 from agentdag.session import Options, foreseen
 from agentdag.views.lines import writer
-from agentdag.views.words import count, inert, inert_lines, left, money
+from agentdag.views.words import count, inert, inert_lines, left, money, names
 
 MAX_LINES = 20
 """Lines of a prompt that are shown on a terminal; elsewhere all of them."""
@@ -41,6 +41,8 @@ def _text(seen: Preview, *, terminal: bool) -> str:
     time += f"; {count(assumed, 'node')} without `expect` counted 1 s" if assumed else ""
     lines += ["", time]
     lines.append(f"tokens  about {low.input_tokens:,} in, {low.output_tokens:,} out")
+    if seen.uncounted:
+        lines.append(f"        with one item of {names(seen.uncounted)}: how many there are, only the run can tell")
     lines += _budget(seen)
     if not high.cost_usd and not seen.unpriced:
         return "\n".join([*lines, "cost    nothing"])
@@ -49,10 +51,10 @@ def _text(seen: Preview, *, terminal: bool) -> str:
         told += f", without {', '.join(seen.unpriced)}: no price is known"
     lines.append(told)
     lines.append(
-        "        low: what is expected; high: each retry, hedge, fallback and pass spent, each answer as long as"
+        "        low: what is expected; high: each retry, hedge, fallback, turn and pass spent, each answer as"
     )
     lines.append(
-        f"        max_tokens allows, or {LONGEST_ANSWER} times as long as expected where the file does not say"
+        f"        long as max_tokens allows, or {LONGEST_ANSWER} times as long as expected where the file does not say"
     )
     return "\n".join(lines)
 
@@ -79,7 +81,17 @@ def _step_lines(step: Step, *, terminal: bool) -> Iterator[str]:
         if step.error is None:
             about.append(f"about {step.low.input_tokens:,} tokens in, {step.low.output_tokens:,} out")
             about.append(f"{money(step.low.cost_usd)} to {money(step.high.cost_usd)}")
-    yield f"{node.id}: {', '.join(about)}"
+    if step.items is not None:
+        about.insert(0, count(step.items, "item"))
+    elif node.foreach is not None:
+        about.insert(0, "for each item: told of one")
+    if node.repeat is not None:
+        about.insert(0, f"up to {node.repeat.most} passes")
+    if step.skipped:
+        about = ["does not run: its `when` does not hold"]
+    yield f"{step.name}: {', '.join(about)}"
+    if step.skipped:
+        return
     if step.error is not None:
         yield f"  would fail: {inert(step.error)}"
     if step.system is not None:
@@ -120,7 +132,7 @@ def _json(seen: Preview) -> str:
 def _step_json(step: Step) -> dict[str, Any]:
     node = step.node
     told: dict[str, Any] = {
-        "id": node.id,
+        "id": step.name,
         "start_s": round(step.start_s, 6),
         "duration_s": round(node.expected_s, 6),
         "model": None if node.model is None else str(node.model),

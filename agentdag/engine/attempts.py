@@ -70,6 +70,7 @@ class NodeLife(Turn):
         "_asks",
         "_attempts",
         "_attempts_before",
+        "_before_s",
         "_begun_s",
         "_billed",
         "_by",
@@ -128,6 +129,8 @@ class NodeLife(Turn):
         """Whether what a node repeats for has come to hold."""
         self._previous: Any = None
         """The output of the pass before, of one that repeats."""
+        self._before_s = 0.0
+        """What the passes before took, of one that repeats."""
         self._outcome = _NOTHING
         self._good: Outcome | None = None
         """The last that succeeded."""
@@ -186,6 +189,7 @@ class NodeLife(Turn):
         while repeat is not None and self._goes_round(repeat):
             await self._tell_pass()
             self._previous = self._outcome.output
+            self._before_s += self._outcome.latency_s
             self._run.governor.go_on()
             await self._pass()
         if self.node.save is not None and self._outcome.failure is None and not (self.let_go or self._is_played):
@@ -229,6 +233,7 @@ class NodeLife(Turn):
             return
         if good:
             self.passes, self._previous = len(good), good[-1].output
+            self._before_s = sum(each.latency_s for each in good)
 
     async def _save(self, path: Template) -> None:
         """Write the output to its file; where that fails the node has failed, and its answer stays on record."""
@@ -488,7 +493,7 @@ class NodeLife(Turn):
             at=run.now(),
             node=self.name,
             status=status,
-            latency_s=outcome.latency_s,
+            latency_s=self._before_s + outcome.latency_s,
             attempts=self._attempts_before + self._attempts,
             model=by.model,
             usage=self._usage,

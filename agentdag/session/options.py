@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -179,8 +179,17 @@ def lasting(plan: Plan, paces: Mapping[str, Pace]) -> Plan:
     return plan.lasting({node: pace.p50_s for node, pace in paces.items() if pace.p50_s is not None})
 
 
-def foreseen(plan: Plan, inputs: Mapping[str, Any] | None = None, options: Options | None = None) -> Preview:
-    """What a run of *plan* would do and cost; makes no call. Raises UsageError where an input is missing."""
+def foreseen(
+    plan: Plan,
+    inputs: Mapping[str, Any] | None = None,
+    options: Options | None = None,
+    *,
+    unknown: Collection[str] = (),
+) -> Preview:
+    """What a run of *plan* would do and cost; makes no call. The inputs in *unknown* are no more than place-holders.
+
+    Raises UsageError where an input is missing.
+    """
     options = options or Options()
     plan = planned(plan, options)
     names = {"id": run_id(), "started": datetime.now(UTC).isoformat(timespec="milliseconds")}
@@ -191,7 +200,7 @@ def foreseen(plan: Plan, inputs: Mapping[str, Any] | None = None, options: Optio
         known = prices(model)
         return None if known is None else known.of(usage)
 
-    return preview(plan, resolve_inputs(plan, inputs or {}), cost=cost, names=names)
+    return preview(plan, resolve_inputs(plan, inputs or {}), cost=cost, names=names, unknown=unknown)
 
 
 def costs_of(plan: Plan) -> Preview | None:
@@ -203,7 +212,7 @@ def costs_of(plan: Plan) -> Preview | None:
         if spec.required
     }
     try:
-        return foreseen(plan, given)
+        return foreseen(plan, given, unknown=given)
     except UsageError:
         return None
 

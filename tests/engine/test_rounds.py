@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from engine.recorder import Recorder
+from virtual import simulated
 from wire import Say, WireServer
 
 import agentdag
@@ -238,6 +239,19 @@ def test_it_goes_round_until_the_condition_holds(plan: Compile, tmp_path: Path) 
     assert result.nodes["a"].output == {"score": 6}
     assert result.nodes["a"].reason == "`until` did not hold in 2 passes"
     assert result.ok
+
+
+def test_a_node_takes_as_long_as_all_of_its_passes(plan: Compile) -> None:
+    text = """
+        defaults: {model: simulated/m}
+        nodes:
+          a: {prompt: x, repeat: {until: "{{ false }}", max: 4}, expect: {latency: 5s}}
+          b: {prompt: "{{ nodes.a.output }}", expect: {latency: 1s}}
+    """
+    result = simulated(plan(textwrap.dedent(text)))
+    assert result.elapsed_s == pytest.approx(21, rel=0.02)
+    assert result.critical_path_s == pytest.approx(21, rel=0.02)
+    assert result.sequential_s == pytest.approx(21, rel=0.02)
 
 
 def test_a_pass_that_fails_fails_the_node(plan: Compile, tmp_path: Path) -> None:

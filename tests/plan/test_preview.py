@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,57 @@ def test_the_high_cost_counts_all_that_may_be_asked(plan: PlanOf) -> None:
     assert join.high.output_tokens == 2 * calls * 1000
     tokens_in = Decimal(join.high.input_tokens or 0) / 2
     assert join.high.cost_usd == (calls * 1000 * 11 + tokens_in) / 1_000_000
+
+
+ROUNDS = """
+inputs: {cities: {type: array, default: [Rome, Oslo, Bern]}}
+defaults: {model: openai/gpt-5-mini, max_tokens: 100, retry: 0}
+nodes:
+  each: {prompt: "Say {{ item }} at {{ index }}", foreach: "{{ inputs.cities }}", expect: {tokens: 50}}
+  next: {prompt: "Sum {{ item }}", foreach: "{{ nodes.each.output }}", expect: {tokens: 50}}
+  all: {prompt: "{{ nodes.each.output }}"}
+  again: {prompt: "Better than {{ previous or 'nothing' }}", repeat: {until: "{{ output == 'x' }}", max: 4}}
+  typed: {prompt: "hi", output: json}
+  never: {prompt: "hi", when: "{{ inputs.cities | length > 5 }}"}
+  child: {pipeline: child.yaml, with: {topic: "{{ item }}", found: "{{ nodes.all.output }}"}, foreach: [p, q]}
+"""
+INNER = """
+inputs: {topic: {}, found: {}}
+defaults: {model: openai/gpt-5-mini, max_tokens: 100, retry: 0}
+nodes:
+  look: {prompt: "Look at {{ inputs.topic }}", expect: {latency: 3s}}
+  write: {prompt: "Write {{ inputs.found }} {{ nodes.look.output }}"}
+"""
+
+
+def test_items_passes_and_pipelines_count(plan: PlanOf, tmp_path: Path) -> None:
+    (tmp_path / "child.yaml").write_text(INNER)
+    steps = {step.name: step for step in foreseen(plan(ROUNDS), {}).steps}
+    assert steps["each"].prompt == "Say Rome at 0"
+    assert steps["each"].items == 3
+    assert (steps["each"].low.output_tokens, steps["each"].high.output_tokens) == (150, 300)
+    assert steps["next"].items is None
+    assert steps["next"].prompt == "Sum {{ item }}"
+    assert (steps["again"].low.output_tokens, steps["again"].high.output_tokens) == (100, 400)
+    assert steps["again"].prompt == "Better than nothing"
+    assert steps["typed"].high.output_tokens == 200, "one more turn may mend it"
+    assert steps["never"].skipped
+    assert steps["child.look"].prompt == "Look at p"
+    assert steps["child.look"].low.output_tokens == 200
+    assert steps["child.write"].waits_for == ("child.look", "all")
+    assert steps["child.write"].start_s == steps["child"].start_s + 3
+    assert foreseen(plan(ROUNDS), {}).uncounted == ["next"]
+
+
+def test_the_turns_of_a_tool_user_send_again_what_was_said(plan: PlanOf, tmp_path: Path) -> None:
+    (tmp_path / "t.py").write_text("def f(x: int) -> int:\n    'f'\n    return x\n")
+    text = """
+        tools: {f: {call: "t:f"}}
+        nodes:
+          a: {prompt: x, model: openai/gpt-5-mini, max_tokens: 100, tools: [f], max_turns: 3, retry: 0,
+              tool_output_limit: 350}
+    """
+    (step,) = foreseen(plan(text), {}).steps
+    assert step.low.input_tokens is not None
+    assert step.high.output_tokens == 300
+    assert step.high.input_tokens == 3 * step.low.input_tokens + (1 + 2) * (100 + 100)
