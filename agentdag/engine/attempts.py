@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.llm import ModelAgent
-from agentdag.calls import BYTES_PER_TOKEN, MAYBE_BILLED, NO_USAGE, Exchange, ToolCall, ToolResult, Usage
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, ToolCall, ToolResult, Usage
 from agentdag.engine.afford import purse_of, too_little
 from agentdag.engine.agents import Means, agent_for
 from agentdag.engine.asks import Asked, Question, rendered
+from agentdag.engine.deltas import Deltas
 from agentdag.engine.resumption import good_passes
 from agentdag.engine.saving import save, target_of, unwritten
 from agentdag.engine.scope import Instance
@@ -24,7 +25,6 @@ from agentdag.events import (
     OUT_OF_BUDGET,
     NodeFallback,
     NodeHedged,
-    NodeProgress,
     NodeRetrying,
     NodeSettled,
     NodeStarted,
@@ -44,7 +44,6 @@ from agentdag.plan.plan import Choice
 from agentdag.plan.work import CallWork, PipelineWork, Repeat
 from agentdag.store.log import asks_json
 
-TOKENS_EVERY_S = 0.2
 SHORTEST_TOLD_WAIT_S = 0.05
 """A shorter wait for a slot is told in `waits`, but not as an event of its own."""
 
@@ -75,15 +74,13 @@ class NodeLife(Turn):
         "_billed",
         "_by",
         "_degraded",
+        "_deltas",
         "_good",
         "_good_by",
         "_outcome",
         "_previous",
         "_question",
         "_run",
-        "_streamed_bytes",
-        "_told_at",
-        "_ttft_s",
         "_turned",
         "_usage",
         "_waits",
@@ -147,9 +144,7 @@ class NodeLife(Turn):
         self._waits: dict[str, float] = {}
         self._billed = False
         self._begun_s = 0.0
-        self._streamed_bytes = 0
-        self._ttft_s: float | None = None
-        self._told_at = 0.0
+        self._deltas = Deltas(run, self.name)
 
     def sit(self, seat: Seat) -> None:
         """The next pass has a slot of its own."""
@@ -216,10 +211,7 @@ class NodeLife(Turn):
 
     async def _tell_pass(self) -> None:
         """A pass is over, and another follows: on record before that."""
-        run, told = self._run, self.pass_finished()
-        if run.log is not None:
-            await run.log.recorded(told)
-        run.emit(told)
+        await self._run.record(self.pass_finished())
 
     def _take_up_passes(self) -> None:
         """Go on after the passes of an earlier life of the run."""
@@ -277,7 +269,7 @@ class NodeLife(Turn):
         agent = self._prepare(number, choice)
         while agent is not None:
             self.unfunded, worst = False, self.reserved
-            outcome = await agent.perform(Task(self.name, self._run.governor, self, self.on_delta))
+            outcome = await agent.perform(Task(self.name, self._run.governor, self, self._deltas))
             if not self.unfunded or outcome.attempts:
                 return outcome
             agent = self._prepare(number, choice)
@@ -395,8 +387,8 @@ class NodeLife(Turn):
     def started(self, attempt: int) -> None:
         run = self._run
         self._attempts = attempt
-        self._streamed_bytes, self._ttft_s = 0, None
         self._begun_s = run.now()
+        self._deltas.begin(self._begun_s)
         at, model, turn = self._begun_s, self._by.model, self.step
         run.emit(NodeStarted(run.id, at, self.name, self.instance.wave, attempt, model, self.passes, turn=turn))
 
@@ -412,20 +404,15 @@ class NodeLife(Turn):
         """A turn of the conversation is over; return when it is on record."""
         run = self._run
         self._turned += usage
-        told = TurnFinished(
-            run.id, run.now(), self.name, self.step, max(1, self.passes), self._by.fallback, exchange, usage
-        )
-        if run.log is not None:
-            await run.log.recorded(told)
-        run.emit(told)
+        at, passes, fallback = run.now(), max(1, self.passes), self._by.fallback
+        await run.record(TurnFinished(run.id, at, self.name, self.step, passes, fallback, exchange, usage))
 
     async def tool_starts(self, call: ToolCall, *, writes: bool) -> None:
         """A tool is called; return when it may be: where it *writes*, when that is on record."""
         run = self._run
         told = ToolStarted(run.id, run.now(), self.name, call.name, call.id, writes)
-        if writes and run.log is not None:
-            await run.log.recorded(told)
-            run.emit(told)
+        if writes:
+            await run.record(told)
         else:
             run.tell(told)
 
@@ -441,19 +428,6 @@ class NodeLife(Turn):
         if seconds >= SHORTEST_TOLD_WAIT_S:
             run = self._run
             run.tell(NodeWaiting(run.id, run.now(), self.name, on, seconds))
-
-    def on_delta(self, piece: str) -> None:
-        """A piece of text came; told at the first and then a few times a second."""
-        now = self._run.now()
-        if self._ttft_s is None:
-            self._ttft_s = now - self._begun_s
-        elif now - self._told_at < TOKENS_EVERY_S:
-            self._streamed_bytes += len(piece.encode("utf-8", "replace"))
-            return
-        self._told_at = now
-        self._streamed_bytes += len(piece.encode("utf-8", "replace"))
-        tokens = round(self._streamed_bytes / BYTES_PER_TOKEN)
-        self._run.emit(NodeProgress(self._run.id, now, self.name, tokens, self._ttft_s))
 
     def pass_finished(self) -> PassFinished:
         """What the pass came to that has just ended."""

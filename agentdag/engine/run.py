@@ -91,6 +91,12 @@ class Run:
             self.log.tell(event)
         self.emit(event)
 
+    async def record(self, event: Event) -> None:
+        """Show *event* once it is on record."""
+        if self.log is not None:
+            await self.log.recorded(event)
+        self.emit(event)
+
     def simulates(self, node: PlanNode) -> bool:
         """Whether the simulator stands in for *node*."""
         if isinstance(node.work, CallWork):  # it is the user's own, and costs nothing
