@@ -27,6 +27,7 @@ from agentdag.events import (
     PassFinished,
     Status,
 )
+from agentdag.language.scalars import describe
 from agentdag.language.templates import TemplateError
 from agentdag.plan.plan import Plan
 from agentdag.plan.streams import streams
@@ -154,7 +155,7 @@ class Parts:
         if feeder is None or feeding is None:
             values = rule.items.evaluate(whole.names())
             if not isinstance(values, list):
-                raise TemplateError(f"foreach: this gives {type(values).__name__}, and a list is due")
+                raise TemplateError(f"foreach: this gives {describe(values)}, and a list is due")
             return Listed(values)
         items = Coming(len(feeding.items))
         for index, value in feeding.given():

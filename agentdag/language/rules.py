@@ -202,6 +202,13 @@ _CONDITION_FORM = {"anyOf": [{"type": "string", "pattern": r"\{\{"}, {"type": "b
 Condition = Annotated[str, BeforeValidator(condition), Written(only=_CONDITION_FORM)]
 
 
+def _null(value: Any) -> Any:
+    return "null" if value is None else value
+
+
+ItemFailure = Annotated[Literal["fail", "null"], BeforeValidator(_null), Written(also={"type": "null"})]
+
+
 class ForeachSpec(Model):
     """One instance of the node for each item of a list; the list, or the template that gives it, is the short form."""
 
@@ -215,7 +222,7 @@ class ForeachSpec(Model):
     """How many instances may be under way at once; as many as `limits` allows where nothing is said."""
     barrier: Barrier | None = Field(default=None, examples=[{"wait_for": 8, "timeout": "45s"}])
     """When enough of the items are there: a quorum, a time; all of them where nothing is said. Late ones are null."""
-    on_item_failure: Literal["fail", "null"] = Field(default="fail", examples=["null"])
+    on_item_failure: ItemFailure = Field(default="fail", examples=["null"])
     """What an item comes to that failed: `fail` fails the node once all items have ended, `null` stands in the list."""
     cache_warm: bool = Field(default=False, examples=[True])
     """One instance goes first and the rest start at its first token, so that they read the provider's prompt cache."""

@@ -16,6 +16,7 @@ from jinja2 import meta, nodes
 
 from agentdag.language.findings import did_you_mean
 from agentdag.language.sandbox import MAPPING_METHODS, bound, environment, metered, to_plain, to_text
+from agentdag.language.scalars import describe
 from agentdag.language.syntax import jinja_complaint
 
 NAMES = {
@@ -54,6 +55,8 @@ _FIELDS = {
 RUN_ATTRIBUTES = ("id", "started")
 
 _SIMPLE = re.compile(r"\{\{\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)\s*\}\}", re.ASCII)
+MAX_TOLD = 80
+"""Letters of an expression that is told with what is wrong about it."""
 _FOREIGN = {
     "input": "`inputs` holds the inputs",
     "node": "`nodes` holds the nodes",
@@ -177,7 +180,7 @@ class Template:
             parts = [part if isinstance(part, str) else _printed(part, names) for part in self._parts]
             bound(sum(map(len, parts)))
         except (jinja2.TemplateError, ValueError, RecursionError) as error:
-            raise TemplateError(_message(error)) from None
+            raise self._failed(_message(error)) from None
         return "".join(parts)
 
     def value(self, names: Mapping[str, Any]) -> Any:
@@ -189,15 +192,21 @@ class Template:
             try:
                 return to_plain(_lookup(paths[0], names))
             except (jinja2.TemplateError, RecursionError) as error:
-                raise TemplateError(_message(error)) from None
+                raise self._failed(_message(error)) from None
         return self.render(names)
 
     def holds(self, names: Mapping[str, Any]) -> bool:
         """What a condition gives; raises TemplateError, also where that is neither true nor false."""
         held = self.value(names)
         if not isinstance(held, bool):
-            raise TemplateError(f"this gives {type(held).__name__}, and true or false is due")
+            raise self._failed(f"this gives {describe(held)}, and true or false is due")
         return held
+
+    def _failed(self, message: str) -> TemplateError:
+        """That *message* is why it failed; a short expression is told too."""
+        text = self.text.strip()
+        short = text.startswith("{{") and len(text) <= MAX_TOLD and "\n" not in text
+        return TemplateError(f"{text}: {message}" if short and not message.startswith("{{") else message)
 
     def _run(self, names: Mapping[str, Any], *, native: bool) -> Any:
         try:
@@ -206,9 +215,9 @@ class Template:
             with metered():
                 return self._compiled(names)
         except (jinja2.TemplateError, RecursionError) as error:
-            raise TemplateError(_message(error)) from None
+            raise self._failed(_message(error)) from None
         except Exception as error:  # noqa: BLE001 - a template may make any expression fail: 1/0, int('x'), ...
-            raise TemplateError(f"{type(error).__name__}: {error}") from None
+            raise self._failed(f"{type(error).__name__}: {error}") from None
 
 
 def _compile(text: str, *, native: bool) -> Callable[[Mapping[str, Any]], Any]:

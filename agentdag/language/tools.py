@@ -7,17 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from agentdag.language.model import Model
-from agentdag.language.scalars import FunctionName, describe, refusal
+from agentdag.language.scalars import FunctionName, Written, describe, refusal
 
 
 def _argv(value: Any) -> Any:
     if isinstance(value, str):
         hint = f"write [{', '.join(value.split())}]; a program and its arguments are a list: no shell takes them apart"
         raise refusal("`command` is a list, not a text", hint)
+    if isinstance(value, list):  # a number is written as it stands: -20
+        return [str(each) if isinstance(each, int) and not isinstance(each, bool) else each for each in value]
     return value
 
 
-Argv = Annotated[list[str], BeforeValidator(_argv)]
+_ITEM_FORM = {"type": "array", "items": {"type": ["string", "integer"]}}
+Argv = Annotated[list[str], BeforeValidator(_argv), Written(only=_ITEM_FORM)]
 
 
 class McpSpec(Model):

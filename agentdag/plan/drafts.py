@@ -119,11 +119,16 @@ class Texts:
 
     def _tell(self, draft: Draft, template: Template, path: Path_, source: Source | None) -> None:
         for problem in template.problems:
-            self.report.in_template(path, self._meant(problem), source)
+            self.report.in_template(path, self._meant(problem, draft), source)
         draft.templates.append((path, template, source))
 
-    def _meant(self, problem: Problem) -> Problem:
-        """*problem* with the mend, where an unknown name is that of a node or an input."""
+    def _meant(self, problem: Problem, draft: Draft) -> Problem:
+        """*problem* with the mend, where an unknown name is that of a node or an input, or is called otherwise here."""
+        foreach = draft.spec.foreach
+        if problem.code == "AD302" and problem.needle == "item" and foreach is not None:
+            own = f"this node calls its item `{foreach.as_}`"
+            once = "`when` and the list are read once for all items: filter the list"
+            return replace(problem, hint=once if foreach.as_ == "item" else own)
         if problem.code == "AD302" and problem.message.endswith("is not defined"):
             for section, rest in (("nodes", ".output"), ("inputs", "")):
                 declared = self.raw(section)
@@ -138,12 +143,14 @@ class Texts:
             value = value.get(step) if isinstance(value, Mapping) else None
         return value
 
-    def refuse_model_text(self, draft: Draft, template: Template, path: Path_, what: str) -> bool:
+    def refuse_model_text(
+        self, draft: Draft, template: Template, path: Path_, what: str, hint: str = "write it out, or read an input"
+    ) -> bool:
         """Whether *template* reads what a model may have written, which must not become *what*; that is told."""
         for read in template.reads:
             if read.root in draft.model_text or ".".join((read.root, *read.path[:1])) in draft.model_text:
                 message = f"{what} must not come from a node's answer: `{read.text}`"
-                problem = Problem("AD212", message, "write it out, or read an input", read.line, read.text)
+                problem = Problem("AD212", message, hint, read.line, read.text)
                 self.report.in_template(path, problem)
                 return True
         if template.dynamic is not None or template.loops is not None:

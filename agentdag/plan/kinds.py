@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from agentdag.language.addresses import is_private
@@ -73,6 +73,10 @@ class Kinds:
             return None
         argv = [texts.template(draft, each, (*path, "command", index)) for index, each in enumerate(spec.command)]
         good = not texts.refuse_model_text(draft, argv[0], (*path, "command", 0), "the name of a program")
+        for index in _programs_in(spec.command):
+            what = "a command that another program runs"
+            hint = "hand it over as an argument of its own, which that command reads"
+            good &= not texts.refuse_model_text(draft, argv[index], (*path, "command", index), what, hint)
         if len(spec.command) == 1 and " " in spec.command[0] and not argv[0].reads:
             hint = f"write [{', '.join(_split(spec.command[0]))}]"
             report.at((*path, "command", 0), "AD202", "no shell takes this line apart", hint)
@@ -147,6 +151,30 @@ class Kinds:
             report.at(place, "AD206", message, "write `allow_private: true` if that is meant")
             return False
         return True
+
+
+_TAKE_PROGRAMS = re.compile(
+    r"(ba|da|z|k|fi|c|tc)?sh|python[\d.]*|node|deno|bun|perl|ruby|php|pwsh|powershell|osascript"
+)
+"""What runs a text that stands among its arguments, after an option such as `-c` or `-e`."""
+_EVALUATES = re.compile(r"-[a-z]*[cer]|--(eval|command|print|run)|-(Command|EncodedCommand)", re.IGNORECASE)
+_RUN_OTHERS = frozenset(
+    {"env", "xargs", "sudo", "doas", "nohup", "nice", "timeout", "time", "setsid", "stdbuf", "exec"}
+)
+"""What runs the program that its arguments name."""
+
+
+def _programs_in(argv: Sequence[str]) -> list[int]:
+    """The places of those arguments of *argv* that are commands themselves."""
+    name = PurePath(argv[0]).name
+    if name in _RUN_OTHERS:
+        for index, each in enumerate(argv[1:], 1):
+            if "{{" in each or not (each.startswith("-") or "=" in each or each[:1].isdigit()):
+                return [index, *(index + inner for inner in _programs_in(argv[index:]) if "{{" not in each)]
+        return []
+    if _TAKE_PROGRAMS.fullmatch(name):
+        return [index + 1 for index, each in enumerate(argv[:-1]) if index and _EVALUATES.fullmatch(each)]
+    return []
 
 
 def _split(line: str) -> list[str]:

@@ -94,6 +94,17 @@ class Linter:
         self._low_budget()
         self._dearer_below()
         self._routing()
+        self._dollars()
+
+    def _dollars(self) -> None:
+        """`${{ ... }}`, as another tool writes its expressions."""
+        for draft in self.drafts.values():
+            for path, template, source in draft.templates:
+                line = next((n for n, line in enumerate(template.text.split("\n"), 1) if "${{" in line), None)
+                if line is not None:
+                    message = "`${{ ... }}` gives a `$` and then the value"
+                    problem = Problem("AD615", message, "write `{{ ... }}`", line, "${{")
+                    self.report.in_template(path, problem, source)
 
     def _waits(self) -> AbstractSet[str]:
         """Needless waits, and a cap that costs time; the nodes that are waited for in vain."""

@@ -167,6 +167,10 @@ class NodeCompiler:
             word = "progressive" if barrier.progressive else "stragglers"
             message = f"the barrier of items knows no `{word}`"
             self.report.at((*path, "barrier"), "AD404", message, "write {wait_for: ...} or {timeout: ...}")
+        demanded = barrier.demands()
+        if isinstance(spec.items, list) and demanded > len(spec.items):
+            message = f"there are {len(spec.items)} items, so {demanded} can never succeed: this barrier never opens"
+            self.report.at((*path, "barrier"), "AD404", message, f"write {len(spec.items)} or less")
         null = spec.on_item_failure == "null"
         return Foreach(items, spec.as_, spec.concurrency, barrier, null, spec.cache_warm)
 

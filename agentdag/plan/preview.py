@@ -11,6 +11,7 @@ from agentdag.calls import BYTES_PER_TOKEN, NO_USAGE, Rehearsal, Usage, estimate
 from agentdag.errors import UsageError
 from agentdag.events import base_name
 from agentdag.language.sandbox import View
+from agentdag.language.scalars import describe
 from agentdag.language.templates import Template, TemplateError, ValueTemplate
 from agentdag.plan.flat import counts_of, flat, owner_of
 from agentdag.plan.plan import Plan, PlanNode
@@ -186,7 +187,7 @@ class _Steps:
                 sights = [sights[0]._replace(later=sights[0].later | {name, "index"})]
             else:
                 if not isinstance(values, list):
-                    raise TemplateError(f"foreach: this gives {type(values).__name__}, and a list is due")
+                    raise TemplateError(f"foreach: this gives {describe(values)}, and a list is due")
                 count = len(values)
                 some = enumerate(values[:MOST_RENDERED])
                 sights = [sights[0].knowing({name: value, "index": index}) for index, value in some]

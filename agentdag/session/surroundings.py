@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from agentdag.agents.answers import Reader, model_reader
@@ -33,6 +35,13 @@ def _of_model(name: str, node: str, plan: Plan) -> Reader:
         return Reader(*model_reader(model))  # type: ignore[arg-type]  # whether it is a model, pydantic says
     except (Exception, SystemExit) as error:
         raise UsageError(f"node `{node}` cannot use the schema {name}: {type(error).__name__}: {error}") from error
+
+
+def check_mcp(server: str) -> None:
+    """Raise UsageError where there is no SDK by which the MCP *server* could be spoken to."""
+    if find_spec("mcp") is None:
+        hint = f"install it: {sys.executable} -m pip install 'mcp>=2.3,<3'"
+        raise UsageError(f"the tool `{server}` is an MCP server, and the package `mcp` is not installed", hint=hint)
 
 
 def check_program(node: str, work: CommandWork, folder: Path) -> None:

@@ -16,6 +16,7 @@ from agentdag.calls import ToolForm
 from agentdag.errors import UsageError
 from agentdag.plan.plan import Plan
 from agentdag.plan.work import PromptWork, Tooling, ToolPlan
+from agentdag.session.surroundings import check_mcp
 
 _TOLD = 200
 """Characters of its arguments that a tool which is played repeats."""
@@ -46,6 +47,7 @@ class Tools:
             if tool not in self._made:
                 self._made[tool] = _loaded(tool, node)
         elif not (plays and tool.played) and tool not in self._servers:
+            check_mcp(tool.name)
             self._servers[tool] = McpServer(self._settings(tool))
 
     def _settings(self, tool: ToolPlan) -> McpSettings:
