@@ -209,7 +209,9 @@ class CommandAgent:
             raise FinalError(Failure(ErrorKind.COMMAND, message, final=True)) from None
         except (OSError, ValueError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise FinalError(Failure(ErrorKind.COMMAND, f"cannot run {self.argv[0]}: {why}", final=True)) from None
+            missing = not self.cwd.is_dir()
+            what = f"cannot run in {self.cwd}" if missing else f"cannot run {self.argv[0]}"
+            raise FinalError(Failure(ErrorKind.COMMAND, f"{what}: {why}", final=True)) from None
 
 
 def _told(finished: Finished) -> str:

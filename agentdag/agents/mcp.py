@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ START_S = 30.0
 CLOSE_S = 8.0
 """How long its end may take: the SDK waits, asks, and kills."""
 TOLD_STDERR = 500
+TOLD_ERROR = 300
+logging.getLogger("mcp").addHandler(logging.NullHandler())  # what goes wrong is told as the node's error
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +145,11 @@ class McpServer:
                     cwd=settings.cwd,
                 )
                 transport = stdio_client(parameters, errlog=said)
-            async with asyncio.timeout(START_S):
-                client = await stack.enter_async_context(Client(transport))
+            try:
+                async with asyncio.timeout(START_S):
+                    client = await stack.enter_async_context(Client(transport))
+            except TimeoutError:
+                raise UsageError(f"it did not answer within {START_S:g} s") from None
             yield client
 
     def _hear(self, said: IO[str], kind: object, _error: object, _trace: object) -> bool:
@@ -200,4 +206,5 @@ def _why(error: BaseException) -> str:
     """The innermost cause: failures to connect come in groups of groups."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    return str(error) or type(error).__name__
+    told = str(error) or type(error).__name__
+    return told if len(told) <= TOLD_ERROR else f"{told[:TOLD_ERROR]} ..."

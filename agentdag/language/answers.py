@@ -116,6 +116,23 @@ def lacks(schema: Mapping[str, Any], path: Sequence[str]) -> tuple[str, list[str
     return None
 
 
+def kinds(schema: Mapping[str, Any], path: Sequence[str]) -> frozenset[str] | None:
+    """The JSON types that what *path* leads to in *schema* may have; None where nobody can tell."""
+    here = [schema]
+    for step in path:
+        inner, _ = _stepped([_resolved(each, schema) for each in here], step, schema)
+        if not inner:
+            return None
+        here = inner
+    found: set[str] = set()
+    for each in _alternatives([_resolved(each, schema) for each in here], schema):
+        kind = each.get("type")
+        if not kind:
+            return None
+        found |= {kind} if isinstance(kind, str) else set(kind)
+    return frozenset(found)
+
+
 def _stepped(
     here: Sequence[Mapping[str, Any]], step: str, root: Mapping[str, Any]
 ) -> tuple[list[Mapping[str, Any]] | None, list[str]]:

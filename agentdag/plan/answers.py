@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,17 @@ def problem_of(schema: Any) -> str | None:
         return "this JSON Schema is nested too deeply"
     foreign = next((each for each in _references(schema) if not each.startswith("#")), None)
     return None if foreign is None else f"this schema refers to {foreign}, and nothing is fetched: write it out"
+
+
+def misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
+    """Why *value* does not fit *schema*, or None."""
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - heavy: only pipelines with a schema pay for it
+
+    error = next(iter(Draft202012Validator(schema).iter_errors(value)), None)
+    if error is None:
+        return None
+    where = ".".join(map(str, error.absolute_path))
+    return f"{f'`{where}`: ' if where else ''}{error.message}"
 
 
 def _references(part: Any) -> list[str]:

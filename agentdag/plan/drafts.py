@@ -61,14 +61,25 @@ class Draft:
             names |= {self.spec.foreach.as_, "index"}
         return names | {"previous"} if self.spec.repeat is not None else names
 
+    def kinds(self, path: Sequence[str]) -> frozenset[str] | None:
+        """The JSON types that what *path* into its output leads to may have; None where nobody can tell."""
+        if self.spec.foreach is not None:
+            return None if path else frozenset({"array"})
+        if self.body is not None:
+            return None if path else frozenset({"object"})
+        return self.answer.kinds(path)
+
     def lacks(self, path: Sequence[str]) -> tuple[str, str] | None:
         """The first step of *path* into its output that there is not, and what is there; None where there may be."""
         if self.spec.foreach is not None:
             if path[0].isdigit() or hasattr([], path[0]):
                 return None
-            return path[
-                0
-            ], f"it is a list, one for each item: write `nodes.{self.id}.output[0].{path[0]}`, or loop over it"
+            hint = f"it is a list, one for each item: write `nodes.{self.id}.output[0].{path[0]}`, or loop over it"
+            return path[0], hint
+        return self.pass_lacks(path)
+
+    def pass_lacks(self, path: Sequence[str]) -> tuple[str, str] | None:
+        """As `lacks`, of what comes of one item, or of one pass."""
         if self.body is not None:
             known = self.body.output_names
             wrong = None if path[0] in known or path[0] in MAPPING_METHODS else (path[0], known)

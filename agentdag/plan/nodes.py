@@ -27,7 +27,7 @@ from agentdag.language.spec import (
     SamplingSpec,
 )
 from agentdag.language.templates import MODEL_TEXT, PASS_NAMES, Template, ValueTemplate
-from agentdag.plan.answers import Answers
+from agentdag.plan.answers import Answers, misfit
 from agentdag.plan.barrier import ALL, barrier_of
 from agentdag.plan.drafts import Draft, Path_, Texts
 from agentdag.plan.files import FileProblem, is_within, locate, read
@@ -439,6 +439,12 @@ class NodeCompiler:
             play["latency_s"] = latency_s
         if expect.tokens is not None:
             play["tokens"] = expect.tokens
+        schema = draft.answer.schema
+        if simulate and simulate.output is not None and schema is not None:
+            wrong = misfit(simulate.output, schema)
+            if wrong is not None:
+                path = ("nodes", draft.id, "simulate", "output")
+                self.report.at(path, "AD211", f"this is not what `output:` says: {wrong}", "let it fit", key=True)
         draft.rehearsal = Rehearsal(**play)
         draft.simulated = False if simulate is False else True if simulate is not None else None
 

@@ -5,6 +5,7 @@ A node's edges are both together; what cannot be known before the run is refused
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,14 @@ from agentdag.language.templates import Problem, Read, Template, ValueTemplate, 
 from agentdag.plan.drafts import Draft
 
 Path_ = tuple[str | int, ...]
+_PATH = re.compile(r"\s*\{\{-?\s*(\w+(?:\.\w+)+)\s*-?\}\}\s*")
+_TOLD = {
+    "string": "text",
+    "integer": "a number",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "a mapping",
+}
 
 
 @dataclass
@@ -36,6 +45,8 @@ class Wiring:
             self._listed(draft)
             for path, template, source in draft.templates:
                 self._read(draft, path, template, source)
+            if draft.foreach is not None:
+                self._check_list(draft, draft.foreach.items.value)
 
     def check_outputs(self, outputs: Mapping[str, ValueTemplate]) -> None:
         for name, value in outputs.items():
@@ -95,10 +106,14 @@ class Wiring:
             if read.root == "needs" and draft is not None and not self._sees(draft, name):
                 hint = f"write `nodes.{name}`, or list `{name}` under `needs:`"
                 return Problem("AD303", f"`{name}` is not among the needs of `{draft.id}`", hint, read.line, needle)
-        return read_problem(read, self._inputs()) or self._answer_problem(read)
+        return read_problem(read, self._inputs()) or self._answer_problem(read, draft)
 
-    def _answer_problem(self, read: Read) -> Problem | None:
-        """What *read* wants of an answer that has no such thing."""
+    def _answer_problem(self, read: Read, reader: Draft | None) -> Problem | None:
+        """What *read*, of the node *reader*, wants of an answer that has no such thing."""
+        if read.root == "output" and read.path and reader is not None:
+            own = reader.pass_lacks(read.path)
+            message = None if own is None else f"the output of `{reader.id}` has no `{own[0]}`"
+            return None if own is None or message is None else Problem("AD307", message, own[1], read.line, read.text)
         if read.root not in {"nodes", "needs"} or len(read.path) < 3 or read.path[1] != "output":
             return None
         name, _, *path = read.path
@@ -108,6 +123,31 @@ class Wiring:
             return None
         step, hint = wrong
         return Problem("AD307", f"the output of `{name}` has no `{step}`", hint, read.line, read.text)
+
+    def _check_list(self, draft: Draft, items: Any) -> None:
+        """Refuse what is certainly no list as the items of *draft*."""
+        found = _PATH.fullmatch(items.text) if isinstance(items, Template) else None
+        if found is None:
+            return
+        root, name, *path = found[1].split(".")
+        kinds: frozenset[str] | None = None
+        if root == "inputs":
+            kind = self.spec.inputs[name].type if name in self.spec.inputs and not path else None
+            kinds = None if kind is None else frozenset({"string" if kind == "file" else kind})
+        elif root == "nodes" and name in self.drafts and path[:1] == ["output"]:
+            kinds = self.drafts[name].kinds(path[1:])
+        if kinds is None or "array" in kinds:
+            return
+        told = " or ".join(sorted(_TOLD.get(kind, kind) for kind in kinds))
+        hint = (
+            f"write {{{{ {found[1]}.splitlines() }}}} for its lines" if "string" in kinds else "loop over a list in it"
+        )
+        if root == "nodes":
+            hint += f", or say under the `output:` of `{name}` that it is a list"
+        path_ = ("nodes", draft.id, "foreach")
+        raw = self.report.document.value["nodes"][draft.id]["foreach"]
+        place = (*path_, "items") if isinstance(raw, Mapping) else path_
+        self.report.in_template(place, Problem("AD307", f"this is {told}, and a list is due", hint, 1, found[1]))
 
     @staticmethod
     def _sees(draft: Draft, name: str) -> bool:

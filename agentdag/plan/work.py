@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdag.calls import Sampling
-from agentdag.language.answers import JSON, TEXT, lacks
+from agentdag.language.answers import JSON, TEXT, kinds, lacks
 from agentdag.language.sandbox import MAPPING_METHODS
 from agentdag.language.templates import Template, ValueTemplate
 from agentdag.language.tools import McpSpec
@@ -54,6 +54,12 @@ class Answer:
         if self.fields and path[0] not in self.fields and path[0] not in MAPPING_METHODS:
             return path[0], sorted(self.fields)
         return None
+
+    def kinds(self, path: Sequence[str]) -> frozenset[str] | None:
+        """The JSON types that what *path* leads to may have; None where nobody can tell."""
+        if self.form == TEXT and not path:
+            return frozenset({"string"})
+        return None if self.schema is None else kinds(self.schema, path)
 
 
 AS_TEXT = Answer(TEXT)

@@ -202,7 +202,7 @@ def test_a_dry_run_of_what_must_fail_says_so(tmp_path: Path) -> None:
     )
     done = agentdag("run", "p.yaml", "--dry-run", "-i", "n=0", cwd=tmp_path)
     assert done.returncode == 1
-    assert "would fail: {{ 10 // inputs.n }}: ZeroDivisionError" in done.stdout
+    assert "would fail: {{ 1 // inputs.n }}: ZeroDivisionError" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -109,14 +109,18 @@ def test_results_stand_in_the_order_of_the_items(plan: Compile, tmp_path: Path) 
 
 def test_an_empty_list_is_done_and_a_quorum_above_the_length_fails(plan: Compile) -> None:
     assert run(plan, "nodes: {a: {prompt: x, foreach: []}}").nodes["a"].output == []
-    error = run(plan, "nodes: {a: {prompt: x, foreach: {items: [1, 2], barrier: {wait_for: 3}}}}").nodes["a"].error
+    error = (
+        run(plan, "nodes: {a: {prompt: x, foreach: {items: '{{ [1, 2] }}', barrier: {wait_for: 3}}}}").nodes["a"].error
+    )
     assert error is not None
     assert error.kind is ErrorKind.BARRIER
 
 
 def test_what_is_no_list_fails_the_node(plan: Compile) -> None:
     error = (
-        run(plan, "inputs: {x: {default: text}}\nnodes: {a: {prompt: x, foreach: '{{ inputs.x }}'}}").nodes["a"].error
+        run(plan, "inputs: {x: {default: text}}\nnodes: {a: {prompt: x, foreach: '{{ inputs.x | upper }}'}}")
+        .nodes["a"]
+        .error
     )
     assert error is not None
     assert (error.kind, "a list is due" in error.message) == (ErrorKind.TEMPLATE, True)
