@@ -23,6 +23,11 @@ _LOG = logging.getLogger("agentdag")
 _INDEX = re.compile(r"\[\d+\]")
 
 
+def unmet(passes: int) -> str:
+    """The `reason` of a node that ended with the last of its *passes*, before its condition held."""
+    return f"`until` did not hold in {passes} passes"
+
+
 def base_name(name: str) -> str:
     """The node of which *name* is an instance: `audit.parser` of `audit[3].parser`."""
     return _INDEX.sub("", name) if "[" in name else name
@@ -51,6 +56,8 @@ OUT_OF_BUDGET = "budget"
 """The `reason` of a node that was skipped because the budget could not pay it."""
 UNMET = "`when` did not hold"
 """The `reason` of a node that was not to run."""
+ALL_ITEMS = "[*]"
+"""Stands behind the name of a node for all its instances: `read[*]`."""
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT})
 """How a node fails by itself."""
 

@@ -14,6 +14,7 @@ from agentdag.cli.columns import number, print_json, print_text, short, table
 from agentdag.cli.show_node import node_json, node_lines, requests_of, settled_json, used
 from agentdag.errors import UsageError
 from agentdag.events import (
+    ALL_ITEMS,
     Exit,
     NodeSettled,
     RunFinished,
@@ -130,7 +131,7 @@ def _run_lines(record: RunRecord) -> Iterator[str]:
 
 def _worth_a_row(record: RunRecord) -> tuple[list[str], int]:
     """The nodes that are told one by one, and how many instances are not: of many, those that succeeded."""
-    named = [name for name in record.nodes if not name.endswith("[*]")]
+    named = [name for name in record.nodes if not name.endswith(ALL_ITEMS)]
     instances = [name for name in named if "[" in name]
     if len(instances) <= INSTANCES_TOLD:
         return named, 0

@@ -21,6 +21,7 @@ from agentdag.cli.children import end_children
 from agentdag.errors import UsageError
 from agentdag.events import BarrierOpened, Event, NodeSettled, Observer, RunFinished, RunStatus
 from agentdag.plan.flat import flat
+from agentdag.plan.work import PromptWork
 from agentdag.session import BatchSession, Options, RunResult, Session, run_loop
 from agentdag.store.keeper import stores_around
 from agentdag.views.board import Board
@@ -29,6 +30,7 @@ from agentdag.views.words import count, inert_lines, names
 
 if TYPE_CHECKING:
     from agentdag.views.live import Draw, LiveTable, Watched
+    from agentdag.views.summary import About
 
 T = TypeVar("T")
 B = TypeVar("B", bound="Watched")
@@ -114,6 +116,19 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     return result.exit_code
 
 
+def _about(session: Session) -> About:
+    """What the closing words need to know of *session*."""
+    from agentdag.views.summary import About
+
+    tiers = session.plan.tiers
+    top = f"the top tier ({tiers[-1].name}, {tiers[-1].model})" if len(tiers) > 1 else None
+    if session.stage.options.real:
+        return About(top_tier=top)
+    nodes = [(name, node) for name, _, node in session.plan.walk() if node.is_played and node.body is None]
+    played = [name for name, node in nodes if not isinstance(node.work, PromptWork)]
+    return About(True, top, played, [name for name, node in nodes if node.save is not None])
+
+
 def _board(session: Session) -> Board:
     """The board of the run, with how long it is expected to take under its cap and schedule."""
     plan = session.plan
@@ -169,7 +184,7 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
     """The closing words, on stderr."""
     from rich.console import Console
 
-    from agentdag.views.summary import About, summary
+    from agentdag.views.summary import summary
     from agentdag.views.table import render
 
     color = wants_color(sys.stderr, shown.color)
@@ -181,9 +196,7 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
                 console.print(line)
             console.print()
         if ending.finished is not None and (not shown.quiet or result.exit_code):
-            tiers, options = session.plan.tiers, session.stage.options
-            top = f"the top tier ({tiers[-1].name}, {tiers[-1].model})" if len(tiers) > 1 else None
-            for line in summary(ending.finished, ending.settled, ending.joins, About(not options.real, top)):
+            for line in summary(ending.finished, ending.settled, ending.joins, _about(session)):
                 console.print(line)
             if unused := session.stage.unused_recordings:
                 console.print(f"replay  {count(len(unused), 'recording')} not asked for: {names(unused)}")

@@ -18,7 +18,7 @@ from agentdag.engine.agents import Means, agent_for
 from agentdag.engine.asks import Asked, Question, rendered
 from agentdag.engine.deltas import Deltas
 from agentdag.engine.resumption import good_passes
-from agentdag.engine.saving import save, target_of, unwritten
+from agentdag.engine.saving import save, target_of
 from agentdag.engine.scope import Instance
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import (
@@ -35,6 +35,7 @@ from agentdag.events import (
     ToolStarted,
     TurnFinished,
     base_name,
+    unmet,
 )
 from agentdag.language.templates import Template, TemplateError
 from agentdag.limits.policy import UNBOUNDED, Allowance
@@ -229,14 +230,13 @@ class NodeLife(Turn):
 
     async def _save(self, path: Template) -> None:
         """Write the output to its file; where that fails the node has failed, and its answer stays on record."""
-        try:
-            target = target_of(self.instance, path)
-            await asyncio.to_thread(save, target, self._outcome.output)
-        except TemplateError as error:
-            failure = Failure(ErrorKind.TEMPLATE, f"save: {error}")
-        except OSError as error:
-            failure = unwritten(path, error)
+        target = target_of(self.instance, path)
+        failure: Failure | None
+        if isinstance(target, Failure):
+            failure = target
         else:
+            failure = await asyncio.to_thread(save, target, self._outcome.output)
+        if failure is None:
             return
         self._good = None
         self._outcome = self._outcome._replace(failure=failure)
@@ -440,8 +440,7 @@ class NodeLife(Turn):
         """The node's end, by what its work came to; a pass that failed does not lose the one before."""
         outcome = self._outcome if self.node.repeat is not None else self._good or self._outcome
         if outcome.failure is None:
-            unmet = None if self.until_held else f"`until` did not hold in {self.passes} passes"
-            return self._told(Status.SUCCEEDED, outcome, unmet)
+            return self._told(Status.SUCCEEDED, outcome, None if self.until_held else unmet(self.passes))
         if self.unfunded and not self._attempts_before + self._attempts and not self._is_own_budget_spent:
             return self._told(Status.SKIPPED, _NOTHING, OUT_OF_BUDGET)
         timed_out = outcome.failure.kind is ErrorKind.TIMEOUT

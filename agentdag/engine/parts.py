@@ -5,8 +5,9 @@ It decides nothing about slots and writes nothing: whoever drives it, the host, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from agentdag.calls import NO_USAGE, Usage
@@ -19,6 +20,7 @@ from agentdag.engine.run import Run
 from agentdag.engine.scope import Instance, Scope, Shape
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
+    ALL_ITEMS,
     FAILURES,
     OUT_OF_BUDGET,
     BarrierOpened,
@@ -26,6 +28,7 @@ from agentdag.events import (
     NodeSettled,
     PassFinished,
     Status,
+    unmet,
 )
 from agentdag.language.scalars import describe
 from agentdag.language.templates import TemplateError
@@ -36,10 +39,6 @@ from agentdag.plan.work import Foreach, PipelineWork
 
 FANNED_PER_SLOT = 4
 """So many instances of a node are under way for each slot, at the most: those that wait for a retry hold none."""
-
-
-_ITEMS = "[*]"
-"""Stands for all instances of a node."""
 
 
 class Host(Protocol):
@@ -125,11 +124,15 @@ class Parts:
 
     def open(self, instance: Instance) -> None:
         """*instance* begins."""
+        if instance.is_whole:
+            self._or_fail(instance, partial(self._open_fan, instance))
+        else:
+            self._or_fail(instance, partial(self._open_pass, instance, 1, None, NO_USAGE, 0.0))
+
+    def _or_fail(self, instance: Instance, act: Callable[[], None]) -> None:
+        """Do *act*; *instance* fails where its templates do, or where its inputs do not fit."""
         try:
-            if instance.is_whole:
-                self._open_fan(instance)
-            else:
-                self._open_pass(instance, 1, None, NO_USAGE, 0.0)
+            act()
         except TemplateError as error:
             self._fail(instance, Failure(ErrorKind.TEMPLATE, str(error)))
         except UsageError as error:
@@ -188,7 +191,7 @@ class Parts:
         """Of a node that had ended with what its barrier gave it: the items without which it had gone on."""
         reuse = self._run.reuse
         before = None if reuse is None else reuse.recorded(whole.name)
-        saw = None if reuse is None else reuse.recorded(whole.name + _ITEMS)
+        saw = None if reuse is None else reuse.recorded(whole.name + ALL_ITEMS)
         if before is None or before.ended is None or before.ended.status is not Status.SUCCEEDED:
             return frozenset()
         if saw is None or saw.opened is None:
@@ -288,54 +291,52 @@ class Parts:
         arrived, missing, late = (
             tuple(f"{name}[{index}]" for index in indices) for indices in (fan.arrived, fan.missing, fan.late)
         )
-        run.tell(BarrierOpened(run.id, run.now(), name + _ITEMS, fan.reason, arrived, missing, late))
+        run.tell(BarrierOpened(run.id, run.now(), name + ALL_ITEMS, fan.reason, arrived, missing, late))
 
     def _pass_done(self, instance: Instance, ran: _Ran) -> None:
         """Every node of a pipeline has settled."""
-        scope, run = ran.scope, self._run
+        scope = ran.scope
         usage, path = ran.usage + self._used.pop(scope), ran.path_s + path_s(scope)
         outputs, errors = outputs_of(scope)
-        ended = self._stopped.pop(instance, None) or self._was_cut(scope)
-        failure = None if ended is not None else self._failure(scope, errors)
-        if ended is None and failure is None:
-            try:
-                again = self._goes_round(instance, ran, outputs)
-            except TemplateError as error:
-                failure, again = Failure(ErrorKind.TEMPLATE, f"until: {error}"), False
-            if again and run.stopping is not None:
-                run.governor.denied, ended, again = True, (Status.CANCELLED, run.stopping), False
-                run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None))
-            if again:
-                run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None))
-                try:
-                    self._open_pass(instance, ran.number + 1, outputs, usage, path)
-                except TemplateError as error:
-                    self._fail(instance, Failure(ErrorKind.TEMPLATE, str(error)))
-                except UsageError as error:
-                    self._fail(instance, Failure(ErrorKind.TEMPLATE, f"its inputs: {error.message}"))
-                return
+        end = self._stopped_or_failed(instance, scope, errors) or self._round_done(instance, ran, outputs, path)
+        if end is None:
+            self._or_fail(instance, partial(self._open_pass, instance, ran.number + 1, outputs, usage, path))
+            return
         del self._ran[instance]
         self._paths[instance] = path
-        took_s, size = run.now() - ran.began_s, len(scope.plan.nodes)
-        if ended is not None:
-            status, why = ended
-            timed_out = Failure(ErrorKind.TIMEOUT, why) if status is Status.TIMED_OUT else None
-            end = End(status, None, timed_out, None if timed_out else why)
-            self._end(instance, end, took_s, usage, size)
-        elif failure is None:
-            self._end(instance, End(Status.SUCCEEDED, outputs), took_s, usage, size, ran.number)
-        elif len(instance.node.choices) > 1:
-            self._host.fall_back(instance, failure, usage)
+        if end.status is Status.FAILED and end.failure is not None and len(instance.node.choices) > 1:
+            self._host.fall_back(instance, end.failure, usage)
         else:
-            self._end(instance, End(Status.FAILED, failure=failure), took_s, usage, size, ran.number)
+            took_s, size = self._run.now() - ran.began_s, len(scope.plan.nodes)
+            self._end(instance, end, took_s, usage, size, ran.number)
 
-    def _goes_round(self, instance: Instance, ran: _Ran, outputs: Any) -> bool:
-        """Whether the pipeline is to run again; raises TemplateError where that cannot be told."""
-        repeat = instance.node.repeat
+    def _stopped_or_failed(self, instance: Instance, scope: Scope, errors: Iterable[str]) -> End | None:
+        """How a pipeline ends whose last pass came to no good."""
+        stopped = self._stopped.pop(instance, None) or self._was_cut(scope)
+        if stopped is None:
+            failure = self._failure(scope, errors)
+            return None if failure is None else End(Status.FAILED, failure=failure)
+        status, why = stopped
+        if status is Status.TIMED_OUT:
+            return End(status, failure=Failure(ErrorKind.TIMEOUT, why))
+        return End(status, reason=why)
+
+    def _round_done(self, instance: Instance, ran: _Ran, outputs: Any, path: float) -> End | None:
+        """How a pipeline ends that has given *outputs*; None where it is to run again, and that pass is told."""
+        run, repeat = self._run, instance.node.repeat
         if repeat is None:
-            return False
-        held = repeat.until.holds({**instance.names(ran.previous), "output": outputs})
-        return not held and ran.number < repeat.most
+            return End(Status.SUCCEEDED, outputs)
+        try:
+            held = repeat.until.holds({**instance.names(ran.previous), "output": outputs})
+        except TemplateError as error:
+            return End(Status.FAILED, failure=Failure(ErrorKind.TEMPLATE, f"until: {error}"))
+        if held or ran.number >= repeat.most:
+            return End(Status.SUCCEEDED, outputs, reason=None if held else unmet(ran.number))
+        run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None))
+        if run.stopping is None:
+            return None
+        run.governor.denied = True
+        return End(Status.CANCELLED, reason=run.stopping)
 
     @staticmethod
     def _failure(scope: Scope, errors: Iterable[str]) -> Failure | None:

@@ -20,7 +20,7 @@ from agentdag.limits.governor import Governor
 from agentdag.limits.policy import Recall, no_past
 from agentdag.limits.rates import Lane
 from agentdag.plan.plan import Plan, PlanNode
-from agentdag.plan.work import Answer, CallWork, ModelRef, Tooling
+from agentdag.plan.work import Answer, ModelRef, Tooling
 from agentdag.providers.prices import Prices
 from agentdag.store.log import Log
 
@@ -99,9 +99,7 @@ class Run:
 
     def simulates(self, node: PlanNode) -> bool:
         """Whether the simulator stands in for *node*."""
-        if isinstance(node.work, CallWork):  # it is the user's own, and costs nothing
-            return self.simulator is not None and bool(node.simulated)
-        return self.simulator is not None and node.simulated is not False
+        return self.simulator is not None and node.is_played
 
     def question_of(self, node: PlanNode, asked: Asked) -> Question:
         """By what the request of *node* is known again."""

@@ -15,13 +15,16 @@ from agentdag.language.templates import Template, TemplateError
 from agentdag.plan.files import is_within
 
 
-def target_of(instance: Instance, path: Template) -> Path:
-    """The file that the output of *instance* goes to; raises TemplateError where that is outside of the folder."""
+def target_of(instance: Instance, path: Template) -> Path | Failure:
+    """The file at *path* that the output of *instance* goes to, or why it goes nowhere."""
     plan = instance.scope.plan
-    name = path.render(instance.names())
+    try:
+        name = path.render(instance.names())
+    except TemplateError as error:
+        return Failure(ErrorKind.TEMPLATE, f"save: {error}")
     target = plan.path.parent / name
     if not name.strip() or not is_within(target, plan.path.parent, plan.allowed):
-        raise TemplateError(f"`{name}` is outside the pipeline's folder; --allow-path allows others")
+        return Failure(ErrorKind.SAVE, f"`{name}` is outside the pipeline's folder; --allow-path allows others")
     return target
 
 
@@ -30,32 +33,27 @@ def saved(instance: Instance, settled: NodeSettled) -> NodeSettled:
     path = instance.node.save
     if path is None or settled.status is not Status.SUCCEEDED or instance.scope.run.simulator is not None:
         return settled
-    try:
-        target = target_of(instance, path)
-        if settled.parts is not None or settled.cached or not target.is_file():
-            save(target, settled.output)
-    except TemplateError as error:
-        return replace(settled, status=Status.FAILED, error=Failure(ErrorKind.TEMPLATE, f"save: {error}"))
-    except OSError as error:
-        return replace(settled, status=Status.FAILED, error=unwritten(path, error))
-    return settled
+    target = target_of(instance, path)
+    failure = target if isinstance(target, Failure) else None
+    if isinstance(target, Path) and (settled.parts is not None or settled.cached or not target.is_file()):
+        failure = save(target, settled.output)
+    return settled if failure is None else replace(settled, status=Status.FAILED, error=failure)
 
 
-def unwritten(path: Template, error: OSError) -> Failure:
-    """Why the file at *path* was not written."""
-    return Failure(ErrorKind.SAVE, f"{path.text} cannot be written: {error.strerror or error}")
-
-
-def save(target: Path, output: Any) -> None:
-    """Write *output* to *target*: text as it is, anything else as JSON. Raises OSError."""
+def save(target: Path, output: Any) -> Failure | None:
+    """Write *output* to *target*: text as it is, anything else as JSON. Returns why that could not be done."""
     text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False, indent=2) + "\n"
-    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with beside.open("w", encoding="utf-8", errors="surrogatepass", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("w", encoding="utf-8", errors="surrogatepass", newline="") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        return Failure(ErrorKind.SAVE, f"{target} cannot be written: {error.strerror or error}")
+    return None

@@ -21,7 +21,7 @@ from agentdag.plan.forecast import Forecast, forecast, makespan_s
 from agentdag.plan.graph import Graph
 from agentdag.plan.news import Terms
 from agentdag.plan.play import Rules
-from agentdag.plan.work import AS_TEXT, Answer, Foreach, ModelRef, PromptWork, Repeat, Work, may_repeat
+from agentdag.plan.work import AS_TEXT, Answer, CallWork, Foreach, ModelRef, PromptWork, Repeat, Work, may_repeat
 
 DEFAULT_LATENCY_S = 1.0
 """What a node is taken to last where neither history nor `expect` says."""
@@ -134,6 +134,11 @@ class PlanNode:
     @property
     def model(self) -> ModelRef | None:
         return self.choices[0].model
+
+    @property
+    def is_played(self) -> bool:
+        """Whether the simulator, where there is one, stands in for it: a function is the user's own, and free."""
+        return bool(self.simulated) if isinstance(self.work, CallWork) else self.simulated is not False
 
     @property
     def templates(self) -> tuple[Template, ...]:

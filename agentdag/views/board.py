@@ -13,6 +13,7 @@ from decimal import Decimal
 from agentdag.calls import NO_USAGE
 from agentdag.errors import Failure
 from agentdag.events import (
+    ALL_ITEMS,
     BarrierOpened,
     BudgetLow,
     Event,
@@ -133,7 +134,7 @@ class Board:
         found = self.rows.get(name)
         if found is not None:
             return found
-        base = base_name(name).removesuffix("[*]")
+        base = base_name(name).removesuffix(ALL_ITEMS)
         found = self.rows.get(base)
         if found is None:
             found = self.rows[base] = Row(base, 0, None)

@@ -25,10 +25,13 @@ MAX_WAITED = 3
 
 
 class About(NamedTuple):
-    """What the closing words need to know besides: whether nobody is paid, and what the top tier is."""
+    """What the closing words need to know besides: whether nobody is paid, what the top tier is, and what the
+    simulator stood in for that asks no model, or did not save."""
 
     simulated: bool = False
     top_tier: str | None = None
+    played: Sequence[str] = ()
+    unsaved: Sequence[str] = ()
 
 
 def summary(
@@ -63,6 +66,10 @@ def summary(
         lines.append(Text(f"tokens  {told}{usage.input_tokens or 0:,} in, {usage.output_tokens or 0:,} out"))
         lines += _cost(finished, about)
     lines += _budget(finished, settled)
+    if about.played:
+        lines.append(Text(f"played  {names(about.played)}: no program ran and no request was sent", style="dim"))
+    if about.unsaved:
+        lines.append(Text(f"unsaved {names(about.unsaved)}: a rehearsal writes no files", style="dim"))
     return lines
 
 

@@ -403,7 +403,7 @@ def test_outputs_are_saved_whole_and_below_the_folder(plan: Compile, tmp_path: P
     assert not list(tmp_path.rglob("*.part"))
     error = saved("../..").error
     assert error is not None
-    assert error.kind is ErrorKind.TEMPLATE
+    assert error.kind is ErrorKind.SAVE
     (tmp_path / "file").write_text("x")
     error = saved("file").error
     assert error is not None
