@@ -20,6 +20,7 @@ from random import Random
 from typing import Any
 
 from aiohttp import web
+from loopback import Loopback
 from multidict import CIMultiDict
 
 from agentdag.providers.invented import invented
@@ -128,7 +129,7 @@ def plays(body: dict[str, Any]) -> Behaviour:
 
 
 @dataclass
-class WireServer:
+class WireServer(Loopback):
     """Both protocols under one address; `base_url` differs: OpenAI's ends in /v1."""
 
     usual: Callable[[dict[str, Any]], Behaviour] | None = None
@@ -144,11 +145,8 @@ class WireServer:
     """Told of each call that came."""
 
     def __post_init__(self) -> None:
+        super().__init__()
         self._turns: Counter[str] = Counter()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._ready = threading.Event()
-        self._closing = asyncio.Event()
 
     @property
     def openai_url(self) -> str:
@@ -165,40 +163,16 @@ class WireServer:
         assert came, f"{len(self.calls)} calls came"
 
     def start(self) -> WireServer:
-        self._thread.start()
-        assert self._ready.wait(10)
+        self.serve()
         return self
 
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join(10)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._main())
-        stalled = asyncio.all_tasks(self._loop)
-        for task in stalled:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*stalled, return_exceptions=True))
-        self._loop.close()
-
-    async def _main(self) -> None:
-        app = web.Application(client_max_size=64 * 2**20)
+    def routes(self, app: web.Application) -> None:
         app.router.add_post("/v1/chat/completions", self._openai)
         app.router.add_post("/openai/deployments/{deployment}/chat/completions", self._openai)
         app.router.add_post("/v1/messages", self._anthropic)
         vertex = "/projects/{project}/locations/{region}/publishers/anthropic/models/{model}:{verb}"
         app.router.add_post(vertex, self._anthropic)
         app.router.add_post("/model/{model}/{verb}", self._anthropic)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-        self._ready.set()
-        await self._closing.wait()
-        await runner.cleanup()
 
     async def _openai(self, request: web.Request) -> web.StreamResponse:
         return await self._handle(request, OpenAIWire())
@@ -218,7 +192,7 @@ class WireServer:
         turn = self._turns[model]
         self._turns[model] += 1
         limits, anthropic = self.limits, isinstance(wire, AnthropicWire)
-        if limits is not None and not limits.take(self._loop.time(), 49):
+        if limits is not None and not limits.take(self.loop.time(), 49):
             return wire.error(429, "too fast", headers=limits.told(refused=True, anthropic=anthropic))
         if (wrong := wire.complaint(body)) is not None:
             return wire.error(400, wrong, headers={})

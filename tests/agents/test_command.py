@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from loopback import is_gone
 from program import agentdag as program
 from program import kill, started
 
@@ -31,19 +32,6 @@ def run(plan: Compile, node: str, *, before: str = "") -> NodeSettled:
 def code(text: str) -> str:
     """A command that runs *text* in Python."""
     return f"command: [{PYTHON}, -c, {json.dumps(text)}]"
-
-
-def is_gone(pid: int) -> bool:
-    """Whether no such process is left, after a moment."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-    return False
 
 
 def test_what_it_prints_is_its_output_without_the_last_line_end(plan: Compile) -> None:

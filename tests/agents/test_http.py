@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from loopback import Loopback
 
 import agentdag
 from agentdag import ErrorKind, NodeSettled, Options, Status
@@ -20,37 +21,18 @@ from agentdag.plan.plan import Plan
 Compile = Callable[[str], Plan]
 
 
-class Remote:
+class Remote(Loopback):
     """A remote agent on loopback. `say` holds what it answers, one after another, the last repeated."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.say: list[Callable[[], web.StreamResponse]] = [lambda: web.json_response({"ok": True})]
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
         self.arrived = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._done = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        self._ready.wait(10)
+        self.serve()
 
-    def _serve(self) -> None:
-        self._loop.run_until_complete(self._main())
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-
-    async def _main(self) -> None:
-        app = web.Application()
+    def routes(self, app: web.Application) -> None:
         app.router.add_route("*", "/{rest:.*}", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-        self._ready.set()
-        await self._done.wait()
-        await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append((request.method, request.path_qs, dict(request.headers), await request.read()))
@@ -59,12 +41,6 @@ class Remote:
         if request.path == "/hang":
             await asyncio.sleep(3600)
         return answer
-
-    def stop(self) -> None:
-        if self._loop.is_closed():
-            return
-        self._loop.call_soon_threadsafe(self._done.set)
-        self._thread.join(10)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from loopback import is_gone
 from program import agentdag as program
 from program import started
 from wire import Say, WireServer
@@ -52,18 +53,6 @@ def http_server() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
-
-
-def is_gone(pid: int) -> bool:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-    return False
 
 
 def ask(plan: Compile, wire: WireServer, mcp: str, script: list[Say], extra: str = "") -> NodeSettled:
