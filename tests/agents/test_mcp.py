@@ -35,13 +35,16 @@ def settings(tmp_path: Path) -> McpSettings:
 
 
 @contextlib.contextmanager
-def http_server() -> Iterator[str]:
+def http_server(tmp_path: Path) -> Iterator[str]:
     """The address of the server, in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, str(SERVER), "http", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, str(SERVER), "http", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
     )
     try:
         until = time.monotonic() + 30
@@ -72,7 +75,7 @@ def told(wire: WireServer) -> list[str]:
 @pytest.mark.parametrize("over", ["stdio", "http"])
 def test_a_model_works_with_the_tools_of_a_server(plan: Compile, wire: WireServer, tmp_path: Path, over: str) -> None:
     script = [Say(calls=(("t_echo", {"text": "hello"}), ("t_fail", {}), ("t_pid", {}))), Say("ok")]
-    with http_server() if over == "http" else contextlib.nullcontext("") as url:
+    with http_server(tmp_path) if over == "http" else contextlib.nullcontext("") as url:
         mcp = f'{{url: "{url}"}}' if url else f"{{command: {COMMAND}}}"
         node = ask(plan, wire, mcp, script)
     assert node.output == "ok", node.error
@@ -101,7 +104,7 @@ def test_fifty_calls_at_once(tmp_path: Path, over: str) -> None:
         finally:
             await server.aclose()
 
-    with http_server() if over == "http" else contextlib.nullcontext("") as url:
+    with http_server(tmp_path) if over == "http" else contextlib.nullcontext("") as url:
         server = McpServer(McpSettings("t", url=url) if url else settings(tmp_path))
         assert asyncio.run(main(server)) == [str(number) for number in range(50)]
 
