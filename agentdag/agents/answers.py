@@ -6,6 +6,7 @@ Whoever has promised that an answer fits, it is checked here.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ class Reader:
         """The value in *text*, which may stand in a code fence."""
         fenced = _FENCED.match(text)
         try:
-            value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse)
+            value = parsed(fenced[1] if fenced else text)
         except (ValueError, RecursionError) as error:
             return Read(None, (f"it is not JSON: {error}",))
         return self.value(value)
@@ -67,6 +68,11 @@ class Reader:
             value, errors = self._model(value)
             return Read(value, errors[:MOST_ERRORS])
         return Read(value)
+
+
+def parsed(text: str) -> Any:
+    """The value that *text* holds as JSON. Raises ValueError, or RecursionError; numbers must be finite."""
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
 
 
 def read_value(read: Read) -> Any:
@@ -118,3 +124,10 @@ def _place(path: Any) -> str:
 
 def _refuse(word: str) -> None:
     raise ValueError(f"{word} is no number that JSON knows")
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word} is too large a number")
+    return number

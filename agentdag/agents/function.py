@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, NoneType
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -28,8 +28,6 @@ from agentdag.calls import Form, Provider, Rehearsal, Request
 from agentdag.errors import ErrorKind, Failure, FinalError
 from agentdag.limits.turn import Attempt
 
-_ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
-"""What a future does not take, or what would end more than the function."""
 _NOT_THE_USERS = ("site-packages", str(Path(traceback.__file__).parent))
 
 
@@ -57,9 +55,9 @@ async def called(function: Callable[..., Any], arguments: Mapping[str, Any]) -> 
         if inspect.iscoroutinefunction(function):
             return _plain(await function(**arguments))
         return await _in_thread(function, arguments)
-    except FinalError:
+    except (FinalError, asyncio.CancelledError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # whatever it is, it ends the function and nothing else
         raise FinalError(Failure(ErrorKind.FUNCTION, _told(error))) from error
 
 
@@ -114,16 +112,19 @@ async def _in_thread(function: Callable[..., Any], arguments: Mapping[str, Any])
         try:
             value = context.run(function, **arguments)
             value = value if inspect.isawaitable(value) else _plain(value)
-        except _ENDINGS as error:
-            failure = RuntimeError(f"{type(error).__name__}: {error}")
-        except Exception as error:  # noqa: BLE001 - foreign code
-            failure = error
+        except BaseException as error:  # noqa: BLE001 - foreign code
+            failure = error if _is_plain_error(error) else RuntimeError(f"{type(error).__name__}: {error}")
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, value, failure)
 
     threading.Thread(target=work, name=f"call {getattr(function, '__name__', 'function')}", daemon=True).start()
     value = await result
     return _plain(await value) if inspect.isawaitable(value) else value
+
+
+def _is_plain_error(error: BaseException) -> TypeGuard[Exception]:
+    """Whether a future takes *error*, and it ends no more than what raised it."""
+    return isinstance(error, Exception) and not isinstance(error, StopIteration)
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,6 @@ The address is checked where the connection is made: not what a name looks like 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from agentdag.agents.agent import Outcome, Task
-from agentdag.agents.answers import Reader, read_value
+from agentdag.agents.answers import Reader, parsed, read_value
 from agentdag.calls import NO_USAGE, Usage
 from agentdag.errors import ErrorKind, Failure, FinalError, call_error
 from agentdag.language.addresses import is_private
@@ -36,6 +35,8 @@ _BY_STATUS = {
     529: ErrorKind.OVERLOADED,
 }
 _REDIRECTS = {301, 302, 303, 307, 308}
+_SEE_OTHER = {301, 302, 303}
+"""After these, what was to be changed is read: RFC 9110, 15.4."""
 
 
 class HttpRequest(NamedTuple):
@@ -84,6 +85,8 @@ class HttpClient:
                 if response.status not in _REDIRECTS or target is None or request.body is not None:
                     return await _read(response)
                 following = str(response.url.join(type(response.url)(target)))
+            if response.status in _SEE_OTHER and method not in {"GET", "HEAD"}:
+                method = "GET"
             if urlsplit(following)[:2] != urlsplit(url)[:2]:
                 headers = {}  # they may hold keys, which are for whom the file names
             url = following
@@ -168,10 +171,10 @@ class HttpAgent:
                 value = self.reader.text(text)
                 used = _usage(value.value)
                 return read_value(value)
-            if self.as_text or not answer.is_json:
+            if self.as_text or not answer.is_json or not text:
                 return text
             try:
-                value = json.loads(text)
+                value = parsed(text)
             except (ValueError, RecursionError) as error:
                 message = f"the answer says that it is JSON, and is not: {error}"
                 raise call_error(Failure(ErrorKind.BAD_RESPONSE, message, status=answer.status)) from error

@@ -7,6 +7,7 @@ This file runs nothing.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,9 @@ def filled(arguments: Any, results: Mapping[str, Any]) -> Any:
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
-        return str(results[name]) if name is not None and name in results else match[0]
+        if name is None or name not in results:
+            return match[0]
+        value = results[name]
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
     return _REFERENCE.sub(fill, arguments)

@@ -62,6 +62,10 @@ class Toolbox:
         return await _Round(self, calls, {result.call: result for result in done}, task).run()
 
 
+class _NotRunError(Exception):
+    """A call that refers to one which has failed: the model is told, and did nothing wrong."""
+
+
 class _Round:
     """The calls of one turn at work."""
 
@@ -121,17 +125,19 @@ class _Round:
             checked = tool.check(arguments)
         except ArgumentError as error:
             self._refuse(number, str(error))
+        except _NotRunError as error:
+            self._results[number] = ToolResult(call.id, f"error: {error}", failed=True)
         else:
             await self._act(number, call, tool, checked)
         self._ended[number].set()
 
     def _filled(self, number: int) -> Mapping[str, Any]:
-        """The arguments with the results that they refer to; raises ArgumentError where one of these has failed."""
+        """The arguments with the results that they refer to; raises _NotRunError where one of these has failed."""
         places, arguments = self._places, self._arguments[number]
         referred = references(arguments, places)
         for name in referred:
             if places[name] != number and self._results[places[name]].failed:
-                raise ArgumentError(f"not run: ${name} failed")
+                raise _NotRunError(f"not run: ${name} failed")
         values = {name: self._values.get(places[name]) for name in referred if places[name] != number}
         given: Mapping[str, Any] = filled(arguments, values)
         return given

@@ -228,13 +228,9 @@ def resume_command(session: Session | BatchSession) -> str | None:
 
 
 def _output_text(result: RunResult, *, terminal: bool) -> str:
-    """One output as it is; several as a JSON object, or under headings on a terminal.
-
-    Where a run did not get to its outputs, the answers of what did succeed are printed in their place.
-    """
+    """One output as it is; several as a JSON object, or under headings on a terminal. Of a run whose file names no
+    outputs, the answers of its last nodes."""
     outputs = {name: value for name, value in result.outputs.items() if value is not None or not terminal}
-    if all(value is None for value in outputs.values()):
-        outputs = {name: node.output for name, node in result.nodes.items() if node.output is not None}
     if not outputs:
         return ""
     if len(outputs) == 1:

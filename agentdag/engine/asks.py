@@ -84,10 +84,13 @@ class Ran:
     stdin: str | None
     env: Mapping[str, str]
     cwd: str | None
+    folder: str
+    """That of the pipeline, where it runs."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {"command": list(self.argv), "stdin": self.stdin, "env": dict(self.env), "cwd": self.cwd}
+        where = {"cwd": self.cwd, "folder": self.folder}
+        return {"command": list(self.argv), "stdin": self.stdin, "env": dict(self.env), **where}
 
 
 Asked = Prompted | Called | Fetched | Ran
@@ -116,7 +119,7 @@ def rendered(work: Act, names: Mapping[str, Any], codes: Mapping[tuple[str, str]
         case CommandWork():
             env = {name: value.render(names) for name, value in work.env.items()}
             stdin, cwd = (None if each is None else each.render(names) for each in (work.stdin, work.cwd))
-            return Ran(tuple(each.render(names) for each in work.argv), stdin, env, cwd)
+            return Ran(tuple(each.render(names) for each in work.argv), stdin, env, cwd, str(work.folder))
 
 
 def _tool(tool: ToolPlan, codes: Mapping[tuple[str, str], str]) -> str:

@@ -163,6 +163,9 @@ class Fan:
         """Decide whether it has what it needs; returns those that are late now, once that is so."""
         if self.is_closed or not self.items.is_complete:
             return None
+        if not len(self.items):
+            self.reason = Reason.ALL
+            return []
         match self._join.decide(now):
             case Never(why):
                 self._never = why

@@ -409,7 +409,7 @@ class Runner:
                 raise
             else:
                 life.fail(ErrorKind.INTERNAL, "the agent cancelled itself")
-        except Exception as error:  # noqa: BLE001 - a bug of ours must not hurt the node's siblings either
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - a bug must not hurt the node's siblings
             life.fail(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
             life.seat.leave()

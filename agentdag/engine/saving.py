@@ -35,20 +35,31 @@ def saved(instance: Instance, settled: NodeSettled) -> NodeSettled:
         return settled
     target = target_of(instance, path)
     failure = target if isinstance(target, Failure) else None
-    if isinstance(target, Path) and (settled.parts is not None or settled.cached or not target.is_file()):
+    if isinstance(target, Path) and not _holds(target, settled.output):
         failure = save(target, settled.output)
     return settled if failure is None else replace(settled, status=Status.FAILED, error=failure)
 
 
+def _text(output: Any) -> str:
+    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False, indent=2) + "\n"
+
+
+def _holds(target: Path, output: Any) -> bool:
+    """Whether that is in *target* already."""
+    try:
+        return target.read_bytes() == _text(output).encode("utf-8", "surrogatepass")
+    except OSError:
+        return False
+
+
 def save(target: Path, output: Any) -> Failure | None:
     """Write *output* to *target*: text as it is, anything else as JSON. Returns why that could not be done."""
-    text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False, indent=2) + "\n"
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with beside.open("w", encoding="utf-8", errors="surrogatepass", newline="") as stream:
-                stream.write(text)
+                stream.write(_text(output))
                 stream.flush()
                 os.fsync(stream.fileno())
             beside.replace(target)

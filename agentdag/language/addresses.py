@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+_DOTS = dict.fromkeys(map(ord, "\u3002\uff0e\uff61"), ".")
+"""What stands for a dot in names of hosts, RFC 3490."""
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 
 
 def is_private(host: str) -> bool:
     """Whether *host*, a name or an address, is certainly none of the public network; a name may still turn out so."""
-    name = host.strip("[]").rstrip(".").lower()
+    name = unicodedata.normalize("NFKC", host).translate(_DOTS).strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(_LOCAL_NAMES):
         return True
     try:

@@ -94,7 +94,7 @@ class Kinds:
             if not cwd.reads and not is_within(self.folder / spec.cwd, self.folder, self.allowed):
                 message = f"`{spec.cwd}` is outside the pipeline's folder"
                 report.at((*path, "cwd"), "AD206", message, "allow its folder with --allow-path")
-        return CommandWork(tuple(argv), stdin, env, cwd) if good else None
+        return CommandWork(tuple(argv), stdin, env, cwd, self.folder.resolve()) if good else None
 
     def http(self, draft: Draft, spec: HttpSpec, path: Path_) -> HttpWork | None:
         """A request; whom it goes to, and its headers, are the file's own words or inputs."""

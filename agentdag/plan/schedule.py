@@ -388,7 +388,8 @@ class Schedule:
         """Why *node* opens now, if it does: what its barrier does not count must be there too."""
         match join.decide(now):
             case Never(why):
-                self._give_up(node, why)
+                if not self._was_left_out(node):
+                    self._give_up(node, why)
             case Open(reason) if self._awaited[node] == join.out:
                 return reason
         return None
@@ -412,11 +413,7 @@ class Schedule:
     def _open(self, node: int, reason: Reason) -> None:
         """*node* is frozen on what is there; what it goes without is late."""
         needs = self._needs(node)
-        gone = self._left_out.intersection(needs) if self._left_out and reason is Reason.ALL else None
-        if gone and all(self._status[need] is not Status.SUCCEEDED for need in needs):
-            self._left_out.add(node)
-            self._waived.add(node)
-            self._skip(node, min(gone))
+        if self._left_out and reason is Reason.ALL and self._was_left_out(node):
             return
         self._opened[node] = True
         if len(needs) > 1 or node in self._joins or (needs and not self._is_there(needs[0], node)):
@@ -425,6 +422,17 @@ class Schedule:
             if seen.late:
                 self._leave_behind(node, seen.late)
         self._make_ready(node)
+
+    def _was_left_out(self, node: int) -> bool:
+        """Whether *node* has nothing to go by because what it needs was not to run; it is skipped then."""
+        needs = self._needs(node)
+        gone = self._left_out.intersection(needs)
+        if not gone or any(self._status[need] in {None, Status.SUCCEEDED} for need in needs):
+            return False
+        self._left_out.add(node)
+        self._waived.add(node)
+        self._skip(node, min(gone))
+        return True
 
     def _is_there(self, need: int, node: int) -> bool:
         """Whether *node* has *need*, or is given its parts."""

@@ -201,6 +201,8 @@ class CommandWork:
     stdin: Template | None = None
     env: Mapping[str, Template] = field(default_factory=dict)
     cwd: Template | None = None
+    folder: Path = Path()
+    """That of the pipeline."""
 
     @property
     def templates(self) -> Iterator[Template]:

@@ -6,7 +6,7 @@ Protocol: https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agentdag.calls import (
@@ -97,7 +97,9 @@ class OpenAIProvider:
         message = choice["message"]
         if message.get("refusal"):
             raise self._refused(str(message["refusal"]), told.request_id)
-        said = _Said(_text(message.get("content")), _calls(message.get("tool_calls")), message)
+        text, asked = _text(message.get("content")), _calls(message.get("tool_calls"))
+        raw = message | {"tool_calls": _assistant(text, asked)["tool_calls"]} if asked else message
+        said = _Said(text, asked, raw)
         return self._reply(request, said, choice.get("finish_reason"), answer.get("usage"), told, None)
 
     async def _streamed(self, request: Request, body: dict[str, Any], on_delta: OnDelta) -> Reply:
@@ -137,7 +139,7 @@ class OpenAIProvider:
             raise self._refused(refusal, told.request_id)
         if finish is None:
             raise self._sdk.fail("the stream ended without its end marker", told.request_id)
-        asked = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for _, call in sorted(calls.items()))
+        asked = _distinct(call for _, call in sorted(calls.items()))
         text = "".join(pieces)
         raw = _assistant(text, asked) | thoughts
         return self._reply(request, _Said(text, asked, raw), finish, usage, told, ttft_s)
@@ -267,7 +269,18 @@ def _calls(told: Any) -> tuple[ToolCall, ...]:
     """The tools that a message asks for; what has no name is none."""
     found: dict[int, dict[str, str]] = {}
     _add_calls(found, told)
-    return tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in found.values() if call["name"])
+    return _distinct(call for call in found.values() if call["name"])
+
+
+def _distinct(calls: Iterable[Mapping[str, str]]) -> tuple[ToolCall, ...]:
+    """*calls*, each by an id of its own: some servers give them all the same, or none."""
+    made: dict[str, ToolCall] = {}
+    for number, call in enumerate(calls, 1):
+        id_ = call["id"]
+        while not id_ or id_ in made:
+            id_ = f"{id_ or 'call'}_{number}"
+        made[id_] = ToolCall(id_, call["name"], call["arguments"])
+    return tuple(made.values())
 
 
 def _add_calls(calls: dict[int, dict[str, str]], told: Any) -> None:

@@ -197,7 +197,7 @@ def test_results_can_be_passed_on_within_one_turn(plan: Compile, wire: WireServe
     )
     ask(plan, wire, tmp_path, [Say(calls=calls), Say("ok")], tools=tools)
     results = told(wire)
-    assert json.loads(results[0]) == {"first": ["a 0", "a 1"], "second": "saw ['b 0']"}
+    assert json.loads(results[0]) == {"first": ["a 0", "a 1"], "second": 'saw ["b 0"]'}
     assert results[3] == "error: not run: $boom failed"
 
 

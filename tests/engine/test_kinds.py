@@ -48,6 +48,24 @@ def breaks():
 async def cancels():
     raise asyncio.CancelledError
 
+class Odd(BaseException):
+    pass
+
+def odd_sync():
+    raise Odd("strange")
+
+async def odd_async():
+    raise Odd("strange")
+
+async def breaks_async():
+    raise KeyboardInterrupt
+
+async def generator_exit():
+    raise GeneratorExit
+
+def group():
+    raise BaseExceptionGroup("many", [Odd("one")])
+
 def unplain():
     return object()
 
@@ -141,6 +159,11 @@ BAD = {
     "call_raises_async": (call("raises_async"), ErrorKind.FUNCTION, "ValueError: no good"),
     "call_leaves": (call("leaves"), ErrorKind.FUNCTION, "SystemExit"),
     "call_breaks": (call("breaks"), ErrorKind.FUNCTION, "KeyboardInterrupt"),
+    "call_odd": (call("odd_sync"), ErrorKind.FUNCTION, "Odd: strange"),
+    "call_odd_async": (call("odd_async"), ErrorKind.FUNCTION, "Odd: strange"),
+    "call_breaks_async": (call("breaks_async"), ErrorKind.FUNCTION, "KeyboardInterrupt"),
+    "call_generator_exit": (call("generator_exit"), ErrorKind.FUNCTION, "GeneratorExit"),
+    "call_group": (call("group"), ErrorKind.FUNCTION, "BaseExceptionGroup: many"),
     "call_cancels": (call("cancels"), ErrorKind.INTERNAL, "cancelled itself"),
     "call_unplain": (call("unplain"), ErrorKind.FUNCTION, "object"),
     "call_deep": (call("deep"), ErrorKind.FUNCTION, "RecursionError"),
@@ -168,6 +191,8 @@ BAD = {
     "http_stall": ("http: {url: 'URL/stall', allow_private: true}, retry: 0, timeout: 300ms", ErrorKind.TIMEOUT, ""),
     "http_huge": ("http: {url: 'URL/huge', allow_private: true}, retry: 0", ErrorKind.BAD_RESPONSE, "MiB"),
     "http_away": ("http: {url: 'URL/away', allow_private: true}, retry: 0", ErrorKind.HTTP, "redirect"),
+    "http_private_wide": ("http: {url: 'http://\uff11\uff12\uff17\u30020.0.1:{{ inputs.port }}/fine'}, retry: 0", ErrorKind.HTTP, "private"),
+    "command_infinite": (program("print('1e999')", ", output: json"), ErrorKind.INVALID_OUTPUT, "too large"),
     "http_private": ("http: {url: '{{ inputs.server }}/fine'}, retry: 0", ErrorKind.HTTP, "private"),
     "http_misfit": ("http: {url: 'URL/words', allow_private: true}, output: json", ErrorKind.INVALID_OUTPUT, "JSON"),
     "pipeline_fails": ("pipeline: kinds_child.yaml, with: {n: 3}", ErrorKind.FUNCTION, "a failed: ValueError: 3 is odd"),
@@ -208,7 +233,8 @@ def test_no_kind_of_node_hurts_another(plan: Compile, wire: WireServer, tmp_path
     nodes = [f"  {name}: {{{node}}}" for name, node in GOOD.items()]
     nodes += [f"  {name}: {{{node}, continue_on_failure: true}}" for name, (node, _, _) in BAD.items()]
     text = f"""
-        inputs: {{nothing: {{default: no-such-program-anywhere}}, server: {{default: "{remote.url}"}}}}
+        inputs: {{nothing: {{default: no-such-program-anywhere}}, server: {{default: "{remote.url}"}},
+          port: {{default: "{remote.url.rpartition(":")[2]}"}}}}
         providers: {{openai: {{base_url: "{wire.openai_url}", api_key: k}}}}
         limits: {{concurrency: 12}}
         tools:
