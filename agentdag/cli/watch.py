@@ -21,6 +21,7 @@ from agentdag.cli.children import end_children
 from agentdag.errors import UsageError
 from agentdag.events import BarrierOpened, Event, NodeSettled, Observer, RunFinished, RunStatus
 from agentdag.plan.flat import flat
+from agentdag.plan.plan import PlanNode
 from agentdag.plan.work import PromptWork
 from agentdag.session import BatchSession, Options, RunResult, Session, run_loop
 from agentdag.store.keeper import stores_around
@@ -93,7 +94,7 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     if view == "json":
         observers.append(JsonLines(sys.stdout))
     elif view == "plain":
-        observers.append(Lines(sys.stderr, max(len(name) for name, _, _ in session.plan.walk())))
+        observers.append(Lines(sys.stderr, max(_wide(name, node) for name, _, node in session.plan.walk())))
     live = None
     if shown.paints:
         from agentdag.views.table import render
@@ -114,6 +115,11 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     elif view != "json":
         writer(sys.stdout)(_output_text(result, terminal=sys.stdout.isatty()))
     return result.exit_code
+
+
+def _wide(name: str, node: PlanNode) -> int:
+    """Letters of *name*, and of the index of its first items."""
+    return len(name) + (len("[99]") if node.foreach is not None else 0)
 
 
 def _about(session: Session) -> About:

@@ -32,14 +32,27 @@ _LONGEST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def purse_of(instance: Instance) -> Budget | None:
-    """What the calls of *instance* are paid from: its own budget, within that of whatever it is a part of."""
+    """What the calls of *instance* are paid from: its node's own budget, within that of whatever it is a part of."""
     scope, terms = instance.scope, instance.node.budget
     parent = scope.run.budget if scope.parent is None else scope.purse
     if terms is None:
         return parent
-    before = None if scope.run.reuse is None else scope.run.reuse.recorded(instance.name)
-    spent = NOTHING if before is None else before.taken
-    return Budget(terms.tokens, terms.cost_usd, spent=spent, parent=parent, name="its own budget")
+    found = scope.purses.get(instance.number)
+    if found is None:
+        name = f"the budget of {scope.prefix}{instance.node.id}"
+        spent = _spent_before(scope.run, scope.prefix + instance.node.id)
+        found = Budget(terms.tokens, terms.cost_usd, spent=spent, parent=parent, name=name)
+        scope.purses[instance.number] = found
+    return found
+
+
+def _spent_before(run: Run, name: str) -> Amount:
+    """What the node *name* took in earlier lives of the run, with all that it is made of."""
+    record = None if run.reuse is None else run.reuse.record
+    if record is None:
+        return NOTHING
+    parts = (each for each in record.nodes if each == name or each.startswith((f"{name}[", f"{name}.")))
+    return sum((record.nodes[each].taken for each in parts), NOTHING)
 
 
 def bounded(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget) -> Prompted:

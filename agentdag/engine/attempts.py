@@ -279,9 +279,12 @@ class NodeLife(Turn):
 
     @property
     def _is_own_budget_spent(self) -> bool:
-        """Of one that was not paid for: whether it is the node's own budget that is too small."""
-        own = self.purse if self.node.budget is not None else None
-        return own is not None and self.reserved is not None and not own.holds(own.spent + self.reserved)
+        """Of one that was not paid for: whether it is the node's own budget that is too small, or that of a node
+        which it is a part of."""
+        if self.purse is None or self.reserved is None:
+            return False
+        short = self.purse.too_small(self.reserved)
+        return short is not None and short is not self._run.budget
 
     def _falls_back(self, number: int, choice: Choice) -> bool:
         """Turn to the next choice, unless the run or the node's time is over."""

@@ -30,6 +30,13 @@ class End(NamedTuple):
     reason: str | None = None
 
 
+def cut_off(status: Status, why: str) -> End:
+    """How a node ends that was cut off."""
+    if status is Status.TIMED_OUT:
+        return End(status, failure=Failure(ErrorKind.TIMEOUT, why))
+    return End(status, reason=why)
+
+
 class Fan:
     """The instances of *whole*, one for each of *items*, of which *window* may be under way at once."""
 
@@ -111,10 +118,11 @@ class Fan:
     @property
     def is_doomed(self) -> bool:
         """Whether the node cannot succeed any more."""
-        return self.stopped is not None or self._never is not None or self._has_failed
+        return self.stopped is not None or self._never is not None or self.has_failed
 
     @property
-    def _has_failed(self) -> bool:
+    def has_failed(self) -> bool:
+        """Whether so many items have failed that the node will."""
         return bool(self._failures) and not (self.rule.null or self.rule.barrier.lenient)
 
     def given(self) -> Iterator[tuple[int, Any]]:
@@ -198,9 +206,9 @@ class Fan:
 
     def verdict(self) -> End:
         """How the node ends."""
-        if self.stopped is not None:
-            return End(self.stopped[0], reason=self.stopped[1])
-        if self._has_failed:
+        if self.stopped is not None and not (self.has_failed and self.stopped[0] is Status.CANCELLED):
+            return cut_off(*self.stopped)
+        if self.has_failed:
             return End(Status.FAILED, failure=self._failure())
         if self._lacks_money and not self.rule.barrier.lenient:
             return End(Status.SKIPPED, reason=OUT_OF_BUDGET)

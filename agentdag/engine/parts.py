@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from agentdag.calls import NO_USAGE, Usage
 from agentdag.engine.account import path_s
 from agentdag.engine.afford import purse_of
-from agentdag.engine.fan import End, Fan
+from agentdag.engine.fan import End, Fan, cut_off
 from agentdag.engine.items import Coming, Items, Listed
 from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.engine.run import Run
@@ -63,13 +63,20 @@ class Host(Protocol):
         """Nobody wants *instance* any more."""
 
 
+class _End(NamedTuple):
+    """When something is over, at the latest, and after how long that is."""
+
+    at_s: float
+    after_s: float
+
+
 class _Ran(NamedTuple):
     """A pipeline at work: its present scope, which pass that is, and what those before came to."""
 
     scope: Scope
     number: int
     began_s: float
-    ends_s: float | None
+    end: _End | None
     previous: Any
     usage: Usage
     path_s: float
@@ -85,6 +92,8 @@ class Parts:
         self._fans: dict[Instance, Fan] = {}
         self._feeding: dict[Instance, Fan] = {}
         """Those from which others take the items one by one, until their end is on record."""
+        self._ends: dict[Instance, _End] = {}
+        """When a node with a `foreach` is to be over, where its file says so."""
         self._ran: dict[Instance, _Ran] = {}
         self._used: dict[Scope, Usage] = {}
         self._stopped: dict[Instance, tuple[Status, str]] = {}
@@ -146,6 +155,8 @@ class Parts:
         run.governor.retries.grow(len(items))
         fan = self._fans[whole] = Fan(whole, rule, items, self._window, run.now())
         fan.leave_out(self._left_out_before(whole))
+        if (total_s := whole.node.policy.timeout.total_s) is not None:
+            self._ends[whole] = _End(run.now() + total_s, total_s)
         self._stirred[whole] = None
         if whole.number in whole.scope.shape.feeds:
             self._feeding[whole] = fan
@@ -214,10 +225,10 @@ class Parts:
         now, known = run.now(), self._ran.get(instance)
         began_s = now if known is None else known.began_s
         timeout = node.policy.timeout
-        said = (timeout.attempt_s if node.bounded else None, timeout.total_s)
-        bounds = [bound for bound in said if bound is not None]
-        ends_s = known.ends_s if known is not None else began_s + min(bounds) if bounds else None
-        self._ran[instance] = _Ran(scope, number, began_s, ends_s, previous, usage, before_s)
+        ends = [] if timeout.total_s is None else [_End(began_s + timeout.total_s, timeout.total_s)]
+        if node.bounded and timeout.attempt_s is not None:
+            ends.append(_End(now + timeout.attempt_s, timeout.attempt_s))
+        self._ran[instance] = _Ran(scope, number, began_s, min(ends, default=None), previous, usage, before_s)
         self._used[scope] = NO_USAGE
         run.tell(NodeExpanded(run.id, now, instance.name, instance.wave, None, number))
         self._host.begin(scope)
@@ -281,6 +292,7 @@ class Parts:
             self._stirred[whole] = None
         if fan.is_over and whole in self._fans:
             del self._fans[whole]
+            self._ends.pop(whole, None)
             self._paths[whole] = fan.path_s
             self._end(whole, fan.verdict(), now - fan.began_s, fan.usage, len(fan.items))
 
@@ -304,22 +316,23 @@ class Parts:
             return
         del self._ran[instance]
         self._paths[instance] = path
-        if end.status is Status.FAILED and end.failure is not None and len(instance.node.choices) > 1:
+        took_s, size = self._run.now() - ran.began_s, len(scope.plan.nodes)
+        total_s = instance.node.policy.timeout.total_s
+        is_over = len(instance.node.choices) == 1 or (total_s is not None and took_s >= total_s)
+        if end.status in FAILURES and end.failure is not None and not is_over:
             self._host.fall_back(instance, end.failure, usage)
         else:
-            took_s, size = self._run.now() - ran.began_s, len(scope.plan.nodes)
             self._end(instance, end, took_s, usage, size, ran.number)
 
     def _stopped_or_failed(self, instance: Instance, scope: Scope, errors: Iterable[str]) -> End | None:
         """How a pipeline ends whose last pass came to no good."""
-        stopped = self._stopped.pop(instance, None) or self._was_cut(scope)
+        stopped = self._stopped.pop(instance, None)
+        if stopped is None and not scope.schedule.fatal:
+            stopped = self._was_cut(scope)
         if stopped is None:
             failure = self._failure(scope, errors)
             return None if failure is None else End(Status.FAILED, failure=failure)
-        status, why = stopped
-        if status is Status.TIMED_OUT:
-            return End(status, failure=Failure(ErrorKind.TIMEOUT, why))
-        return End(status, reason=why)
+        return cut_off(*stopped)
 
     def _round_done(self, instance: Instance, ran: _Ran, outputs: Any, path: float) -> End | None:
         """How a pipeline ends that has given *outputs*; None where it is to run again, and that pass is told."""
@@ -372,6 +385,28 @@ class Parts:
             self._stopped[instance] = status, why
         return []
 
+    def doomed(self) -> str | None:
+        """The first node at work that has failed as certainly as what it is a part of."""
+        for scope in (*self.scopes,):
+            for number in scope.schedule.fatal:
+                if scope.parent is None or self._dooms(scope.parent):
+                    return scope[number].name
+        for whole, fan in self._fans.items():
+            if fan.has_failed and self._dooms(whole):
+                return whole.name
+        return None
+
+    def _dooms(self, instance: Instance) -> bool:
+        """Whether the run has failed where *instance* has."""
+        node, scope = instance.node, instance.scope
+        if len(node.choices) > 1 and isinstance(node.work, PipelineWork):
+            return False
+        if instance.index is not None:
+            rule = node.foreach
+            if rule is None or rule.null or rule.barrier.lenient:
+                return False
+        return scope.schedule.is_vital(instance.number) and (scope.parent is None or self._dooms(scope.parent))
+
     def scope_of(self, instance: Instance) -> Scope | None:
         """The scope whose nodes do the work of *instance*, if any."""
         ran = self._ran.get(instance)
@@ -385,7 +420,8 @@ class Parts:
     def wakes_at_s(self) -> float | None:
         """When `tick` is due."""
         ends = [until for fan in self._fans.values() if (until := fan.until_s()) is not None]
-        ends += [ran.ends_s for ran in self._ran.values() if ran.ends_s is not None]
+        ends += [ran.end.at_s for ran in self._ran.values() if ran.end is not None]
+        ends += [end.at_s for end in self._ends.values()]
         return min(ends, default=None)
 
     def tick(self, now: float) -> None:
@@ -395,9 +431,13 @@ class Parts:
             if until is not None and until <= now:
                 self._stirred[whole] = None
         for instance, ran in list(self._ran.items()):
-            if ran.ends_s is not None and ran.ends_s <= now:
-                self._ran[instance] = ran._replace(ends_s=None)
-                self._host.cut(instance, Status.TIMED_OUT, f"no end within {ran.ends_s - ran.began_s:g} s")
+            if ran.end is not None and ran.end.at_s <= now:
+                self._ran[instance] = ran._replace(end=None)
+                self._host.cut(instance, Status.TIMED_OUT, f"no end within {ran.end.after_s:g} s")
+        for whole, end in list(self._ends.items()):
+            if end.at_s <= now:
+                del self._ends[whole]
+                self._host.cut(whole, Status.TIMED_OUT, f"no end within {end.after_s:g} s")
 
     def _end(self, instance: Instance, end: End, took_s: float, usage: Usage, size: int, passes: int = 1) -> None:
         """*instance*, made of *size* others, has ended."""

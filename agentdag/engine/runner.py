@@ -176,7 +176,7 @@ class Runner:
                 self._follow(scope)
             elif self._parts.is_stirred:
                 self._parts.go_on()
-            elif not (self._root.schedule.fatal and self._fails_fast()):
+            elif not (self._run.plan.fail_fast and self._fails_fast()):
                 break
         self._going_on = False
         if self._root.schedule.done:
@@ -208,11 +208,14 @@ class Runner:
                 self._rested(scope[node], complete=complete)
 
     def _fails_fast(self) -> bool:
-        """Stop at the first required failure, where the file says so; whether that is now."""
-        if not self._run.plan.fail_fast or self._stop_reason is not None:
+        """Stop at the first required failure; whether that is now."""
+        if self._stop_reason is not None:
             return False
-        first = next(iter(self._root.schedule.fatal))
-        self._stop(f"fail_fast: {self._root[first].name} failed")
+        fatal = next(iter(self._root.schedule.fatal), None)
+        first = self._parts.doomed() if fatal is None else self._root[fatal].name
+        if first is None:
+            return False
+        self._stop(f"fail_fast: {first} failed")
         return True
 
     def begin(self, scope: Scope) -> None:

@@ -115,6 +115,8 @@ class Scope:
         """Of a need that a join went on without, how long it had taken then."""
         self.purse: Budget | None = None
         """What its calls are paid from, where that is not the budget of the run alone."""
+        self.purses: dict[int, Budget] = {}
+        """The own budgets of its nodes, which all instances and passes of one share."""
         self._instances: list[Instance | None] = [None] * len(plan.nodes)
         self._after_s = after_s
         self._views: dict[str, View] = {}

@@ -136,6 +136,17 @@ class Schedule:
         """Whether *node* sees what it saw in an earlier life of the run."""
         return node in self._frozen
 
+    def is_vital(self, node: int) -> bool:
+        """Whether somebody cannot do without *node*, as far as can be told while it has not settled."""
+        if self._terms[node].optional or node in self._waived:
+            return False
+        dependants = self._graph.dependants[node]
+        return not dependants or any(
+            not (each in self._joins and node in self._counted[each] and self._joins[each].rule.lenient)
+            and self._state[each] is not State.SETTLED
+            for each in dependants
+        )
+
     def is_progressive(self, node: int) -> bool:
         return node in self._passes
 
