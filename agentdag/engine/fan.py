@@ -60,7 +60,6 @@ class Fan:
         self._lanes = [0.0] * min(rule.concurrency or 0, len(items))
         """When each of those ended that its own concurrency lets run at once."""
         self._join = Join(rule.barrier, len(items))
-        self._taken = bytearray(len(items))
         self._skip: frozenset[int] = frozenset()
         self._outputs: list[Any] = [None] * len(items)
         self._succeeded = bytearray(len(items))
@@ -89,7 +88,6 @@ class Fan:
     def due(self, now: float) -> Iterator[Instance]:
         """Those that are to begin now; as many as there is room for."""
         while not self.is_closed and len(self.live) < self._window and (index := self.items.take()) is not None:
-            self._taken[index] = True
             if index in self._skip:
                 self._join.launch(now)
                 self._join.settle(succeeded=False)
@@ -124,6 +122,11 @@ class Fan:
     def has_failed(self) -> bool:
         """Whether so many items have failed that the node will."""
         return bool(self._failures) and not (self.rule.null or self.rule.barrier.lenient)
+
+    @property
+    def lacks(self) -> bool:
+        """Whether items failed that the node goes on without."""
+        return self._failures > 0 and self.rule.null
 
     def given(self) -> Iterator[tuple[int, Any]]:
         """What its items have come to so far that have succeeded, with their places."""
@@ -195,14 +198,13 @@ class Fan:
 
     @property
     def arrived(self) -> list[int]:
-        """The indices of those that succeeded, or failed in time."""
-        missing = set(self.missing)
-        return [index for index in range(len(self.items)) if index not in missing]
+        """The indices of those that succeeded in time."""
+        return [index for index, succeeded in enumerate(self._succeeded) if succeeded]
 
     @property
     def missing(self) -> list[int]:
-        """The indices of those without which it went on."""
-        return [*self.late, *(index for index, taken in enumerate(self._taken) if not taken), *self._skip]
+        """The indices of those without which it went on, or is to."""
+        return [index for index, succeeded in enumerate(self._succeeded) if not succeeded]
 
     def verdict(self) -> End:
         """How the node ends."""

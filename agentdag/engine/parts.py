@@ -5,7 +5,8 @@ It decides nothing about slots and writes nothing: whoever drives it, the host, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -36,6 +37,7 @@ from agentdag.plan.plan import Plan
 from agentdag.plan.streams import streams
 from agentdag.plan.values import FileText, resolve_inputs
 from agentdag.plan.work import Foreach, PipelineWork
+from agentdag.store.schema import digest
 
 FANNED_PER_SLOT = 4
 """So many instances of a node are under way for each slot, at the most: those that wait for a retry hold none."""
@@ -136,7 +138,7 @@ class Parts:
         if instance.is_whole:
             self._or_fail(instance, partial(self._open_fan, instance))
         else:
-            self._or_fail(instance, partial(self._open_pass, instance, 1, None, NO_USAGE, 0.0))
+            self._or_fail(instance, partial(self._open_first, instance))
 
     def _or_fail(self, instance: Instance, act: Callable[[], None]) -> None:
         """Do *act*; *instance* fails where its templates do, or where its inputs do not fit."""
@@ -210,17 +212,48 @@ class Parts:
         names = (name.rpartition("[")[2].rstrip("]") for name in saw.opened.missing)
         return frozenset(int(index) for index in names if index.isdigit())
 
-    def _open_pass(self, instance: Instance, number: int, previous: Any, usage: Usage, before_s: float) -> None:
-        """A pass of a pipeline begins; raises TemplateError, or UsageError where its inputs do not fit."""
-        run, node, work = self._run, instance.node, instance.node.work
-        assert node.body is not None
+    def _open_first(self, instance: Instance) -> None:
+        """The first pass of a pipeline, or the one after those that an earlier life of the run has finished."""
+        number, previous, before_s = 1, None, 0.0
+        for each in self._passes_before(instance):
+            if each.asked != self._asked(instance, self._inputs(instance, previous)):
+                break
+            number, previous, before_s = number + 1, each.output, each.latency_s
+        self._open_pass(instance, number, previous, NO_USAGE, before_s)
+
+    def _passes_before(self, instance: Instance) -> Sequence[PassFinished]:
+        """The passes of a pipeline that repeats which are on record, unless they are to be repeated."""
+        reuse = self._run.reuse
+        before = None if reuse is None else reuse.recorded(instance.name)
+        if reuse is None or before is None or instance.node.repeat is None or reuse.is_repeated(instance.name):
+            return ()
+        return before.passes
+
+    def _inputs(self, instance: Instance, previous: Any) -> dict[str, Any]:
+        """What a pass of a pipeline is given; raises TemplateError, or UsageError where that does not fit."""
+        body, work = instance.node.body, instance.node.work
+        assert body is not None
         assert isinstance(work, PipelineWork)
         names = instance.names(previous)
         given = {name: value.evaluate(names) for name, value in work.arguments.items()}
         for name, value in given.items():
-            if node.body.inputs[name].type == "file" and isinstance(value, str):
+            if body.inputs[name].type == "file" and isinstance(value, str):
                 given[name] = FileText(value)
-        scope = Scope(run, self.shape(node.body), resolve_inputs(node.body, given), parent=instance)
+        return resolve_inputs(body, given)
+
+    @staticmethod
+    def _asked(instance: Instance, inputs: Mapping[str, Any]) -> str:
+        """The digest of what a pass of a pipeline is to do."""
+        body = instance.node.body
+        assert body is not None
+        texts = [body.source, *(node.body.source for _, _, node in body.walk() if node.body is not None)]
+        return digest((json.dumps(inputs, sort_keys=True, default=str), *texts))
+
+    def _open_pass(self, instance: Instance, number: int, previous: Any, usage: Usage, before_s: float) -> None:
+        """A pass of a pipeline begins; raises TemplateError, or UsageError where its inputs do not fit."""
+        run, node = self._run, instance.node
+        assert node.body is not None
+        scope = Scope(run, self.shape(node.body), self._inputs(instance, previous), parent=instance)
         scope.purse = purse_of(instance)
         now, known = run.now(), self._ran.get(instance)
         began_s = now if known is None else known.began_s
@@ -281,7 +314,7 @@ class Parts:
     def _go_on_with(self, fan: Fan) -> None:
         now, whole = self._run.now(), fan.whole
         late = fan.consider(now)
-        if late is not None and fan.reason is not None and not fan.rule.barrier.plain:
+        if late is not None and fan.reason is not None and (not fan.rule.barrier.plain or fan.lacks):
             self._tell_sight(fan)
         for instance in late or ():
             self._host.cut(instance, Status.LATE, f"{whole.name} went on without it")
@@ -345,7 +378,8 @@ class Parts:
             return End(Status.FAILED, failure=Failure(ErrorKind.TEMPLATE, f"until: {error}"))
         if held or ran.number >= repeat.most:
             return End(Status.SUCCEEDED, outputs, reason=None if held else unmet(ran.number))
-        run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None))
+        asked = self._asked(instance, ran.scope.inputs)
+        run.tell(PassFinished(run.id, run.now(), instance.name, ran.number, path, outputs, None, asked))
         if run.stopping is None:
             return None
         run.governor.denied = True

@@ -56,9 +56,13 @@ class Reuse:
     _owned: dict[str, list[str]] | None = None
     _skips: frozenset[str] | None = None
     _known: frozenset[str] = field(init=False)
+    _rounds: frozenset[str] = field(init=False)
+    """The nodes of pipelines that repeat: what they ask again, they want to know anew."""
 
     def __post_init__(self) -> None:
         self._known = frozenset(name for name, _, _ in self.plan.walk())
+        rounds = [f"{name}." for name, _, node in self.plan.walk() if node.repeat is not None and node.body is not None]
+        self._rounds = frozenset(name for name in self._known if name.startswith(tuple(rounds)))
 
     @property
     def resumes(self) -> bool:
@@ -91,7 +95,7 @@ class Reuse:
 
     def concerns(self, node: PlanNode, name: str) -> bool:
         """Whether anything may be there of *node*, by its whole *name*, so that it is worth looking."""
-        return self.record is not None or self._is_borrowed(name) or self._age_s(node) is not None
+        return self.record is not None or self._is_borrowed(name) or self._age_s(node, name) is not None
 
     def _is_borrowed(self, name: str) -> bool:
         """Whether *name* is a node, or within one, that is not to run."""
@@ -109,7 +113,7 @@ class Reuse:
             return Verdict(before, "the same request was answered before", print_)
         if self._is_borrowed(name):
             return self._borrow(name, print_)
-        age_s = self._age_s(node)
+        age_s = self._age_s(node, name)
         if age_s is not None and self.history is not None:
             found = self.history.answer(print_, since=time.time() - age_s)
             if found is not None:
@@ -126,8 +130,10 @@ class Reuse:
             return ()
         return record.exchanges if self._on_record(question) == record.asked else ()
 
-    def _age_s(self, node: PlanNode) -> float | None:
+    def _age_s(self, node: PlanNode, name: str) -> float | None:
         """How old an answer out of the cache may be; None where the node takes none."""
+        if self._rounds and base_name(name) in self._rounds:
+            return None
         age_s = math.inf if node.cache_s is None and self.cache else node.cache_s
         return age_s if age_s is not None and self.history is not None and node.cacheable else None
 

@@ -232,10 +232,10 @@ class RunRecord:
                 node.came_to_nothing(event.error)
 
     def _forget_within(self, name: str) -> None:
-        """A pass of a pipeline has ended: what its nodes come to is told anew in the next one."""
+        """A pass of a pipeline has ended: its nodes are asked anew in the next one, and no answer serves again."""
         for inner, node in self.nodes.items():
             if inner.startswith(f"{name}."):
-                node.opened, node.ended, node.passes, node.turns = None, None, [], []
+                node.opened, node.ended, node.passes, node.turns, node.answers = None, None, [], [], {}
 
     def _opened(self, node: NodeRecord, event: BarrierOpened) -> None:
         if node.opened is None or _sight(node.opened) != _sight(event):
