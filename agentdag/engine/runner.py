@@ -21,7 +21,7 @@ from agentdag.engine.outputs import is_lost_by_failure, outputs_of
 from agentdag.engine.parts import Parts
 from agentdag.engine.queue import Queue
 from agentdag.engine.resumption import ask, came_of, late_before, passes_before, stayed
-from agentdag.engine.reuse import SKIPPED, Verdict
+from agentdag.engine.reuse import SKIPPED, Reuse, Verdict
 from agentdag.engine.run import Run
 from agentdag.engine.saving import saved
 from agentdag.engine.scope import Instance, Scope
@@ -62,6 +62,15 @@ AT_ONCE_S = 0.4
 PROGRESS_EVERY_S = 1.0
 SHORTEST_COUNTED_WAIT_S = 0.001
 """A shorter wait for a slot is no more than the engine's own work."""
+
+
+def _was_done(scope: Scope, reuse: Reuse) -> bool:
+    """Whether *scope* is of a pipeline that had succeeded in an earlier life of the run, and stays so."""
+    parent = scope.parent
+    before = None if parent is None else reuse.recorded(parent.name)
+    if parent is None or before is None or before.ended is None or reuse.is_repeated(parent.name):
+        return False
+    return before.ended.status is Status.SUCCEEDED
 
 
 class Runner:
@@ -232,7 +241,7 @@ class Runner:
         run, reuse, schedule = self._run, self._run.reuse, scope.schedule
         assert reuse is not None
         came = came_of(scope, record, self._late_before, reuse)
-        for number in schedule.resume(came):
+        for number in schedule.resume(came, done=_was_done(scope, reuse)):
             instance, ended = scope[number], came[number].ended
             assert ended is not None
             before = reuse.recorded(instance.name)

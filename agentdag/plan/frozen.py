@@ -50,16 +50,18 @@ class Frozen:
         self._left[join].discard(node)
         return True
 
-    def staying(self, graph: Graph, ended: Mapping[int, Status], is_wanted: Callable[[int], bool]) -> dict[int, Status]:
+    def staying(
+        self, graph: Graph, ended: Mapping[int, Status], is_wanted: Callable[[int], bool], *, done: bool = False
+    ) -> dict[int, Status]:
         """Those of *ended* without which every join went on that reads them, and what was late for the sake of those.
 
         What kept another node from running is run again with it, though a join did without both; so is what an output
-        reads, as *is_wanted* says.
+        reads, as *is_wanted* says, unless all is *done*, and the outputs were read without it.
         """
         without: dict[int, Status] = {}
         for node in (node for wave in reversed(graph.waves) for node in wave if node in ended):
             dependants = graph.dependants[node]
-            if dependants and not is_wanted(node):
+            if done or (dependants and not is_wanted(node)):
                 lost = (without.get(each) is Status.LATE or self._did_without(each, node) for each in dependants)
                 if all(lost):
                     without[node] = ended[node]

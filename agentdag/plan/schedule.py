@@ -161,10 +161,11 @@ class Schedule:
         news, self._news = self._news, []
         return news
 
-    def resume(self, came: Mapping[int, Came]) -> list[int]:
+    def resume(self, came: Mapping[int, Came], *, done: bool = False) -> list[int]:
         """Take up a run that came so far; returns the nodes that stay as they ended, because all went on without them.
 
-        What a join saw when it opened, it sees again. To be called once, before anything else.
+        What a join saw when it opened, it sees again; where all was *done*, so do the outputs. To be called once,
+        before anything else.
         """
         for node, each in came.items():
             if each.seen is not None and not self._may_flow(node, each.seen) and self._holds(node, each.seen):
@@ -172,7 +173,7 @@ class Schedule:
             elif each.passes:
                 self._passes[node].restore(each.passes, each.arrived, each.missing)
         ended = {node: each.ended for node, each in came.items() if each.ended is not None}
-        stay = self._frozen.staying(self._graph, ended, lambda node: self._terms[node].wanted)
+        stay = self._frozen.staying(self._graph, ended, lambda node: self._terms[node].wanted, done=done)
         for node, status in stay.items():
             self._frozen.drop(node)
             self._end(node, status)

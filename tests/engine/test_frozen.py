@@ -73,13 +73,14 @@ nodes:
     assert log(folder).count("item 1") == 1
 
 
-def test_an_optional_failure_within_a_pipeline_stays_as_it_was_seen(folder: Path) -> None:
+@pytest.mark.parametrize("outputs", ['{b: "{{ nodes.b.output }}"}', '{a: "{{ nodes.a.ok }}"}'], ids=["join", "output"])
+def test_an_optional_failure_within_a_pipeline_stays_as_it_was_seen(folder: Path, outputs: str) -> None:
     (folder / "child.yaml").write_text(
-        """
+        f"""
 nodes:
-  a: {call: "frozen_steps:item", with: {x: 1}, continue_on_failure: true}
-  b: {command: [python3, mail.py], stdin: "{{ nodes.a.ok }}", needs: [a]}
-outputs: {b: "{{ nodes.b.output }}"}
+  a: {{call: "frozen_steps:item", with: {{x: 1}}, continue_on_failure: true}}
+  b: {{command: [python3, mail.py], stdin: "{{{{ nodes.a.ok }}}}", needs: [a]}}
+outputs: {outputs}
 """
     )
     (folder / "p.yaml").write_text(
@@ -90,6 +91,7 @@ outputs: {b: "{{ nodes.b.output }}"}
     done = program("resume", "last", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert [line for line in log(folder) if line.startswith("mail")] == ["mail false"]
+    assert log(folder).count("item 1") == 1
 
 
 ROUNDS = """
