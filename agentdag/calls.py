@@ -196,6 +196,8 @@ class ToolResult:
     call: str
     text: str
     failed: bool = False
+    value: str | None = None
+    """What it gave, as JSON, where `text` is not just that: for calls that refer to it."""
 
 
 @value(frozen=True, slots=True)

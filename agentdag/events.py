@@ -273,6 +273,8 @@ class ToolFinished:
     latency_s: float
     error: Failure | None
     result: str
+    value: str | None = None
+    """What it gave, as JSON, where `result` is another text: for calls that refer to it."""
 
 
 @value(frozen=True, slots=True)

@@ -157,9 +157,10 @@ class _Round:
             cut = len(text) > toolbox.limit
             shown = f"{text[: toolbox.limit]}… (cut: {len(text):,} characters in all)" if cut else text
             self._values[number] = done.result
+            value = None if isinstance(done.result, str) and not cut else toolbox.redact(json.dumps(done.result))
         else:
-            shown = f"error: {done.failure.message}"
-        result = ToolResult(call.id, toolbox.redact(shown), done.failure is not None)
+            shown, value = f"error: {done.failure.message}", None
+        result = ToolResult(call.id, toolbox.redact(shown), done.failure is not None, value)
         self._results[number] = result
         failure = None if done.failure is None else Failure(ErrorKind.TOOL, done.failure.message)
         turn.tool_ended(call, done.latency_s, result, failure)
@@ -170,11 +171,8 @@ def _text(value: Any) -> str:
 
 
 def _value(result: ToolResult) -> Any:
-    """The value of a result that is on record as text."""
-    try:
-        return json.loads(result.text)
-    except (ValueError, RecursionError):
-        return result.text
+    """The value of a result that is on record."""
+    return result.text if result.value is None else json.loads(result.value)
 
 
 def failed(message: str) -> FinalError:

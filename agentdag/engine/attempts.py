@@ -423,7 +423,8 @@ class NodeLife(Turn):
         """A tool call has come to *result*."""
         run = self._run
         error = None if failure is None else self._clean(failure)
-        run.tell(ToolFinished(run.id, run.now(), self.name, call.name, call.id, latency_s, error, result.text))
+        told = (call.name, call.id, latency_s, error, result.text, result.value)
+        run.tell(ToolFinished(run.id, run.now(), self.name, *told))
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot, a rate, the budget, or a retry."""

@@ -107,7 +107,7 @@ class NodeRecord:
                     self.wrote[event.call] = event.tool
             case ToolFinished():
                 self.wrote.pop(event.call, None)
-                self.results[event.call] = ToolResult(event.call, event.result, event.error is not None)
+                self.results[event.call] = ToolResult(event.call, event.result, event.error is not None, event.value)
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:

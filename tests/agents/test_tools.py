@@ -257,6 +257,36 @@ def test_a_tool_that_writes_is_asked_about_before_it_is_repeated(tmp_path: Path,
     assert told(wire) == ["stored a", "stored b"]
 
 
+def test_what_is_passed_on_is_the_same_after_a_kill(tmp_path: Path, wire: WireServer) -> None:
+    (tmp_path / "tools_passed.py").write_text(
+        "import json, os, time\n"
+        "def zip_code() -> str:\n    return '90210'\n"
+        "def rows() -> list[str]:\n    return ['x' * 9] * 100\n"
+        "def keep(code: str, rows: list[str]) -> str:\n"
+        "    open('began', 'w').close()\n"
+        "    time.sleep(0 if os.path.exists('go') else 600)\n"
+        "    json.dump([code, len(rows)], open('kept', 'w'))\n"
+        "    return 'kept'\n"
+    )
+    (tmp_path / "p.yaml").write_text(
+        f'providers: {{openai: {{base_url: "{wire.openai_url}"}}}}\n'
+        'tools: {zip: {call: "tools_passed:zip_code"}, rows: {call: "tools_passed:rows"}, '
+        'keep: {call: "tools_passed:keep"}}\n'
+        "nodes: {a: {model: openai/m, prompt: x, tools: [zip, rows, keep], tool_output_limit: 100}}"
+    )
+    calls = (("zip", {}), ("rows", {}), ("keep", {"code": "$zip", "rows": "$rows"}))
+    wire.script["m"] = [Say(calls=calls), Say("ok")]
+    process = started("run", "p.yaml", cwd=tmp_path)
+    until = time.monotonic() + 30
+    while not (tmp_path / "began").exists():
+        assert time.monotonic() < until
+    kill(process)
+    (tmp_path / "go").touch()
+    done = program("resume", "last", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "kept").read_text()) == ["90210", 100]
+
+
 def test_the_simulator_calls_what_is_harmless_and_plays_what_writes(plan: Compile, tmp_path: Path) -> None:
     (tmp_path / "tools_played.py").write_text(TOOLS)
     text = """
