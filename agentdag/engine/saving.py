@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from agentdag.engine.scope import Instance
 from agentdag.errors import ErrorKind, Failure
@@ -54,7 +55,7 @@ def _holds(target: Path, output: Any) -> bool:
 
 def save(target: Path, output: Any) -> Failure | None:
     """Write *output* to *target*: text as it is, anything else as JSON. Returns why that could not be done."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    beside = target.with_name(f".{target.name}.{uuid4().hex}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -190,7 +190,7 @@ class _Compiler:
         if graph is None:
             self._report_cycles(needs)
             return None
-        check_effects(self.drafts, graph, self.report)
+        check_effects(self.drafts, graph, self.report, self.path.parent)
         if any(finding.severity == "error" for finding in self.report.findings):
             return None
         return self._plan(graph, outputs, numbers)

@@ -5,9 +5,12 @@ Resources go by names of the user's own; files that are saved go by their paths.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import combinations
+from pathlib import Path
 from posixpath import normpath
 
 from agentdag.language.check import Report
@@ -18,38 +21,71 @@ from agentdag.plan.graph import Graph
 _EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 
 
-def check_effects(drafts: Mapping[str, Draft], graph: Graph, report: Report) -> None:
-    """Tell of nodes that conflict and may run in either order, or at once."""
+def check_effects(drafts: Mapping[str, Draft], graph: Graph, report: Report, folder: Path) -> None:
+    """Tell of nodes of the pipeline in *folder* that conflict and may run in either order, or at once."""
     nodes = list(drafts.values())
     numbers = {draft.id: number for number, draft in enumerate(nodes)}
     for one, other, resource in _conflicts(nodes):
         if not _is_ordered(graph, numbers[one.id], numbers[other.id]):
-            path = ("nodes", other.id, "writes" if resource in other.spec.writes else "reads")
+            path = ("nodes", other.id, _place(other, resource))
             message = f"`{one.id}` and `{other.id}` both touch `{resource}`, and nothing orders them"
             hint = f"write `needs: [{one.id}]` in `{other.id}`, or the other way round"
             report.at(path, "AD405", message, hint)
     for draft in nodes:
-        foreach = draft.spec.foreach
-        if draft.spec.writes and foreach is not None and foreach.concurrency != 1:
-            path = ("nodes", draft.id, "writes")
-            message = f"the instances of `{draft.id}` touch `{draft.spec.writes[0]}` at once"
+        foreach, writes = draft.spec.foreach, sorted(_writes(draft))
+        if writes and foreach is not None and foreach.concurrency != 1:
+            path = ("nodes", draft.id, _place(draft, writes[0]))
+            message = f"the instances of `{draft.id}` touch `{writes[0]}` at once"
             report.at(path, "AD405", message, "write `foreach: {items: ..., concurrency: 1}`")
-    saving = [(draft, draft.save) for draft in nodes if draft.save is not None]
-    for (one, path_one), (other, path_other) in combinations(saving, 2):
-        if _may_meet(_pieces(path_one), _pieces(path_other)):
+        if foreach is not None and (inner := _saved_within(draft, folder)):
+            message = f"every instance of `{draft.id}` would write {inner[0]}"
+            report.at(("nodes", draft.id, "pipeline"), "AD405", message, "let the path in there read an input")
+    saving: list[tuple[Draft, str, Sequence[str | None]]] = []
+    for draft in nodes:
+        saving += [] if draft.save is None else [(draft, "save", _pieces(draft.save))]
+        saving += [(draft, "pipeline", path) for path in _saved_within(draft, folder)]
+    for (one, _, path_one), (other, key, path_other) in combinations(saving, 2):
+        if one is not other and _may_meet(path_one, path_other):
             message = f"`{one.id}` and `{other.id}` may write the same file"
-            report.at(("nodes", other.id, "save"), "AD405", message, "give each a path of its own")
+            report.at(("nodes", other.id, key), "AD405", message, "give each a path of its own")
+
+
+def _writes(draft: Draft) -> AbstractSet[str]:
+    """What *draft* changes, or a node of the pipeline that it runs."""
+    inner = () if draft.body is None else draft.body.walk()
+    return {*draft.spec.writes, *(resource for _, _, node in inner for resource in node.writes)}
+
+
+def _reads(draft: Draft) -> AbstractSet[str]:
+    inner = () if draft.body is None else draft.body.walk()
+    return {*draft.spec.reads, *(resource for _, _, node in inner for resource in node.reads_resources)}
+
+
+def _place(draft: Draft, resource: str) -> str:
+    """The key of *draft* that says that it touches *resource*."""
+    if resource in draft.spec.writes:
+        return "writes"
+    return "reads" if resource in draft.spec.reads else "pipeline"
+
+
+def _saved_within(draft: Draft, folder: Path) -> list[str]:
+    """The files, seen from *folder*, that the pipeline which *draft* runs writes each time, whatever its inputs are."""
+    found = []
+    for _, within, node in draft.body.walk() if draft.body is not None else ():
+        if node.save is not None and not _EXPRESSION.search(node.save.text) and node.foreach is None:
+            found.append(normpath(os.path.relpath(within.path.parent / node.save.text, folder)))
+    return found
 
 
 def _conflicts(nodes: Sequence[Draft]) -> Iterator[tuple[Draft, Draft, str]]:
     """Pairs of nodes of which one writes what the other touches, each once."""
     touching: dict[str, list[Draft]] = {}
     for draft in nodes:
-        for resource in dict.fromkeys((*draft.spec.writes, *draft.spec.reads)):
+        for resource in sorted(_writes(draft) | _reads(draft)):
             touching.setdefault(resource, []).append(draft)
     for resource, drafts in touching.items():
         for one, other in combinations(drafts, 2):
-            if resource in one.spec.writes or resource in other.spec.writes:
+            if resource in _writes(one) or resource in _writes(other):
                 yield one, other, resource
 
 
