@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -465,6 +466,18 @@ def root(
     pass
 
 
+def _end(code: object) -> None:
+    """All is said: no interrupt comes between any more. Where a function of the user's does not stop, the process ends
+    at once: else the interpreter would wait for it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the interpreter gives up its own handlers while it ends
+    run = sys.modules.get("agentdag.session.run")
+    if run is not None and run.has_left_tasks():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 def main() -> None:
     """The console script; everything that is the user's to mend ends with a message and exit code 2."""
     from agentdag.errors import MendableError, StoreError
@@ -475,6 +488,9 @@ def main() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
         app()
+    except SystemExit as ending:
+        _end(ending.code)
+        raise
     except (MendableError, OSError) as error:
         if "--debug" in sys.argv:
             raise

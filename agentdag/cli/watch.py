@@ -148,11 +148,24 @@ def _board(session: Session) -> Board:
 
 async def attended(session: Session | BatchSession, live: Any, main: Callable[[], Awaitable[T]]) -> T:
     """What *main* gives, with signals that interrupt *session* and prints that spoil nothing."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _interrupt, session, live, number)
+    loop, heard = asyncio.get_running_loop(), 0
+
+    def hear(number: int, _frame: object) -> None:
+        nonlocal heard
+        heard += 1
+        if heard > 1:  # a third says nothing more
+            _listen(signal.SIG_IGN)
+        if not loop.is_closed():  # else the run is over, and its last words are being said
+            loop.call_soon_threadsafe(_interrupt, session, live, number)
+
+    _listen(hear)  # outlasts the loop, which would give the signals back while it closes
     with _prints_to_stderr() if live is None else live.capturing_prints():
         return await main()
+
+
+def _listen(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _interrupt(session: Session | BatchSession, live: Any, number: int) -> None:
@@ -234,9 +247,13 @@ def resume_command(session: Session | BatchSession) -> str | None:
 
 
 def _output_text(result: RunResult, *, terminal: bool) -> str:
-    """One output as it is; several as a JSON object, or under headings on a terminal. Of a run whose file names no
-    outputs, the answers of its last nodes."""
+    """One output as it is; several as a JSON object, or under headings on a terminal.
+
+    Where a run did not get to its outputs, the answers of what did succeed are printed in their place.
+    """
     outputs = {name: value for name, value in result.outputs.items() if value is not None or not terminal}
+    if all(value is None for value in outputs.values()):
+        outputs = {name: node.output for name, node in result.nodes.items() if node.output is not None}
     if not outputs:
         return ""
     if len(outputs) == 1:

@@ -260,6 +260,15 @@ def kept_inputs(plan: Plan, recorded: Mapping[str, Any], given: Mapping[str, Any
     return {**kept, **given}
 
 
+_LEFT_BEHIND: list[asyncio.Task[Any]] = []
+"""Tasks that do not stop. They are kept: taken apart, they would run on with what they swallow, and nobody to wait."""
+
+
+def has_left_tasks() -> bool:
+    """Whether something of a run does not stop, so that the process can only end by force."""
+    return bool(_LEFT_BEHIND)
+
+
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """As `asyncio.run`, but nobody waits for ever for a task that does not stop when it is cancelled."""
     loop = asyncio.new_event_loop()
@@ -272,6 +281,7 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
             task.cancel()
         if left:
             _, stuck = loop.run_until_complete(asyncio.wait(left, timeout=AT_ONCE_S))
+            _LEFT_BEHIND.extend(stuck)
             for task in stuck:  # told already, when it was left behind
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no other way
         loop.run_until_complete(loop.shutdown_asyncgens())

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import AGENTDAG
+from program import AGENTDAG, FAST, agentdag
 
 CHILD = """
 import signal, sys, time
@@ -143,3 +143,36 @@ def test_an_interrupt_while_it_starts_ends_it_without_a_word(before: str, after:
         f"assert signal.getsignal(signal.SIGINT) is signal.{after}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_however_often_it_is_interrupted_it_says_how_it_ended(tmp_path: Path) -> None:
+    text = "nodes:\n" + "".join(
+        f"  n{number}: {{prompt: hi, model: simulated/m, expect: {{latency: {latency}}}}}\n"
+        for number, latency in enumerate(["10ms", "1m", "1m"])
+    )
+    with running(tmp_path, text) as (process, events):
+        until(events, "node.settled", node="n0")
+        while process.poll() is None:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
+        assert process.returncode == 130
+        assert until(events, "run.finished")["exit_code"] == 130
+
+
+def test_a_function_that_swallows_its_end_keeps_nobody(tmp_path: Path) -> None:
+    (tmp_path / "swallows.py").write_text(
+        "import asyncio\n"
+        "async def swallow():\n"
+        "    while True:\n"
+        "        try:\n            await asyncio.sleep(0.01)\n"
+        "        except BaseException:\n            pass\n"
+    )
+    (tmp_path / "p.yaml").write_text(
+        'nodes:\n  a: {call: "swallows:swallow", timeout: 100ms}\n  b: {prompt: hi, model: simulated/m}\n'
+    )
+    done = agentdag("run", "p.yaml", *FAST, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "does not stop although it was cancelled" in done.stderr
+    assert "1 succeeded" in done.stderr
