@@ -181,7 +181,7 @@ def conditions_over(names: list[str]) -> st.SearchStrategy[str]:
     return st.tuples(st.sampled_from([" and ", " or "]), *asked).map(lambda parts: parts[0].join(parts[1:]))
 
 
-@settings(max_examples=1500)
+@settings(max_examples=800)
 @given(TEMPLATES)
 def test_what_is_guarded_renders_in_every_world(text: str) -> None:
     set_in_one_arm = "{% set" in text  # nothing is said of a variable that may or may not have been set
