@@ -41,6 +41,7 @@ from agentdag.events import (
     RunStarted,
     RunStatus,
     Status,
+    base_name,
     later,
 )
 from agentdag.language.scalars import LOW_PRIORITY
@@ -335,7 +336,7 @@ class Runner:
             return
         found = verdict.settled
         if found.status is not Status.SUCCEEDED and not self._lives:
-            hint = f"select +{instance.name} to run it too"
+            hint = f"select +{base_name(instance.name).partition('.')[0]} to run it too"
             self._bug = UsageError(f"`{instance.name}` is needed: {verdict.why}", hint=hint)
             self._ended.set()
         self._start(instance)

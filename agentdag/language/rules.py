@@ -221,7 +221,8 @@ class ForeachSpec(Model):
     concurrency: Positive | None = Field(default=None, examples=[4])
     """How many instances may be under way at once; as many as `limits` allows where nothing is said."""
     barrier: Barrier | None = Field(default=None, examples=[{"wait_for": 8, "timeout": "45s"}])
-    """When enough of the items are there: a quorum, a time; all of them where nothing is said. Late ones are null."""
+    """When enough of the items are there: a quorum, a time; all of them where nothing is said. Late ones are null.
+    `progressive` and `stragglers` mean nothing of items."""
     on_item_failure: ItemFailure = Field(default="fail", examples=["null"])
     """What an item comes to that failed: `fail` fails the node once all items have ended, `null` stands in the list."""
     cache_warm: bool = Field(default=False, examples=[True])
