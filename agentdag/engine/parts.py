@@ -421,7 +421,7 @@ class Parts:
 
     def doomed(self) -> str | None:
         """The first node at work that has failed as certainly as what it is a part of."""
-        for scope in (*self.scopes,):
+        for scope in self.scopes:
             for number in scope.schedule.fatal:
                 if scope.parent is None or self._dooms(scope.parent):
                     return scope[number].name
