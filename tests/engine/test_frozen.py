@@ -143,3 +143,23 @@ outputs: {n: "{{ nodes.loop.output.n }}"}
     assert done.returncode == 0, done.stderr
     assert log(folder) == ["poll"] * 3, "what was answered serves"
     assert done.stdout.strip() == "3"
+
+
+def test_what_streamed_before_a_failure_is_kept(folder: Path) -> None:
+    (folder / "p.yaml").write_text(
+        """
+limits: {concurrency: 1}
+nodes:
+  a: {call: "frozen_steps:item", with: {x: "{{ item }}"}, foreach: {items: [0, 2, 3, 1], concurrency: 1}}
+  b: {call: "frozen_steps:count", with: {number: "{{ item }}", fail_at: 99}, foreach: "{{ nodes.a.output }}"}
+"""
+    )
+    assert program("run", "p.yaml", "-c", "2", cwd=folder).returncode == 1
+    before = log(folder)
+    assert "count 0" in before
+    (folder / "fixed").touch()
+    done = program("resume", "last", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    counted = [line for line in log(folder) if line.startswith("count")]
+    assert sorted(counted) == ["count 0", "count 1", "count 2", "count 3"]
+    assert "[0, 2, 3, 1]" in " ".join(done.stdout.split()).replace("[ ", "[").replace(" ]", "]")
