@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from agentdag.agents.http import HttpAgent, HttpRequest
 from agentdag.agents.llm import ModelAgent, Terms, unheard, unpriced
 from agentdag.calls import Amount, Exchange, Provider, Request, Usage, size_of
 from agentdag.engine.afford import bounded, claim_of, degraded
-from agentdag.engine.asks import Asked, Fetched, Prompted, Ran
+from agentdag.engine.asks import Asked, Called, Fetched, Prompted, Ran
 from agentdag.engine.run import Run
 from agentdag.engine.scope import Instance
 from agentdag.language.templates import TemplateError
@@ -52,8 +53,8 @@ def agent_for(instance: Instance, work: Act, asked: Asked, means: Means) -> Made
         return _model_agent(instance, work, asked, means, simulator)
     reader = run.reader(node.answer)
     if simulator is not None:
-        text, form = json.dumps(asked.plain(), ensure_ascii=False), None if reader is None else reader.form
-        return Made(StandInAgent(simulator, node.rehearsal, text, form, isinstance(work, CallWork)))
+        form = None if reader is None else reader.form
+        return Made(StandInAgent(simulator, node.rehearsal, _in_short(asked), form, isinstance(work, CallWork)))
     if isinstance(asked, Fetched):
         assert isinstance(work, HttpWork)
         return Made(_http_agent(run, node, work, asked))
@@ -62,6 +63,16 @@ def agent_for(instance: Instance, work: Act, asked: Asked, means: Means) -> Made
         return Made(_command_agent(instance, work, asked))
     assert isinstance(work, CallWork)
     return Made(FunctionAgent(run.functions[work.key], asked.arguments, reader))
+
+
+def _in_short(asked: Called | Fetched | Ran) -> str:
+    """What would be done."""
+    match asked:
+        case Ran():
+            return shlex.join(asked.argv)
+        case Fetched():
+            return f"{asked.method} {asked.url}"
+    return json.dumps(asked.plain(), ensure_ascii=False)
 
 
 def _model_agent(

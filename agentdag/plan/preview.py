@@ -234,7 +234,10 @@ class _Steps:
         systems = ["" if work.system is None else each.text(work.system) for each in sights]
         own = sum(map(estimate_tokens, prompts)) + sum(map(estimate_tokens, systems))
         own = own // len(sights) + _later_inputs(node, sights[0])
-        reads = [answers[name] for name in node.reads() if name in answers]
+        fed = frozenset[str]() if node.foreach is None else node.foreach.items.nodes
+        whole = replace(node, foreach=None).reads()
+        reads = [answers[name] for name in whole if name in answers]
+        reads += [answers[name]._replace(items=1) for name in fed - whole]
         low, high = (
             Usage(own + sum(each.items * each[most] for each in reads), answers[node.id][most], 0, estimated=True)
             for most in (0, 1)
