@@ -211,9 +211,11 @@ class _Folding:
 
     def _inner(self, node: PlanNode, depth: int) -> Iterator[_Row]:
         """What *node* is made of: the nodes of its pipeline, for the item that matters most where there are several."""
-        items = [number for number in self._within[node.id] if self._plan.nodes[number].id.endswith("]")]
-        if not items:
+        inner = self._within.get(node.id, ())
+        items = [number for number in inner if self._plan.nodes[number].id.endswith("]")]
+        if inner and not items:
             yield from self.rows(node.id, depth)
+        if not items:
             return
         shown = max(items, key=lambda number: not self._critical.isdisjoint(self._leaves(self._plan.nodes[number].id)))
         if self._plan.nodes[shown].made is not None:

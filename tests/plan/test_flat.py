@@ -14,7 +14,9 @@ from virtual import simulated
 from agentdag.plan.advice import advise, what_if
 from agentdag.plan.draw import to_json, to_text
 from agentdag.plan.flat import flat
+from agentdag.plan.pictures import to_dot, to_mermaid
 from agentdag.plan.plan import Plan
+from agentdag.plan.svg import to_svg
 
 CHILD = """
 inputs: {topic: {}}
@@ -102,6 +104,25 @@ def test_a_long_list_is_several_items_a_node(plan: Callable[[str], Plan]) -> Non
     assert len(unfolded.nodes) == 101
     assert unfolded.forecast().sequential_s == 2000
     assert unfolded.takes_s() == pytest.approx(2000 / 8, rel=0.05)
+
+
+def test_an_empty_list_and_pipelines_in_pipelines_are_drawn(plan: Callable[[str], Plan], tmp_path: Path) -> None:
+    (tmp_path / "child.yaml").write_text(textwrap.dedent(CHILD))
+    (tmp_path / "middle.yaml").write_text('nodes: {inner: {pipeline: child.yaml, with: {topic: "x"}, foreach: [1, 2]}}')
+    text = """
+        defaults: {model: simulated/m}
+        nodes:
+          none: {prompt: "{{ item }}", foreach: []}
+          outer: {pipeline: middle.yaml, needs: [none]}
+          last: {prompt: hi, needs: [outer]}
+    """
+    compiled = plan(text)
+    drawn = to_text(compiled)
+    assert "outer.inner[0].find" in drawn
+    assert "[0 items]" in drawn
+    assert flat(compiled).takes_s() == 12 == round(simulated(compiled).elapsed_s)
+    for picture in (to_mermaid, to_dot, to_svg):
+        assert "outer.inner.find" in picture(compiled)
 
 
 def test_in_lock_step_a_node_stays_whole(plan: Callable[[str], Plan]) -> None:
