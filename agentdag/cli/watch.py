@@ -192,7 +192,7 @@ class _Ending:
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, NodeSettled):
-            self.settled.append(event)
+            self.settled.append(replace(event, output=None))
         elif isinstance(event, BarrierOpened):
             self.joins.append(event)
         elif isinstance(event, RunFinished):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agentdag.engine.scope import Scope
+from agentdag.engine.shelf import unshelved
 from agentdag.events import FAILURES, Status
 from agentdag.language.templates import TemplateError
 
@@ -24,7 +25,7 @@ def outputs_of(scope: Scope) -> tuple[dict[str, object], dict[str, str]]:
         for number, node in enumerate(plan.nodes):
             if not plan.graph.dependants[number]:
                 settled = scope.settled[node.id]
-                outputs[node.id] = settled.output if settled.status is Status.SUCCEEDED else None
+                outputs[node.id] = unshelved(settled).output if settled.status is Status.SUCCEEDED else None
     return outputs, errors
 
 

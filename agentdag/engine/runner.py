@@ -25,6 +25,7 @@ from agentdag.engine.reuse import SKIPPED, Reuse, Verdict
 from agentdag.engine.run import Run
 from agentdag.engine.saving import saved
 from agentdag.engine.scope import Instance, Scope
+from agentdag.engine.shelf import shelved
 from agentdag.engine.sights import sighted
 from agentdag.errors import ErrorKind, Failure, UsageError
 from agentdag.events import (
@@ -563,9 +564,10 @@ class Runner:
             self._parts.used(scope, settled.usage)
         if instance.index is None:
             scope.latencies[instance.number] = self._parts.take_path_s(instance, settled.latency_s)
-            scope.take_in(instance, settled)
+            kept = shelved(self._run, settled)
+            scope.take_in(instance, kept)
             if "[" not in settled.node:
-                self._run.results[settled.node] = settled
+                self._run.results[settled.node] = kept
         self._run.emit(settled)
 
     def _unstarted(

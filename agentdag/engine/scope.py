@@ -8,6 +8,7 @@ from typing import Any
 
 from agentdag.calls import NO_USAGE
 from agentdag.engine.run import Run
+from agentdag.engine.shelf import unshelved
 from agentdag.events import NodeSettled, Status
 from agentdag.language.sandbox import View
 from agentdag.limits.budget import Budget
@@ -160,6 +161,9 @@ class Scope:
         if name not in self._views:
             if name not in self.settled:
                 return _unsettled_view(name, "pending")
+            whole = unshelved(self.settled[name])
+            if whole is not self.settled[name]:  # large: whoever reads it has it for as long as that takes
+                return view_of(name, whole)
             self._views[name] = view_of(name, self.settled[name])
         return self._views[name]
 
@@ -191,7 +195,8 @@ class Scope:
 
     def output_names(self) -> dict[str, Any]:
         """What the templates under `outputs` see."""
-        return {**self._shared_names, "nodes": View("nodes", {name: self.view(name) for name in self.settled})}
+        read = self.plan.wanted() & self.settled.keys()
+        return {**self._shared_names, "nodes": View("nodes", {name: self.view(name) for name in read})}
 
 
 def view_of(name: str, settled: NodeSettled) -> View:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from agentdag.calls import Usage
 from agentdag.engine.runner import AT_ONCE_S, Runner
+from agentdag.engine.shelf import Ended
 from agentdag.errors import SpecError, UsageError
 from agentdag.events import NodeSettled, Observer, RunFinished, RunStatus
 from agentdag.limits.pool import AgentPool
@@ -295,7 +296,7 @@ def _result(finished: RunFinished, results: Mapping[str, NodeSettled]) -> RunRes
         status=finished.status,
         outputs=finished.outputs,
         output_errors=finished.output_errors,
-        nodes=results,
+        nodes=Ended(results),
         usage=finished.usage,
         elapsed_s=finished.elapsed_s,
         sequential_s=finished.sequential_s,
