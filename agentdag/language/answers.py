@@ -105,9 +105,24 @@ def lacks(schema: Mapping[str, Any], path: Sequence[str]) -> tuple[str, list[str
 
     Only what the schema lists is held to be there, unless it says that others may be, too.
     """
-    here = [schema]
+    return _lacks([schema], path, schema)
+
+
+def item_lacks(schema: Mapping[str, Any], place: Sequence[str], path: Sequence[str]) -> tuple[str, list[str]] | None:
+    """As `lacks`, of the items of the list that *place* leads to."""
+    found = _at(schema, place)
+    lists = [] if found is None else _alternatives([_resolved(each, schema) for each in found], schema)
+    items = [each.get("items") for each in lists]
+    if not items or not all(isinstance(each, dict) for each in items):
+        return None
+    return _lacks([each for each in items if isinstance(each, dict)], path, schema)
+
+
+def _lacks(
+    here: Sequence[Mapping[str, Any]], path: Sequence[str], root: Mapping[str, Any]
+) -> tuple[str, list[str]] | None:
     for step in path:
-        inner, known = _stepped([_resolved(each, schema) for each in here], step, schema)
+        inner, known = _stepped([_resolved(each, root) for each in here], step, root)
         if inner is None:
             return None
         if not inner:
@@ -116,14 +131,22 @@ def lacks(schema: Mapping[str, Any], path: Sequence[str]) -> tuple[str, list[str
     return None
 
 
-def kinds(schema: Mapping[str, Any], path: Sequence[str]) -> frozenset[str] | None:
-    """The JSON types that what *path* leads to in *schema* may have; None where nobody can tell."""
-    here = [schema]
+def _at(schema: Mapping[str, Any], path: Sequence[str]) -> Sequence[Mapping[str, Any]] | None:
+    """The schemas of what *path* leads to; None where nobody can tell."""
+    here: Sequence[Mapping[str, Any]] = [schema]
     for step in path:
         inner, _ = _stepped([_resolved(each, schema) for each in here], step, schema)
         if not inner:
             return None
         here = inner
+    return here
+
+
+def kinds(schema: Mapping[str, Any], path: Sequence[str]) -> frozenset[str] | None:
+    """The JSON types that what *path* leads to in *schema* may have; None where nobody can tell."""
+    here = _at(schema, path)
+    if here is None:
+        return None
     found: set[str] = set()
     for each in _alternatives([_resolved(each, schema) for each in here], schema):
         kind = each.get("type")

@@ -8,6 +8,7 @@ from typing import Any
 
 from agentdag.calls import Rehearsal
 from agentdag.errors import Span
+from agentdag.language.answers import item_lacks
 from agentdag.language.check import Report
 from agentdag.language.document import Source
 from agentdag.language.findings import did_you_mean
@@ -69,6 +70,14 @@ class Draft:
             return None if path else frozenset({"object"})
         return self.answer.kinds(path)
 
+    def item_lacks(self, place: Sequence[str], path: Sequence[str]) -> tuple[str, str] | None:
+        """As `lacks`, of the items of the list that *place* leads to in its output."""
+        if self.spec.foreach is not None:
+            return None if place else self.pass_lacks(path)
+        schema = None if self.body is not None else self.answer.schema
+        wrong = None if schema is None else item_lacks(schema, place, path)
+        return None if wrong is None else (wrong[0], _instead(*wrong))
+
     def lacks(self, path: Sequence[str]) -> tuple[str, str] | None:
         """The first step of *path* into its output that there is not, and what is there; None where there may be."""
         if self.spec.foreach is not None:
@@ -87,9 +96,13 @@ class Draft:
             wrong = self.answer.lacks(path)
         if wrong is None:
             return None
-        step, known = wrong
-        plain = "it is text; say what it is to be under `output:`"
-        return step, did_you_mean(step, known) or (f"it has {', '.join(known)}" if known else plain)
+        return wrong[0], _instead(*wrong)
+
+
+def _instead(step: str, known: Sequence[str]) -> str:
+    """What to read instead of *step* where there is what is *known*."""
+    plain = "it is text; say what it is to be under `output:`"
+    return did_you_mean(step, known) or (f"it has {', '.join(known)}" if known else plain)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,8 @@ class Wiring:
             own = reader.pass_lacks(read.path)
             message = None if own is None else f"the output of `{reader.id}` has no `{own[0]}`"
             return None if own is None or message is None else Problem("AD307", message, own[1], read.line, read.text)
+        if reader is not None and reader.foreach is not None and read.root == reader.foreach.name and read.path:
+            return self._item_problem(read, reader.foreach.items.value)
         if read.root not in {"nodes", "needs"} or len(read.path) < 3 or read.path[1] != "output":
             return None
         name, _, *path = read.path
@@ -123,6 +125,17 @@ class Wiring:
             return None
         step, hint = wrong
         return Problem("AD307", f"the output of `{name}` has no `{step}`", hint, read.line, read.text)
+
+    def _item_problem(self, read: Read, items: Any) -> Problem | None:
+        """What *read* wants of an item that has no such thing."""
+        found = _PATH.fullmatch(items.text) if isinstance(items, Template) else None
+        root, name, *path = ("", "") if found is None else found[1].split(".")
+        if root != "nodes" or name not in self.drafts or path[:1] != ["output"]:
+            return None
+        wrong = self.drafts[name].item_lacks(path[1:], read.path)
+        if wrong is None:
+            return None
+        return Problem("AD307", f"an item of `{name}` has no `{wrong[0]}`", wrong[1], read.line, read.text)
 
     def _check_list(self, draft: Draft, items: Any) -> None:
         """Refuse what is certainly no list as the items of *draft*."""
