@@ -142,6 +142,10 @@ def _step_json(step: Step) -> dict[str, Any]:
         "arguments": step.arguments,
         "error": step.error,
     }
+    if step.items is not None:
+        told["items"] = step.items
+    if step.skipped:
+        told["skipped"] = True
     if node.model is not None:
         told |= {"low": step.low.plain(), "high": step.high.plain()}
     return told

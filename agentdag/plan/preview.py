@@ -95,7 +95,8 @@ class _Sight(NamedTuple):
         if template.loops or template.dynamic:
             return True
         return any(
-            read.root in self.later or (read.root == "inputs" and not self.unknown.keys().isdisjoint(read.path[:1]))
+            read.root in self.later
+            or (read.root == "inputs" and not self.unknown.keys().isdisjoint(read.path[:1] or self.unknown))
             for read in template.reads
         )
 
@@ -114,7 +115,8 @@ class _Sight(NamedTuple):
     def waits_for(self, prefix: str, node: PlanNode) -> tuple[str, ...]:
         """The whole names of the nodes whose answers *node* reads, by itself or in an input."""
         own = [prefix + name for name in sorted(node.reads(), key=node.edges.index)]
-        read = (each.path[0] for template in node.templates for each in template.reads if each.root == "inputs")
+        reads = (each for template in node.templates for each in template.reads if each.root == "inputs")
+        read = (name for each in reads for name in (each.path[:1] or self.unknown))
         return tuple(dict.fromkeys([*own, *(name for each in read for name in self.unknown.get(each, ()))]))
 
 
@@ -134,7 +136,7 @@ def preview(
     told = unfolded.forecast()
     seen = {"inputs": View("inputs", inputs), "run": View("run", names)}
     steps = _Steps(cost, _starts_s(unfolded, told.starts_s))
-    steps.add(plan, "", _Sight(seen, dict.fromkeys(unknown, ())), _Times())
+    steps.add(plan, None, _Sight(seen, dict.fromkeys(unknown, ())), _Times())
     return Preview(plan, tuple(sorted(steps.found, key=lambda step: step.start_s)), told.makespan_s)
 
 
@@ -157,13 +159,15 @@ class _Steps:
         self._starts = starts
         self.found: list[Step] = []
 
-    def add(self, plan: Plan, prefix: str, sight: _Sight, times: _Times) -> None:
-        """Those of *plan*, whose nodes have *prefix* before their names, and which runs so many *times*."""
+    def add(self, plan: Plan, within: Step | None, sight: _Sight, times: _Times) -> None:
+        """Those of *plan*, which runs *within* a step, and so many *times*."""
+        prefix, began_s = ("", 0.0) if within is None else (f"{within.name}.", within.start_s)
         counts = counts_of(plan)
         answers = _answers(plan, counts)
         for node in plan.nodes:
             name = prefix + node.id
-            step = Step(name, node, self._starts[name], waits_for=sight.waits_for(prefix, node))
+            start_s = self._starts.get(name, began_s)  # in lock-step a pipeline is one node
+            step = Step(name, node, start_s, waits_for=sight.waits_for(prefix, node))
             try:
                 if node.when is not None and not sight.is_later(node.when) and not node.when.holds(sight.names):
                     self.found.append(replace(step, skipped=True))
@@ -218,7 +222,7 @@ class _Steps:
         inputs = resolve_inputs(known, given)
         self.found.append(replace(step, arguments={} if later else given))
         names = {"inputs": View("inputs", inputs), "run": sight.names["run"]}
-        self.add(body, f"{step.name}.", _Sight(names, dict.fromkeys(later, step.waits_for)), times)
+        self.add(body, step, _Sight(names, dict.fromkeys(later, step.waits_for)), times)
 
     def _prompt(
         self,

@@ -157,6 +157,13 @@ def test_items_passes_and_pipelines_count(plan: PlanOf, tmp_path: Path) -> None:
     assert foreseen(plan(ROUNDS), {}).uncounted == ["next"]
 
 
+def test_in_lock_step_the_nodes_of_a_pipeline_begin_with_it(plan: PlanOf, tmp_path: Path) -> None:
+    (tmp_path / "child.yaml").write_text(INNER.replace("inputs.topic", "inputs"))
+    steps = {step.name: step for step in foreseen(plan(ROUNDS + "schedule: waves\n"), {}).steps}
+    assert steps["child.look"].start_s == steps["child"].start_s == 2
+    assert steps["child.look"].waits_for == ("all",), "it reads all inputs, and one of them is not known"
+
+
 def test_the_turns_of_a_tool_user_send_again_what_was_said(plan: PlanOf, tmp_path: Path) -> None:
     (tmp_path / "t.py").write_text("def f(x: int) -> int:\n    'f'\n    return x\n")
     text = """
