@@ -16,7 +16,7 @@ from agentdag.engine.scope import Instance, Scope
 from agentdag.errors import ErrorKind, Failure
 from agentdag.events import FAILURES, OUT_OF_BUDGET, NodeExpanded, PassFinished, Status, unmet
 from agentdag.language.templates import TemplateError
-from agentdag.plan.values import FileText, resolve_inputs
+from agentdag.plan.values import resolve_given
 from agentdag.plan.work import PipelineWork
 from agentdag.store.schema import digest
 
@@ -82,11 +82,7 @@ class Bodies:
         assert body is not None
         assert isinstance(work, PipelineWork)
         names = instance.names(previous)
-        given = {name: value.evaluate(names) for name, value in work.arguments.items()}
-        for name, value in given.items():
-            if body.inputs[name].type == "file" and isinstance(value, str):
-                given[name] = FileText(value)
-        return resolve_inputs(body, given)
+        return resolve_given(body, {name: value.evaluate(names) for name, value in work.arguments.items()})
 
     @staticmethod
     def _asked(instance: Instance, inputs: Mapping[str, Any]) -> str:

@@ -76,8 +76,7 @@ def problem_of(schema: Any) -> str | None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        where = ".".join(map(str, error.absolute_path))
-        return f"this is no JSON Schema: {f'`{where}`: ' if where else ''}{error.message}"
+        return f"this is no JSON Schema: {_told(error)}"
     except RecursionError:
         return "this JSON Schema is nested too deeply"
     foreign = next((each for each in _references(schema) if not each.startswith("#")), None)
@@ -89,10 +88,13 @@ def misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - heavy: only pipelines with a schema pay for it
 
     error = next(iter(Draft202012Validator(schema).iter_errors(value)), None)
-    if error is None:
-        return None
+    return None if error is None else _told(error)
+
+
+def _told(error: Any) -> str:
+    """What jsonschema says is wrong, with its place."""
     where = ".".join(map(str, error.absolute_path))
-    return f"{f'`{where}`: ' if where else ''}{error.message}"
+    return f"`{where}`: {error.message}" if where else str(error.message)
 
 
 def _references(part: Any) -> list[str]:

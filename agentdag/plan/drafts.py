@@ -75,8 +75,7 @@ class Draft:
         if self.spec.foreach is not None:
             return None if place else self.pass_lacks(path)
         schema = None if self.body is not None else self.answer.schema
-        wrong = None if schema is None else item_lacks(schema, place, path)
-        return None if wrong is None else (wrong[0], _instead(*wrong))
+        return None if schema is None else _with_hint(item_lacks(schema, place, path))
 
     def lacks(self, path: Sequence[str]) -> tuple[str, str] | None:
         """The first step of *path* into its output that there is not, and what is there; None where there may be."""
@@ -89,20 +88,19 @@ class Draft:
 
     def pass_lacks(self, path: Sequence[str]) -> tuple[str, str] | None:
         """As `lacks`, of what comes of one item, or of one pass."""
-        if self.body is not None:
-            known = self.body.output_names
-            wrong = None if path[0] in known or path[0] in MAPPING_METHODS else (path[0], known)
-        else:
-            wrong = self.answer.lacks(path)
-        if wrong is None:
-            return None
-        return wrong[0], _instead(*wrong)
+        if self.body is None:
+            return _with_hint(self.answer.lacks(path))
+        known = self.body.output_names
+        return _with_hint(None if path[0] in known or path[0] in MAPPING_METHODS else (path[0], known))
 
 
-def _instead(step: str, known: Sequence[str]) -> str:
-    """What to read instead of *step* where there is what is *known*."""
+def _with_hint(wrong: tuple[str, list[str]] | None) -> tuple[str, str] | None:
+    """The step that there is not, with what to read instead of what is there."""
+    if wrong is None:
+        return None
+    step, known = wrong
     plain = "it is text; say what it is to be under `output:`"
-    return did_you_mean(step, known) or (f"it has {', '.join(known)}" if known else plain)
+    return step, did_you_mean(step, known) or (f"it has {', '.join(known)}" if known else plain)
 
 
 @dataclass(frozen=True)

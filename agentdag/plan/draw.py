@@ -180,11 +180,6 @@ class _Row:
     """The node that *numbers* are the parts of."""
 
 
-def _rows(plan: Plan, told: Forecast, signs: Signs) -> Iterator[_Row]:
-    """The nodes wave by wave, in the order of their start."""
-    yield from _Folding(plan, told, signs).rows("")
-
-
 class _Folding:
     """The rows of a flat *plan*: a node that is made of others stands before them."""
 
@@ -264,7 +259,7 @@ def _chosen(rows: Sequence[_Row], critical: set[int]) -> list[_Row]:
 
 def _timeline(plan: Plan, told: Forecast, signs: Signs, columns: int | None) -> Iterator[str]:
     critical = set(told.critical_path)
-    rows = list(_rows(plan, told, signs))
+    rows = list(_Folding(plan, told, signs).rows(""))
     shown = _chosen(rows, critical)
     drawn = told if _is_free(plan) else replace(told, slack_s=[0.0] * len(plan.nodes))
     wide = max(4, *(len(row.name) for row in shown))

@@ -158,10 +158,16 @@ class PlanNode:
         """Whether its barrier may open without a dependency that the pipeline requires."""
         return self.barrier.may_lack(len(self.needs))
 
-    def reads(self) -> frozenset[str]:
-        """The nodes that its templates read; all of its needs where one loops over them or asks who is missing."""
+    def reads(self, *, items: bool = True) -> frozenset[str]:
+        """The nodes that its templates read; all of its needs where one loops over them or asks who is missing.
+
+        Without *items*, what only gives the list of its `foreach` is left out.
+        """
         read: set[str] = set()
+        lists = () if items or self.foreach is None else tuple(self.foreach.items.templates)
         for template in self.templates:
+            if any(template is each for each in lists):
+                continue
             if template.loops is not None or template.dynamic is not None:
                 read.update(self.needs)
             for each in template.reads:

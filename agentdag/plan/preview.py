@@ -15,7 +15,7 @@ from agentdag.language.scalars import describe
 from agentdag.language.templates import Template, TemplateError, ValueTemplate
 from agentdag.plan.flat import counts_of, flat, owner_of
 from agentdag.plan.plan import Plan, PlanNode
-from agentdag.plan.values import FileText, resolve_inputs
+from agentdag.plan.values import resolve_given
 from agentdag.plan.work import Act, CallWork, CommandWork, HttpWork, ModelRef, PipelineWork, PromptWork
 
 Cost = Callable[[ModelRef, Usage], Decimal | None]
@@ -215,11 +215,8 @@ class _Steps:
         assert body is not None
         later = [name for name, value in work.arguments.items() if any(map(sight.is_later, value.templates))]
         given = {name: value.evaluate(sight.names) for name, value in work.arguments.items() if name not in later}
-        for name, value in given.items():
-            if body.inputs[name].type == "file" and isinstance(value, str):
-                given[name] = FileText(value)
         known = replace(body, inputs={name: spec for name, spec in body.inputs.items() if name not in later})
-        inputs = resolve_inputs(known, given)
+        inputs = resolve_given(known, given)
         self.found.append(replace(step, arguments={} if later else given))
         names = {"inputs": View("inputs", inputs), "run": sight.names["run"]}
         self.add(body, step, _Sight(names, dict.fromkeys(later, step.waits_for)), times)
@@ -239,7 +236,7 @@ class _Steps:
         own = sum(map(estimate_tokens, prompts)) + sum(map(estimate_tokens, systems))
         own = own // len(sights) + _later_inputs(node, sights[0])
         fed = frozenset[str]() if node.foreach is None else node.foreach.items.nodes
-        whole = replace(node, foreach=None).reads()
+        whole = node.reads(items=False)
         reads = [answers[name] for name in whole if name in answers]
         reads += [answers[name]._replace(items=1) for name in fed - whole]
         low, high = (

@@ -14,7 +14,6 @@ from agentdag.plan.barrier import ALL
 from agentdag.plan.plan import Plan, PlanNode
 
 _WHOLE_OUTPUT = re.compile(r"\s*\{\{-?\s*nodes\.(\w+)\.output\s*-?\}\}\s*")
-_OF_ALL_NEEDS = frozenset({"missing", "pending"})
 
 
 def streams(plan: Plan) -> Mapping[int, int]:
@@ -40,15 +39,6 @@ def _feeder(node: PlanNode, nodes: Sequence[PlanNode], numbers: Mapping[str, int
     feeder = nodes[numbers[told[1]]]
     if feeder.foreach is None or feeder.optional:
         return None
-    others = (template for template in node.templates if template is not items)
-    return None if any(_reads(template, feeder.id) for template in others) else numbers[feeder.id]
-
-
-def _reads(template: Template, name: str) -> bool:
-    """Whether *template* may read the node *name*."""
-    if template.loops is not None or template.dynamic is not None:
-        return True
-    return any(
-        read.root in _OF_ALL_NEEDS or (read.root in {"nodes", "needs"} and read.path[:1] in {(), (name,)})
-        for read in template.reads
-    )
+    if any(template.dynamic is not None for template in node.templates) or feeder.id in node.reads(items=False):
+        return None
+    return numbers[feeder.id]

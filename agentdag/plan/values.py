@@ -80,6 +80,16 @@ def resolve_inputs(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def resolve_given(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
+    """As `resolve_inputs`, of a pipeline that a node of another runs: a file is given as its text."""
+    texts = {
+        name: FileText(value)
+        for name, value in given.items()
+        if plan.inputs[name].type == "file" and isinstance(value, str)
+    }
+    return resolve_inputs(plan, {**given, **texts})
+
+
 class FileText(str):
     """The text of a file that the user named on the command line: read already, wherever it was."""
 

@@ -52,6 +52,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def fails(folder: Path, *more: str) -> None:
+    assert program("run", "p.yaml", *more, cwd=folder).returncode == 1
+
+
+def mended(folder: Path, *more: str) -> str:
+    """What is printed by a run that goes on after what had failed has been mended."""
+    (folder / "fixed").touch()
+    done = program("resume", "last", *more, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def log(folder: Path) -> list[str]:
     return (folder / "log.txt").read_text().splitlines()
 
@@ -65,10 +77,8 @@ nodes:
   k: {call: "frozen_steps:later", needs: [mail]}
 """
     )
-    assert program("run", "p.yaml", cwd=folder).returncode == 1
-    (folder / "fixed").touch()
-    done = program("resume", "last", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    fails(folder)
+    mended(folder)
     assert [line for line in log(folder) if line.startswith("mail")] == ["mail [0, null, 2]"]
     assert log(folder).count("item 1") == 1
 
@@ -86,10 +96,8 @@ outputs: {outputs}
     (folder / "p.yaml").write_text(
         'nodes: {p: {pipeline: child.yaml}, k: {call: "frozen_steps:later", needs: [p]}}'
     )  # fmt: skip
-    assert program("run", "p.yaml", cwd=folder).returncode == 1
-    (folder / "fixed").touch()
-    done = program("resume", "last", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    fails(folder)
+    mended(folder)
     assert [line for line in log(folder) if line.startswith("mail")] == ["mail false"]
     assert log(folder).count("item 1") == 1
 
@@ -115,12 +123,10 @@ nodes:
 outputs: {number: "{{ nodes.loop.output.number }}"}
 """
     )
-    assert program("run", "p.yaml", cwd=folder).returncode == 1
+    fails(folder)
     assert log(folder) == ["count 0", "count 1", "count 2"]
-    (folder / "fixed").touch()
-    done = program("resume", "last", *more, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "4"
+    printed = mended(folder, *more)
+    assert printed.strip() == "4"
     assert log(folder)[3:] == ["count 2", "count 3"]
 
 
@@ -136,13 +142,11 @@ nodes:
 outputs: {n: "{{ nodes.loop.output.n }}"}
 """
     )
-    assert program("run", "p.yaml", cwd=folder).returncode == 1
+    fails(folder)
     assert log(folder) == ["poll"] * 3
-    (folder / "fixed").touch()
-    done = program("resume", "last", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    printed = mended(folder)
     assert log(folder) == ["poll"] * 3, "what was answered serves"
-    assert done.stdout.strip() == "3"
+    assert printed.strip() == "3"
 
 
 def test_what_streamed_before_a_failure_is_kept(folder: Path) -> None:
@@ -154,12 +158,10 @@ nodes:
   b: {call: "frozen_steps:count", with: {number: "{{ item }}", fail_at: 99}, foreach: "{{ nodes.a.output }}"}
 """
     )
-    assert program("run", "p.yaml", "-c", "2", cwd=folder).returncode == 1
+    fails(folder, "-c", "2")
     before = log(folder)
     assert "count 0" in before
-    (folder / "fixed").touch()
-    done = program("resume", "last", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    printed = mended(folder)
     counted = [line for line in log(folder) if line.startswith("count")]
     assert sorted(counted) == ["count 0", "count 1", "count 2", "count 3"]
-    assert "[0, 2, 3, 1]" in " ".join(done.stdout.split()).replace("[ ", "[").replace(" ]", "]")
+    assert "[0, 2, 3, 1]" in " ".join(printed.split()).replace("[ ", "[").replace(" ]", "]")
