@@ -33,8 +33,9 @@ def estimate_tokens(text: str) -> int:
 class Usage:
     """Tokens and money of one call or of many. Unknown is None, never 0.
 
-    `input_tokens` includes `cached_tokens`, read from the provider's cache, and `written_tokens`, written to it.
-    `estimated` marks counts that no provider gave.
+    `input_tokens` includes `cached_tokens`, read from the provider's cache, and `written_tokens`, written to it;
+    `output_tokens` includes `reasoning_tokens`, as far as the provider reports them. `estimated` marks counts that no
+    provider gave.
     """
 
     input_tokens: int | None = None
@@ -43,6 +44,7 @@ class Usage:
     cost_usd: Decimal | None = None
     estimated: bool = False
     written_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def cost(self) -> Decimal | None:
@@ -61,6 +63,8 @@ class Usage:
             said["estimated"] = True
         if self.written_tokens:
             said["written_tokens"] = self.written_tokens
+        if self.reasoning_tokens:
+            said["reasoning_tokens"] = self.reasoning_tokens
         return said
 
     @classmethod
@@ -72,7 +76,13 @@ class Usage:
     def costing(self, cost_usd: Decimal) -> Usage:
         """The same, with its cost."""
         return Usage(
-            self.input_tokens, self.output_tokens, self.cached_tokens, cost_usd, self.estimated, self.written_tokens
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            cost_usd,
+            self.estimated,
+            self.written_tokens,
+            self.reasoning_tokens,
         )
 
     def __add__(self, other: Usage) -> Usage:
@@ -85,6 +95,7 @@ class Usage:
             _sum(self.cost_usd, other.cost_usd),
             self.estimated or other.estimated,
             self.written_tokens + other.written_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
 
@@ -145,10 +156,13 @@ class Sampling:
     reasoning_effort: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     """Passed to the provider as they are."""
+    thinking: str | int | None = None
+    """`adaptive`, `disabled`, or the most tokens that the model may think; for providers that take it."""
+    service_tier: str | None = None
 
     def said(self) -> dict[str, Any]:
-        """What it says at all, by name."""
-        values = {name: getattr(self, name) for name in self.__slots__}
+        """Everything in it that shapes the answer, by name. The service tier does not: it only decides who waits."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "service_tier"}
         return {name: value for name, value in values.items() if value not in (None, (), {})}
 
 
@@ -280,6 +294,13 @@ Room = Mapping[str, Gauge]
 """Gauges by what they count: requests, tokens, input_tokens, output_tokens."""
 
 
+class Notice(NamedTuple):
+    """Something about a call that its user should know: what was replaced, dropped or cut, and the mend."""
+
+    message: str
+    hint: str | None = None
+
+
 @value(frozen=True, slots=True)
 class Reply:
     """A complete answer. `ttft_s` is the time to the first token, from the start of the call."""
@@ -295,6 +316,13 @@ class Reply:
     """The tools that the model asks for: then `text` is no answer yet."""
     raw: Any = None
     """What the model said in the provider's own form, where that says more than `text` and `calls`."""
+    truncated: bool = False
+    """Whether the answer was cut at its token limit."""
+    reasoning: str | None = None
+    """What the model thought before it answered, where that is text."""
+    service_tier: str | None = None
+    """Which service tier the call got, where the provider says so."""
+    notices: tuple[Notice, ...] = ()
 
 
 OnDelta = Callable[[str], None]

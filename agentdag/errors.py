@@ -179,6 +179,8 @@ class CallError(AgentdagError):
         self.failure = failure
         self.room: Mapping[str, Any] = {}
         """What the provider told with it of its limits: a `calls.Room`."""
+        self.refusal = ""
+        """The server's whole body, where it has refused the request: it may name a parameter that it does not know."""
 
 
 class RetryableError(CallError):

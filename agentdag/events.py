@@ -203,6 +203,18 @@ class NodeRetrying:
 
 
 @value(frozen=True, slots=True)
+class NodeWarned:
+    """Something was not done quite as the file says, and the node went on: `message` says what, `hint` the mend."""
+
+    type: ClassVar = "node.warned"
+    run: str
+    at: float
+    node: str
+    message: str
+    hint: str | None = None
+
+
+@value(frozen=True, slots=True)
 class NodeHedged:
     """An attempt was still out after `after_s`: the same call runs a second time beside it. The first answer wins."""
 
@@ -352,6 +364,14 @@ class NodeSettled:
     """Of how many instances or nodes it was made, which tell of themselves: what it used is the sum of theirs."""
     turns: int = 1
     """How many turns the conversation took that gave the answer."""
+    truncated: bool = False
+    """Whether the answer was cut at its token limit."""
+    partial: str | None = None
+    """What had come of an answer that does not count, because it was cut."""
+    reasoning: str | None = None
+    """What the model thought before it answered, where the provider or the answer says that in text."""
+    service_tier: str | None = None
+    """Which service tier the provider says that it gave."""
 
 
 @value(frozen=True, slots=True)
@@ -438,6 +458,7 @@ Event = (
     | NodeProgress
     | NodeWaiting
     | NodeRetrying
+    | NodeWarned
     | NodeHedged
     | NodeFallback
     | TurnFinished

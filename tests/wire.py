@@ -527,9 +527,8 @@ def _amazon_frame(event: str) -> bytes:
 
 async def stream(request: web.Request, events: list[str]) -> web.StreamResponse:
     amazon = request.match_info.get("verb") == "invoke-with-response-stream"
-    response = web.StreamResponse(
-        headers={"content-type": "text/event-stream", "x-request-id": "req-1", "request-id": "req-1"}
-    )
+    kind = "application/vnd.amazon.eventstream" if amazon else "text/event-stream"
+    response = web.StreamResponse(headers={"content-type": kind, "x-request-id": "req-1", "request-id": "req-1"})
     await response.prepare(request)
     for event in events:
         await response.write(_amazon_frame(event) if amazon else event.encode())

@@ -45,6 +45,12 @@ class Outcome(NamedTuple):
     usage: Usage = NO_USAGE
     ttft_s: float | None = None
     finish_reason: str | None = None
+    truncated: bool = False
+    """Whether the answer was cut at its token limit."""
+    partial: str | None = None
+    """What had come of an answer that is not to pass for a whole one."""
+    reasoning: str | None = None
+    service_tier: str | None = None
     stderr: str | None = None
     """What a program said besides its output, at its end."""
 

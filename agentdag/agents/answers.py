@@ -5,17 +5,27 @@ Whoever has promised that an answer fits, it is checked here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from agentdag.agents.thoughts import answered
 from agentdag.calls import Form
 from agentdag.errors import ErrorKind, Failure, call_error
 
 MOST_ERRORS = 10
-_FENCED = re.compile(r"\A\s*```[\w-]*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*[\w.+-]*[ \t]*\n?(.*?)\n?[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+_CLOSER = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_BLANK = "\ufeff \t\r\n\0"
+MOST_LOOKED_AT = 2**20
+"""Characters of an answer that are searched for JSON between other words."""
+MOST_TRIES = 200
+"""Places in it at which a value may begin that turn out to begin none."""
+MOST_TOLD_SCHEMA = 20_000
+"""Characters of a schema that a model is told again."""
 _SHORTEST_SEEN = 200
 """Characters of an answer that an error quotes."""
 
@@ -45,13 +55,35 @@ class Reader:
             self._validator = Draft202012Validator(schema, registry=Registry())
 
     def text(self, text: str) -> Read:
-        """The value in *text*, which may stand in a code fence."""
-        fenced = _FENCED.match(text)
+        """The value in *text*: all of it, or the one that fits between thoughts, fences and other words. Several that
+        fit and differ are none."""
+        text = text.strip(_BLANK)
         try:
-            value = parsed(fenced[1] if fenced else text)
+            return self._unquoted(parsed(text))
         except (ValueError, RecursionError) as error:
-            return Read(None, (f"it is not JSON: {error}",))
-        return self.value(value)
+            why = f"it is not JSON: {error}"
+        said = answered(text).text
+        for found in (_fenced(said), _values(said), _values(text[_after_thoughts(text) :])):
+            reads = [self.value(value) for value in found]
+            fitting = [read for read in reads if not read.errors]
+            if len(fitting) == 1:
+                return fitting[0]
+            if fitting:
+                return Read(None, (f"it holds {len(fitting)} different values that fit: give one of them, alone",))
+            if len(reads) == 1:
+                return reads[0]
+        return Read(None, (why,))
+
+    def _unquoted(self, value: Any) -> Read:
+        """*value*; where it is a text that does not fit, the value that stands in it as JSON once more."""
+        read = self.value(value)
+        if not isinstance(value, str) or not read.errors:
+            return read
+        try:
+            inner = self.value(parsed(value))
+        except (ValueError, RecursionError):
+            return read
+        return read if inner.errors else inner
 
     def value(self, value: Any) -> Read:
         """*value*, if it fits."""
@@ -75,6 +107,47 @@ def parsed(text: str) -> Any:
     return json.loads(text, parse_constant=_refuse, parse_float=_finite)
 
 
+def _fenced(text: str) -> list[Any]:
+    """The different values that fill a code fence in *text*."""
+    found: list[Any] = []
+    for match in _FENCE.finditer(text[:MOST_LOOKED_AT]):
+        with contextlib.suppress(ValueError, RecursionError):
+            _add(found, parsed(match[2].strip(_BLANK)))
+    return found
+
+
+def _values(text: str) -> list[Any]:
+    """The different objects and lists that stand in *text* between other words; none from within another."""
+    found: list[Any] = []
+    decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+    at, tries, text = 0, 0, text[:MOST_LOOKED_AT]
+    while tries < MOST_TRIES:
+        begins = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
+        if not begins:
+            break
+        at = min(begins)
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:  # what stands before the place of the error is part of what is broken
+            at, tries = max(at + 1, error.pos), tries + 1
+        except (ValueError, RecursionError):
+            break
+        else:
+            _add(found, value)
+    return found
+
+
+def _add(found: list[Any], value: Any) -> None:
+    if not any(value == other and type(value) is type(other) for other in found):
+        found.append(value)
+
+
+def _after_thoughts(text: str) -> int:
+    """Where the last tag ends that closes thinking: a model may name that tag while it thinks."""
+    closers = list(_CLOSER.finditer(text))
+    return closers[-1].end() if closers else len(text)
+
+
 def read_value(read: Read) -> Any:
     """What was read; raises RetryableError where the answer does not fit."""
     if read.errors:
@@ -82,10 +155,12 @@ def read_value(read: Read) -> Any:
     return read.value
 
 
-def objection(errors: tuple[str, ...]) -> str:
-    """What a model is told whose answer does not fit."""
+def objection(errors: tuple[str, ...], form: Form) -> str:
+    """What a model is told whose answer does not fit: why, and what would, as its server may have ignored that."""
     listed = "\n".join(f"- {error}" for error in errors)
-    return f"This answer cannot be used:\n{listed}\nAnswer again, in full, with JSON alone."
+    said = f"This answer cannot be used:\n{listed}\nAnswer again, in full, with JSON alone."
+    schema = "" if form.schema is None else json.dumps(form.schema, ensure_ascii=False)
+    return f"{said} It must fit this JSON Schema:\n{schema}" if 0 < len(schema) <= MOST_TOLD_SCHEMA else said
 
 
 def complaint(errors: tuple[str, ...]) -> str:

@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Outcome, Task
 from agentdag.agents.answers import Reader, complaint, objection
+from agentdag.agents.thoughts import answered
 from agentdag.agents.toolbox import Toolbox
-from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, Provider, Reply, Request, Usage
-from agentdag.errors import ErrorKind, Failure, FinalError, UsageError
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, Notice, Provider, Reply, Request, Usage
+from agentdag.errors import CallError, ErrorKind, Failure, FinalError, UsageError, call_error
 from agentdag.limits.policy import UNBOUNDED
 from agentdag.limits.turn import Attempt, Call, Claim
 from agentdag.values import value
 
-Price = Callable[[Usage], Decimal | None]
-"""What a usage costs; None where nobody knows."""
+Price = Callable[[Usage, str | None], Decimal | None]
+"""What a usage costs on a service tier; None where nobody knows."""
+FLEX, DEFAULT = "flex", "default"
 
 
-def unpriced(_usage: Usage) -> None:
+def unpriced(_usage: Usage, _tier: str | None) -> None:
     """Nobody knows."""
 
 
@@ -54,7 +56,8 @@ class ModelAgent:
     """Sends *request* to *provider*; each attempt takes *claim*. *redact* takes secrets out of a text.
 
     *billed* says whether anybody may charge for it, which the simulator does not; *price* what an answer costs, or
-    would. *heard* is told what each answer took. With *terms* it may take more than one call to an answer.
+    would. *heard* is told what each answer took. With *terms* it may take more than one call to an answer. *limited_by*
+    is the budget that has set the longest answer, where the file did not: what that has cut is no answer.
     """
 
     provider: Provider
@@ -65,51 +68,109 @@ class ModelAgent:
     price: Price = unpriced
     heard: Callable[[Usage], None] = unheard
     terms: Terms | None = None
+    limited_by: str | None = None
 
     async def perform(self, task: Task) -> Outcome:
         if self.terms is not None:
             return await _Conversation(self, task, self.terms).held()
-        call = await self._ask(task, self.request, self.claim, self.heard)
+        call = await self.ask(task, self.request, self.claim, self.heard)
         if call.failure is not None or call.result is None:
             usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
             return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
         reply, usage = call.result
+        answer, failure = answered(self.redact(reply.text), reply.reasoning), self.cut(reply)
         return Outcome(
             call.attempts,
             call.latency_s,
-            self.redact(reply.text),
+            answer.text if failure is None else None,
+            failure,
             usage=usage + MAYBE_BILLED if call.doubtful and self.billed else usage,
             ttft_s=reply.ttft_s,
             finish_reason=reply.finish_reason,
+            truncated=reply.truncated,
+            partial=None if failure is None else answer.text or None,
+            reasoning=self.clean(answer.reasoning),
+            service_tier=reply.service_tier,
         )
 
-    async def _ask(self, task: Task, asks: Request, claim: Claim, heard: Callable[[Usage], None]) -> Call[_Answer]:
+    def clean(self, text: str | None) -> str | None:
+        """*text* without secrets."""
+        return None if text is None else self.redact(text)
+
+    def cut(self, reply: Reply) -> Failure | None:
+        """Why *reply* is no answer, where a budget has cut it; None where that is not so."""
+        if not reply.truncated or self.limited_by is None:
+            return None
+        most = self.request.sampling.max_tokens or 0
+        message = (
+            f"the answer was cut at {most:,} tokens: the file sets no `max_tokens`, and {self.limited_by} allows no"
+            " more. Raise the budget and resume, or set `max_tokens` to be content with a shorter answer"
+        )
+        return Failure(ErrorKind.BUDGET, message, self.request.provider, billed="yes", final=True)
+
+    def ask(self, task: Task, asks: Request, claim: Claim, heard: Callable[[Usage], None]) -> Awaitable[Call[_Answer]]:
         """One call for *asks*, tried again as the node's policy says."""
+        return task.call(_Asking(self, task, asks, heard).attempt, claim)
 
-        async def ask(attempt: Attempt) -> _Answer:
-            deltas = 0
 
-            def on_delta(piece: str) -> None:
-                nonlocal deltas
-                attempt.heard()
-                deltas += 1
-                if piece or deltas > 1:  # the first, empty one says that a stream begins
-                    attempt.speaks()
-                if piece and not attempt.hedge:
-                    task.on_delta(piece)
+class _Asking:
+    """One request and its attempts. `tier` is the service tier that the next one asks for."""
 
-            request = asks
-            if (attempt.number, attempt.hedge) != (request.attempt, request.hedge):
-                request = replace(request, attempt=attempt.number, hedge=attempt.hedge)
-            reply = _checked(await self.provider.complete(request, on_delta), asks.provider)
-            usage = reply.usage
-            if usage.cost_usd is None and (cost := self.price(usage)) is not None:
-                usage = usage.costing(cost)
-            attempt.told(usage, reply.room)
-            heard(usage)
-            return _Answer(reply, usage)
+    __slots__ = ("_agent", "_asks", "_heard", "_task", "_tier")
 
-        return await task.call(ask, claim)
+    def __init__(self, agent: ModelAgent, task: Task, asks: Request, heard: Callable[[Usage], None]) -> None:
+        self._agent = agent
+        self._task = task
+        self._asks = asks
+        self._heard = heard
+        self._tier = asks.sampling.service_tier
+
+    async def attempt(self, attempt: Attempt) -> _Answer:
+        """What came, and what it took; raises CallError."""
+        agent, asks, deltas = self._agent, self._asks, 0
+
+        def on_delta(piece: str) -> None:
+            nonlocal deltas
+            attempt.heard()
+            deltas += 1
+            if piece or deltas > 1:  # the first, empty one says that a stream begins
+                attempt.speaks()
+            if piece and not attempt.hedge:
+                self._task.on_delta(piece)
+
+        try:
+            reply = _checked(await agent.provider.complete(self._request(attempt), on_delta), asks.provider)
+        except CallError as error:
+            self._leave_flex(error)
+            raise
+        for notice in reply.notices:
+            self._task.turn.warned(notice)
+        usage = reply.usage
+        if usage.cost_usd is None and (cost := agent.price(usage, reply.service_tier or self._tier)) is not None:
+            usage = usage.costing(cost)
+        attempt.told(usage, reply.room)
+        self._heard(usage)
+        if not reply.calls and (agent.terms is None or agent.terms.reader is None):
+            nothing = answered(reply.text, reply.reasoning).failure(asks.provider, truncated=reply.truncated)
+            if nothing is not None:
+                raise call_error(nothing)
+        return _Answer(reply, usage)
+
+    def _request(self, attempt: Attempt) -> Request:
+        request = self._asks
+        if (attempt.number, attempt.hedge) != (request.attempt, request.hedge):
+            request = replace(request, attempt=attempt.number, hedge=attempt.hedge)
+        if self._tier != request.sampling.service_tier:
+            request = replace(request, sampling=replace(request.sampling, service_tier=self._tier))
+        return request
+
+    def _leave_flex(self, error: CallError) -> None:
+        """Ask for the default tier from now on, where *error* says that flex has no capacity."""
+        if self._tier == FLEX and error.failure.kind is ErrorKind.OVERLOADED:
+            self._tier = DEFAULT
+            who = f"{self._asks.provider}/{self._asks.model}"
+            what = "has no capacity for `service_tier: flex`; a retry asks for the default tier, at its full price"
+            self._task.turn.warned(Notice(f"{who} {what}"))
 
 
 MOST_REFUSED = 2
@@ -174,6 +235,9 @@ class _Conversation:
             if call.failure is not None or call.result is None:
                 return self._outcome(None, call.failure)
             reply, usage = call.result
+            cut = self._agent.cut(reply)
+            if cut is not None:
+                return self._outcome(None, cut, reply)
             if reply.calls:
                 if self._is_last_turn or self._toolbox is None:
                     told = f"no answer within {self._terms.max_turns} turns"
@@ -183,14 +247,26 @@ class _Conversation:
                 self._history = (*self._history[:-1], await self._answered(asked))
                 continue
             if reader is None:
-                return self._outcome(self._agent.redact(reply.text), None, reply)
+                return self._outcome(answered(self._agent.redact(reply.text)).text, None, reply)
+            if reply.truncated:
+                return self._outcome(None, self._cut_short(usage), reply)
             read = reader.text(self._agent.redact(reply.text))
             if not read.errors:
                 return self._outcome(read.value, None, reply)
             if any(exchange.told is not None for exchange in self._history):
                 why = Failure(ErrorKind.INVALID_OUTPUT, complaint(read.errors), self._agent.request.provider)
                 return self._outcome(None, replace(why, billed="yes"), reply)
-            await self._keep(Exchange(reply.text, told=objection(read.errors), raw=reply.raw), usage)
+            await self._keep(Exchange(reply.text, told=objection(read.errors, reader.form), raw=reply.raw), usage)
+
+    def _cut_short(self, usage: Usage) -> Failure:
+        """Why an answer that was cut is none where JSON was asked for; asking again would meet the same limit."""
+        most = self._agent.request.sampling.max_tokens
+        limit = f"`max_tokens: {most:,}`" if most is not None else "the model's own token limit"
+        message = (
+            f"the answer was cut at {limit} after {usage.output_tokens or 0:,} tokens, so that it is no whole JSON:"
+            " raise `max_tokens`, or ask for less"
+        )
+        return Failure(ErrorKind.INVALID_OUTPUT, message, self._agent.request.provider, billed="yes", final=True)
 
     @property
     def _is_last_turn(self) -> bool:
@@ -224,7 +300,7 @@ class _Conversation:
             claim, heard = terms.claim(longer), partial(terms.heard, longer)
         if self._toolbox is not None:
             request = replace(request, tools=self._toolbox.forms, closing=self._is_last_turn)
-        call = await agent._ask(self._task, request, claim, heard)  # noqa: SLF001 - its own conversation
+        call = await agent.ask(self._task, request, claim, heard)
         self._answers = call.failure is None
         turn.attempts_before += call.attempts - self._answers
         if call.doubtful and agent.billed:
@@ -244,8 +320,17 @@ class _Conversation:
 
     def _outcome(self, output: Any, failure: Failure | None, reply: Reply | None = None) -> Outcome:
         done = self._task.turn.attempts_before - self._begun_at + self._answers
-        finish = None if reply is None else reply.finish_reason
-        return Outcome(done, self._latency_s, output, failure, self._usage, self._ttft_s, finish)
+        whole = Outcome(done, self._latency_s, output, failure, self._usage, self._ttft_s)
+        if reply is None:
+            return whole
+        answer = answered(self._agent.redact(reply.text), reply.reasoning)
+        return whole._replace(
+            finish_reason=reply.finish_reason,
+            truncated=reply.truncated,
+            partial=answer.text or None if failure is not None and reply.truncated else None,
+            reasoning=self._agent.clean(answer.reasoning),
+            service_tier=reply.service_tier,
+        )
 
 
 class _Answer(NamedTuple):

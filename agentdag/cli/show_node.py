@@ -18,6 +18,7 @@ from agentdag.events import (
     NodeRetrying,
     NodeSettled,
     NodeStarted,
+    NodeWarned,
     PassFinished,
     Status,
     ToolFinished,
@@ -26,7 +27,7 @@ from agentdag.events import (
 from agentdag.store.codec import decoded
 from agentdag.store.fold import Entry
 from agentdag.views.lines import settled_text
-from agentdag.views.words import failure, inert, inert_lines, money, seconds, waited
+from agentdag.views.words import CUT, failure, inert, inert_lines, money, seconds, waited, warned
 
 
 @dataclass(slots=True)
@@ -76,6 +77,7 @@ class _Request:
     turns: list[TurnFinished] = field(default_factory=list)
     tools: dict[str, list[ToolFinished]] = field(default_factory=dict)
     """What tool calls came to, by their ids: in each turn of some providers they begin anew."""
+    warnings: list[NodeWarned] = field(default_factory=list)
 
 
 def requests_of(entries: Iterable[Entry]) -> list[_Request]:
@@ -92,6 +94,8 @@ def requests_of(entries: Iterable[Entry]) -> list[_Request]:
                 last.took_s, last.answered = max(0.0, entry.time - last.began), True
         elif requests and isinstance(event, ToolFinished):
             requests[-1].tools.setdefault(event.call, []).append(event)
+        elif requests and isinstance(event, NodeWarned):
+            requests[-1].warnings.append(event)
         elif isinstance(event, NodeStarted):
             last = _Attempt(event.attempt, event.pass_number, event.model, entry.time)
             if requests:
@@ -135,6 +139,7 @@ def node_json(requests: Sequence[_Request], settled: NodeSettled | None) -> dict
             "life": each.life,
             "attempts": [attempt.json() for attempt in each.attempts],
             "turns": [_turn_json(turn) for turn in each.turns],
+            "warnings": [{"message": warning.message, "hint": warning.hint} for warning in each.warnings],
             "tools": [_tool_json(tool) for tools in each.tools.values() for tool in tools],
         }
         for each in requests
@@ -144,6 +149,10 @@ def node_json(requests: Sequence[_Request], settled: NodeSettled | None) -> dict
 
 def node_lines(node: str, requests: Sequence[_Request], settled: NodeSettled | None) -> Iterator[str]:
     yield f"{node}: " + ("no end is on record" if settled is None else settled_text(settled))
+    if settled is not None and settled.truncated:
+        yield f"  the answer was {CUT}"
+    for warning in dict.fromkeys(warned(each) for request in requests for each in request.warnings):
+        yield f"  warning: {warning}"
     if settled is not None:
         yield f"  waited {waited(settled.waits) or 'for nothing'}"
         yield f"  used {used(settled.usage)}"
@@ -161,17 +170,20 @@ def node_lines(node: str, requests: Sequence[_Request], settled: NodeSettled | N
         done = {call: iter(tools) for call, tools in request.tools.items()}
         for turn in request.turns:
             yield from _turn_lines(turn, done)
-    if settled is not None and settled.output is not None:
-        text = (
-            settled.output
-            if isinstance(settled.output, str)
-            else json.dumps(settled.output, ensure_ascii=False, indent=2)
-        )
-        yield "\nanswer"
-        yield from (f"    {line}".rstrip() for line in inert_lines(text).splitlines())
-    if settled is not None and settled.stderr:
-        yield "\nit also said"
-        yield from (f"    {line}".rstrip() for line in inert_lines(settled.stderr).splitlines())
+    if settled is not None:
+        yield from _said("reasoning", settled.reasoning)
+        yield from _said("answer", settled.output)
+        yield from _said("the part of an answer that had come when it was cut", settled.partial)
+        yield from _said("it also said", settled.stderr)
+
+
+def _said(title: str, value: Any) -> Iterator[str]:
+    """*value* below its *title*, if there is any."""
+    if value is None or value == "":
+        return
+    yield f"\n{title}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    yield from (f"    {line}".rstrip() for line in inert_lines(text).splitlines())
 
 
 def _what(plain: Mapping[str, Any]) -> str:
@@ -227,6 +239,10 @@ def settled_json(settled: NodeSettled | None) -> dict[str, Any] | None:
             "parts",
             "stderr",
             "degraded",
+            "truncated",
+            "partial",
+            "reasoning",
+            "service_tier",
         )
     }
     error = None if settled.error is None else settled.error.plain()

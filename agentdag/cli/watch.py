@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentdag.cli.check import wants_color
 from agentdag.cli.children import end_children
 from agentdag.errors import UsageError
-from agentdag.events import BarrierOpened, Event, NodeSettled, Observer, RunFinished, RunStatus
+from agentdag.events import BarrierOpened, Event, NodeSettled, NodeWarned, Observer, RunFinished, RunStatus
 from agentdag.plan.flat import flat
 from agentdag.plan.plan import PlanNode
 from agentdag.plan.work import PromptWork
@@ -78,8 +78,8 @@ class Shown:
         return LiveTable(board, sys.stderr, color=wants_color(sys.stderr, self.color), draw=draw)
 
     def options(self, options: Options) -> Options:
-        """*options*, with streaming where somebody looks."""
-        return replace(options, stream=self.view in {"table", "json"})
+        """*options*, with streaming: whether anybody looks changes nothing in what is asked."""
+        return replace(options, stream=True)
 
 
 def watch(session: Session, shown: Shown, began: float) -> int:
@@ -188,6 +188,7 @@ class _Ending:
     def __init__(self) -> None:
         self.settled: list[NodeSettled] = []
         self.joins: list[BarrierOpened] = []
+        self.warnings: list[NodeWarned] = []
         self.finished: RunFinished | None = None
 
     def __call__(self, event: Event, /) -> None:
@@ -195,6 +196,8 @@ class _Ending:
             self.settled.append(replace(event, output=None))
         elif isinstance(event, BarrierOpened):
             self.joins.append(event)
+        elif isinstance(event, NodeWarned):
+            self.warnings.append(event)
         elif isinstance(event, RunFinished):
             self.finished = event
 
@@ -215,7 +218,8 @@ def _tell_end(shown: Shown, session: Session, result: RunResult, board: Board, e
                 console.print(line)
             console.print()
         if ending.finished is not None and (not shown.quiet or result.exit_code):
-            for line in summary(ending.finished, ending.settled, ending.joins, _about(session)):
+            about = _about(session)._replace(warnings=ending.warnings)
+            for line in summary(ending.finished, ending.settled, ending.joins, about):
                 console.print(line)
             if unused := session.stage.unused_recordings:
                 console.print(f"replay  {count(len(unused), 'recording')} not asked for: {names(unused)}")

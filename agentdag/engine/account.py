@@ -47,10 +47,10 @@ class Account:
             return
         self._sequential_s += settled.latency_s
         if settled.usage is not NO_USAGE and not settled.kept:
-            self.add_usage(settled.model, settled.usage)
+            self.add_usage(settled.model, settled.usage, settled.service_tier)
 
-    def add_usage(self, model: str | None, usage: Usage) -> None:
-        """*usage* of *model*, or of whichever it was."""
+    def add_usage(self, model: str | None, usage: Usage, tier: str | None = None) -> None:
+        """*usage* of *model*, or of whichever it was, on the service *tier* that it got."""
         self.usage += usage
         run = self._run
         if self.top_tier_usd is not None:
@@ -59,8 +59,8 @@ class Account:
         if (usage.cached_tokens or usage.written_tokens) and model is not None:
             prices = run.prices(ModelRef(*model.split("/", 1)))
             if prices is not None:
-                full = prices.of(replace(usage, cached_tokens=0, written_tokens=0))
-                self.cache_saved_usd += full - prices.of(usage)
+                full = prices.of(replace(usage, cached_tokens=0, written_tokens=0), tier)
+                self.cache_saved_usd += full - prices.of(usage, tier)
 
     def closed(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from agentdag.calls import NOTHING, Amount, Sampling, size_of
 from agentdag.engine.asks import Prompted
 from agentdag.engine.run import Run
 from agentdag.engine.scope import Instance
+from agentdag.errors import ErrorKind
 from agentdag.events import BudgetLeft
 from agentdag.limits.budget import Budget
 from agentdag.limits.rates import Lane
@@ -55,24 +57,43 @@ def _spent_before(run: Run, name: str) -> Amount:
     return sum((record.nodes[each].taken for each in parts), NOTHING)
 
 
-def bounded(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget) -> Prompted:
+class Bound(NamedTuple):
+    """A longest answer that the file does not set: how many tokens, and for which budget's sake."""
+
+    tokens: int
+    budget: Budget
+
+
+def bounded(instance: Instance, asked: Prompted, size: int, purse: Budget) -> tuple[Prompted, Bound | None]:
     """*asked*, of *size* bytes, with a longest answer, which a budget needs: no longer than what is not spent of it
-    can pay."""
-    if asked.sampling.max_tokens is not None:
-        return asked
-    most = max(MAX_TOKENS, EXPECTED_TIMES * (node.tokens or 0))
+    can pay. None where the file sets one."""
+    if _longest(asked.sampling):
+        return asked, None
+    run, node = instance.scope.run, instance.node
+    most = max(MAX_TOKENS, EXPECTED_TIMES * (node.tokens or 0), EXPECTED_TIMES * _cut_before(run, instance.name))
     asks = size + FRAMING
-    prices = run.prices(asked.model)
-    cost = NOTHING.cost_usd if prices is None else prices.at_most(asks, 0)
-    each = NOTHING.cost_usd if prices is None else prices.at_most(asks, 1) - cost
-    tokens_left, cost_left = purse.unspent()
-    rooms = [most]
-    if tokens_left is not None:
-        rooms.append(tokens_left - asks)
-    if cost_left is not None and each:
-        rooms.append(int((cost_left - cost) / each))
-    fits = min(rooms)
-    return replace(asked, sampling=replace(asked.sampling, max_tokens=fits if fits >= SHORTEST else most))
+    prices, tier = run.prices(asked.model), asked.sampling.service_tier
+    cost = NOTHING.cost_usd if prices is None else prices.at_most(asks, 0, tier)
+    each = NOTHING.cost_usd if prices is None else prices.at_most(asks, 1, tier) - cost
+    rooms = [Bound(most, purse)]
+    for budget in purse.chain():
+        if budget.tokens is not None:
+            rooms.append(Bound(budget.tokens - budget.spent.tokens - asks, budget))
+        if budget.cost_usd is not None and each:
+            rooms.append(Bound(int((budget.cost_usd - budget.spent.cost_usd - cost) / each), budget))
+    bound = min(rooms, key=lambda room: room.tokens)
+    if bound.tokens < SHORTEST:
+        bound = rooms[0]
+    return replace(asked, sampling=replace(asked.sampling, max_tokens=bound.tokens)), bound
+
+
+def _cut_before(run: Run, name: str) -> int:
+    """How many tokens came of the node *name* in an earlier life of the run, where a budget had cut it."""
+    record = None if run.reuse is None else run.reuse.recorded(name)
+    ended = None if record is None else record.ended
+    if ended is None or ended.partial is None or ended.error is None or ended.error.kind is not ErrorKind.BUDGET:
+        return 0
+    return ended.usage.output_tokens or 0
 
 
 def degraded(run: Run, plan: Plan, work: PromptWork, asked: Prompted) -> tuple[Prompted, tuple[str, ...]]:
@@ -125,7 +146,8 @@ def claim_of(run: Run, node: PlanNode, asked: Prompted, size: int, purse: Budget
         need = run.estimates.need(node.id, model, size, expected)
     if purse is not None:
         prices = run.prices(asked.model)
-        cost = NOTHING.cost_usd if prices is None else prices.at_most(size + FRAMING, most)
+        tier = asked.sampling.service_tier
+        cost = NOTHING.cost_usd if prices is None else prices.at_most(size + FRAMING, most, tier)
         worst = Amount(size + FRAMING + most, cost)
     return Claim(model, lane, need, worst, prefix)
 

@@ -14,7 +14,7 @@ from agentdag.agents.function import FunctionAgent, StandInAgent
 from agentdag.agents.http import HttpAgent, HttpRequest
 from agentdag.agents.llm import ModelAgent, Terms, unheard, unpriced
 from agentdag.calls import Amount, Exchange, Provider, Request, Usage, size_of
-from agentdag.engine.afford import bounded, claim_of, degraded
+from agentdag.engine.afford import Bound, bounded, claim_of, degraded
 from agentdag.engine.asks import Asked, Called, Fetched, Prompted, Ran
 from agentdag.engine.run import Run
 from agentdag.engine.scope import Instance
@@ -34,6 +34,8 @@ class Made(NamedTuple):
     worst: Amount | None = None
     model: str | None = None
     degraded: tuple[str, ...] = ()
+    bound: Bound | None = None
+    """The longest answer, where a budget sets it."""
 
 
 class Means(NamedTuple):
@@ -90,8 +92,9 @@ def _model_agent(
     tooling = work.tooling
     if form is not None and form.schema is not None:
         size += size_of(json.dumps(form.schema))
+    bound = None
     if purse is not None:
-        asked = bounded(run, node, asked, size, purse)
+        asked, bound = bounded(instance, asked, size, purse)
     claim = claim_of(run, node, asked, size, purse, lane)
     prices = run.prices(asked.model)
     request = Request(
@@ -134,8 +137,9 @@ def _model_agent(
         price=unpriced if prices is None else prices.of,
         heard=unheard if heard is None else partial(heard, size),
         terms=terms,
+        limited_by=None if bound is None else bound.budget.name,
     )
-    return Made(agent, claim.worst if purse is not None else None, model, done)
+    return Made(agent, claim.worst if purse is not None else None, model, done, bound)
 
 
 def _http_agent(run: Run, node: PlanNode, work: HttpWork, asked: Fetched) -> HttpAgent:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from agentdag.agents.agent import Agent, Outcome, Task
 from agentdag.agents.llm import ModelAgent
-from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, ToolCall, ToolResult, Usage
-from agentdag.engine.afford import purse_of, too_little
+from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, Notice, ToolCall, ToolResult, Usage
+from agentdag.engine.afford import Bound, purse_of, too_little
 from agentdag.engine.agents import Means, agent_for
 from agentdag.engine.asks import Asked, Question, rendered
 from agentdag.engine.deltas import Deltas
@@ -29,6 +29,7 @@ from agentdag.events import (
     NodeSettled,
     NodeStarted,
     NodeWaiting,
+    NodeWarned,
     PassFinished,
     Status,
     ToolFinished,
@@ -73,6 +74,7 @@ class NodeLife(Turn):
         "_before_s",
         "_begun_s",
         "_billed",
+        "_bound",
         "_by",
         "_degraded",
         "_deltas",
@@ -96,7 +98,7 @@ class NodeLife(Turn):
         "unwanted",
     )
 
-    def __init__(self, instance: Instance, seat: Seat) -> None:
+    def __init__(self, instance: Instance, seat: Seat) -> None:  # noqa: PLR0915 - a field a line
         run, node = instance.scope.run, instance.node
         policy = node.choices[0].policy
         total_s = policy.timeout.total_s
@@ -144,6 +146,8 @@ class NodeLife(Turn):
         """Of the passes before."""
         self._waits: dict[str, float] = {}
         self._billed = False
+        self._bound: Bound | None = None
+        """The longest answer of the present choice, where a budget sets it."""
         self._begun_s = 0.0
         self._deltas = Deltas(run, self.name)
 
@@ -192,6 +196,16 @@ class NodeLife(Turn):
             await self._save(self.node.save)
         if self.unfunded and not self._is_own_budget_spent:
             self._run.out_of_budget = self._run.out_of_budget or too_little(self._run, self.name, self.reserved)
+        elif self._is_cut_by_the_run:
+            self._run.out_of_budget = self._run.out_of_budget or f"the answer of {self.name} was cut for its sake"
+
+    @property
+    def _is_cut_by_the_run(self) -> bool:
+        """Whether the last answer was cut where the run's budget, or that of its batch, had set the limit."""
+        failure, bound, budget = self._outcome.failure, self._bound, self._run.budget
+        if failure is None or failure.kind is not ErrorKind.BUDGET or bound is None or budget is None:
+            return False
+        return self._outcome.partial is not None and any(bound.budget is each for each in budget.chain())
 
     @property
     def _is_played(self) -> bool:
@@ -333,7 +347,7 @@ class NodeLife(Turn):
             () if number or run.reuse is None or self._question is None else run.reuse.turns(self.name, self._question)
         )
         made = agent_for(self.instance, choice.work, asked, Means(self.policy, self.purse, past))
-        self.reserved = made.worst
+        self.reserved, self._bound = made.worst, made.bound
         if run.budget is not None and made.model is not None:
             self._degraded, self._by = made.degraded, self._by._replace(model=made.model)
         return made.agent
@@ -402,6 +416,11 @@ class NodeLife(Turn):
     def retrying(self, attempt: int, wait_s: float, failure: Failure) -> None:
         run = self._run
         run.tell(NodeRetrying(run.id, run.now(), self.name, attempt, wait_s, self._clean(failure)))
+
+    def warned(self, notice: Notice) -> None:
+        run = self._run
+        hint = None if notice.hint is None else run.redact(notice.hint)
+        run.tell(NodeWarned(run.id, run.now(), self.name, run.redact(notice.message), hint))
 
     async def exchanged(self, exchange: Exchange, usage: Usage) -> None:
         """A turn of the conversation is over; return when it is on record."""
@@ -488,6 +507,10 @@ class NodeLife(Turn):
             charged=None if self.purse is None else self.charged,
             stderr=None if outcome.stderr is None else run.redact(outcome.stderr),
             turns=self.step,
+            truncated=outcome.truncated,
+            partial=outcome.partial,
+            reasoning=outcome.reasoning,
+            service_tier=outcome.service_tier,
         )
 
     def _clean(self, failure: Failure) -> Failure:

@@ -97,6 +97,9 @@ class PricesSpec(Model):
     """USD per million tokens of the prompt that the provider had in its cache; `input` where nothing is said."""
 
 
+ServiceTier = Literal["auto", "default", "flex", "priority"]
+
+
 class ProviderSpec(RateSpec):
     """How to reach a provider, where it differs from the defaults. `${NAME}` reads the environment here."""
 
@@ -116,7 +119,8 @@ class ProviderSpec(RateSpec):
     headers: dict[str, str] = Field(default={}, examples=[{"X-Team": "research"}])
     """Headers of every request."""
     stream: bool | None = Field(default=None, examples=[False])
-    """Whether answers are streamed. Where nothing is said: where the live table or `--format json` tells of them."""
+    """Whether answers are streamed. Where nothing is said: those of a run or a resume are, those of a batch or a pool
+    only where a timeout bounds their silence."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         default=None, examples=["max_tokens"]
     )
@@ -126,6 +130,19 @@ class ProviderSpec(RateSpec):
     )
     """How its models are asked for JSON where a node has an `output`: by JSON Schema, as any JSON, by a tool that takes
     the answer, or in words alone. For servers that do not know the first. Every answer is checked here anyway."""
+    api: Literal["responses", "chat", "auto"] | None = Field(default=None, examples=["chat"])
+    """Which protocol an openai or azure provider is asked by. `auto`, the default, is Responses at OpenAI's and Azure's
+    own addresses, for all but requests with a `seed`, a `stop` or a parameter that only chat completions have; and chat
+    completions everywhere else."""
+    omit: list[Literal["stream_options", "strict", "prompt_cache_key", "tool_choice", "include", "cache_control"]] = (
+        Field(default=[], examples=[["stream_options", "prompt_cache_key"]])
+    )
+    """Parameters that agentdag sends by itself and that this server refuses: they are left out."""
+    finish_reasons: dict[str, Literal["stop", "length"]] = Field(default={}, examples=[{"all_done": "stop"}])
+    """Words of this server's own for why an answer ended: `stop` says that it is whole, `length` that it was cut at its
+    token limit. An answer that ends with an unknown word is no success."""
+    service_tier: ServiceTier | None = Field(default=None, examples=["flex"])
+    """The service tier of its models, where a node does not say another."""
     options: dict[str, Any] = Field(default={}, examples=[{"pool": "small"}])
     """Settings of a provider that another package brings, passed on as they are."""
     prices: PricesSpec | None = Field(default=None, examples=[{"input": 0.25, "output": 2}])
@@ -139,6 +156,20 @@ class ProviderSpec(RateSpec):
         if value is not None and not value.startswith(("http://", "https://", "${")):
             raise refusal(f"{describe(value)} is no address", "begin with https:// or http://")
         return value
+
+
+LEAST_THINKING = 1024
+ThinkingBudget = Annotated[int, Field(ge=LEAST_THINKING)]
+
+
+def _thinking(value: Any) -> Any:
+    if value is None or value in {"adaptive", "disabled"}:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < LEAST_THINKING:
+            raise refusal(f"{value} tokens are too few to think", f"write {LEAST_THINKING} or more, or disabled")
+        return value
+    raise refusal(f"`thinking` is adaptive, disabled or a number of tokens, not {describe(value)}", "write adaptive")
 
 
 class SamplingSpec(Model):
@@ -155,7 +186,15 @@ class SamplingSpec(Model):
     stop: list[str] | None = Field(default=None, examples=[["END"]])
     """Texts at which the answer ends."""
     reasoning_effort: str | None = Field(default=None, examples=["low"])
-    """How long a reasoning model thinks, in its provider's word: minimal, low, medium, high."""
+    """How long a reasoning model thinks, in its provider's word: none, minimal, low, medium, high, xhigh, max."""
+    thinking: Annotated[Literal["adaptive", "disabled"] | ThinkingBudget | None, BeforeValidator(_thinking)] = Field(
+        default=None, examples=["adaptive", 4000]
+    )
+    """Whether a model of Anthropic's thinks before it answers: `adaptive` (as long as `reasoning_effort` allows),
+    `disabled`, or for older models the most tokens it may think, at least 1,024 and less than `max_tokens`."""
+    service_tier: ServiceTier | None = Field(default=None, examples=["flex"])
+    """Which service tier an OpenAI model is asked for: `flex` is slower at half the price, `priority` the reverse. The
+    cost is that of the tier that was given; where flex has no capacity, a retry asks for `default`."""
     params: dict[str, Any] | None = Field(default=None, examples=[{"logprobs": True}])
     """More parameters, passed to the provider as they are."""
 

@@ -75,8 +75,8 @@ class Budget:
         """Whether a call was not made because too little was left of it."""
         self.looking: list[Callable[[], None]] = []
 
-    def _chain(self) -> Iterator[Budget]:
-        """This budget, and those that it is within."""
+    def chain(self) -> Iterator[Budget]:
+        """This budget, and those that it is within, from the inside out."""
         each: Budget | None = self
         while each is not None:
             yield each
@@ -85,25 +85,25 @@ class Budget:
     @property
     def bounds_cost(self) -> bool:
         """Whether prices matter."""
-        return any(each.cost_usd is not None for each in self._chain())
+        return any(each.cost_usd is not None for each in self.chain())
 
     def reserve(self, worst: Amount) -> Reservation | None:
         """Set *worst* aside; None where that does not fit at this moment."""
-        if not all(each.holds(each.spent + each.reserved + worst) for each in self._chain()):
+        if not all(each.holds(each.spent + each.reserved + worst) for each in self.chain()):
             return None
-        for each in self._chain():
+        for each in self.chain():
             each.reserved += worst
             each.out += 1
         return Reservation(self, worst)
 
     def may_fit(self, worst: Amount) -> bool:
         """Whether *worst*, which does not fit now, may fit once what is out has been settled."""
-        is_out = any(each.out for each in self._chain())
-        return is_out and all(each.holds(each.spent + worst) for each in self._chain())
+        is_out = any(each.out for each in self.chain())
+        return is_out and all(each.holds(each.spent + worst) for each in self.chain())
 
     def too_small(self, worst: Amount) -> Budget | None:
         """The innermost budget that can never hold *worst* any more."""
-        return next((each for each in self._chain() if not each.holds(each.spent + worst)), None)
+        return next((each for each in self.chain() if not each.holds(each.spent + worst)), None)
 
     def holds(self, amount: Amount) -> bool:
         """Whether all of *amount* is within this budget alone."""
@@ -112,13 +112,13 @@ class Budget:
 
     def charge(self, amount: Amount) -> None:
         """*amount* was spent that nobody had set aside."""
-        for each in self._chain():
+        for each in self.chain():
             each.spent += amount
 
     def settled(self, worst: Amount, charged: Amount) -> None:
         """What was reserved as *worst* has cost *charged*; whoever waits may look again."""
         waiting: list[Callable[[], None]] = []
-        for each in self._chain():
+        for each in self.chain():
             each.reserved -= worst
             each.spent += charged
             each.out -= 1
@@ -130,12 +130,12 @@ class Budget:
     @contextmanager
     def awaited(self) -> Iterator[None]:
         """While somebody waits for it."""
-        for each in self._chain():
+        for each in self.chain():
             each.waiters += 1
         try:
             yield
         finally:
-            for each in self._chain():
+            for each in self.chain():
                 each.waiters -= 1
 
     @property
@@ -145,7 +145,7 @@ class Budget:
 
     def when_settled(self, look: Callable[[], None]) -> None:
         """Call *look* once, as soon as anything is settled that may make room."""
-        for each in self._chain():
+        for each in self.chain():
             each.looking.append(look)
 
     @property
@@ -169,12 +169,6 @@ class Budget:
     def _without(self, taken: Amount) -> tuple[int | None, Decimal | None]:
         tokens = None if self.tokens is None else max(0, self.tokens - taken.tokens)
         return tokens, None if self.cost_usd is None else max(Decimal(0), self.cost_usd - taken.cost_usd)
-
-    def unspent(self) -> tuple[int | None, Decimal | None]:
-        """Tokens and USD that are not spent, here or in what this is within; None where there is no bound."""
-        tokens = [each.tokens - each.spent.tokens for each in self._chain() if each.tokens is not None]
-        costs = [each.cost_usd - each.spent.cost_usd for each in self._chain() if each.cost_usd is not None]
-        return min(tokens, default=None), min(costs, default=None)
 
     def left_text(self) -> str:
         """What is left, in words."""

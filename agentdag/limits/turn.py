@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from agentdag.calls import NOTHING, Amount, Exchange, Room, ToolCall, ToolResult, Usage
+from agentdag.calls import NOTHING, Amount, Exchange, Notice, Room, ToolCall, ToolResult, Usage
 from agentdag.errors import ErrorKind, Failure
 from agentdag.limits.budget import Budget, Reservation
 from agentdag.limits.deadlines import Deadline
@@ -109,6 +109,9 @@ class Turn:
 
     def tool_ended(self, call: ToolCall, latency_s: float, result: ToolResult, failure: Failure | None) -> None:
         """A tool call has come to *result*."""
+
+    def warned(self, notice: Notice) -> None:
+        """A call was not made, or not answered, quite as the file says."""
 
     def waited(self, on: str, seconds: float) -> None:
         """*seconds* were spent waiting on a slot, a rate, the budget, a warm cache, or a retry."""

@@ -346,7 +346,9 @@ class NodeCompiler:
         tier: str | None,
         own: Mapping[str, Any],
     ) -> PromptWork:
-        sampling = merged_sampling(self._defaults, self._tiers.get(tier or "", {}), own)
+        provider = self.spec.providers.get(model.provider)
+        shared = {} if provider is None or provider.service_tier is None else {"service_tier": provider.service_tier}
+        sampling = merged_sampling(shared, self._defaults, self._tiers.get(tier or "", {}), own)
         node, tooling = draft.spec, None
         if node.tools:
             known = tuple(self._tools[name] for name in node.tools if name in self._tools)

@@ -8,55 +8,105 @@ from __future__ import annotations
 import email.utils
 import json
 import math
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentdag.errors import Billed, ErrorKind, Failure
 from agentdag.providers.http import BodyTooLargeError
 
 MAX_MESSAGE = 500
+MAX_REFUSAL = 4000
+"""Characters of a refusal that are looked through for the parameter that it names."""
+_DEPTH = 4
+"""So deep may bodies stand in the messages of others."""
 
-_QUOTA = frozenset(
-    {
-        "insufficient_quota",
-        "billing_hard_limit_reached",
-        "billing_error",
-        "billing_not_active",
-        "enforced_spend_limit_reached",
-        "contract_spend_limit_reached",
-        "linked_organization_spend_limit_reached",
-        "linked_organization_billing_unavailable",
-        "organization_on_hold",
-    }
+_BY_WORD = tuple(
+    (frozenset(words.split()), kind)
+    for words, kind in (
+        (
+            """insufficient_quota billing_hard_limit_reached billing_error billing_not_active
+            enforced_spend_limit_reached contract_spend_limit_reached linked_organization_spend_limit_reached
+            linked_organization_billing_unavailable organization_on_hold exceeded_current_quota_error 1008 1113""",
+            ErrorKind.QUOTA,
+        ),
+        (
+            """context_length_exceeded request_too_large string_above_max_length exceed_context_size_error
+            contextwindowexceedederror""",
+            ErrorKind.TOO_LONG,
+        ),
+        (
+            """content_filter content_policy_violation refusal responsibleaipolicyviolation bio_policy
+            misalignment_policy_violation image_content_policy_violation""",
+            ErrorKind.REFUSED,
+        ),
+        (
+            """invalid_api_key authentication_error permission_error invalid_authentication api_key_invalid
+            accessdeniedexception unrecognizedclientexception expiredtokenexception invalidsignatureexception""",
+            ErrorKind.AUTH,
+        ),
+        (
+            """rate_limit_error rate_limit_exceeded requests tokens too_many_requests too_many_requests_error
+            request_quota_exceeded resource_exhausted throttlingexception throttling""",
+            ErrorKind.RATE_LIMIT,
+        ),
+        (
+            """overloaded_error overloaded engine_overloaded_error resource_unavailable model_capacity_exhausted
+            serviceunavailableexception""",
+            ErrorKind.OVERLOADED,
+        ),
+        ("tool_use_failed json_validate_failed", ErrorKind.BAD_RESPONSE),
+        ("timeout_error modeltimeoutexception gatewaytimeout", ErrorKind.TIMEOUT),
+        (
+            """api_error server_error internal_error internal_server_error internalserverexception
+            modelstreamerrorexception modelerrorexception modelnotreadyexception unavailable_error""",
+            ErrorKind.SERVER,
+        ),
+        (
+            """invalid_request_error not_found_error invalid_prompt validationexception unsupported_parameter
+            invalid_parameter_error""",
+            ErrorKind.BAD_REQUEST,
+        ),
+    )
 )
-_TOO_LONG = frozenset({"context_length_exceeded", "request_too_large", "string_above_max_length"})
-_REFUSED = frozenset({"content_filter", "content_policy_violation", "refusal", "ResponsibleAIPolicyViolation"})
-_AUTH = frozenset({"invalid_api_key", "authentication_error", "permission_error", "invalid_authentication"})
-_RATE = frozenset({"rate_limit_error", "rate_limit_exceeded", "requests", "tokens", "too_many_requests"})
-_OVERLOADED = frozenset({"overloaded_error", "overloaded"})
-_SERVER = frozenset({"api_error", "server_error", "internal_error", "internal_server_error"})
-_BY_WORD = (
-    (_QUOTA, ErrorKind.QUOTA),
-    (_TOO_LONG, ErrorKind.TOO_LONG),
-    (_REFUSED, ErrorKind.REFUSED),
-    (_AUTH, ErrorKind.AUTH),
-    (_RATE, ErrorKind.RATE_LIMIT),
-    (_OVERLOADED, ErrorKind.OVERLOADED),
-    (_SERVER, ErrorKind.SERVER),
-    (frozenset({"timeout_error"}), ErrorKind.TIMEOUT),
-    (frozenset({"invalid_request_error", "not_found_error"}), ErrorKind.BAD_REQUEST),
-)
+"""The types and codes by which servers name an error, in small letters."""
 _GENERIC = frozenset({ErrorKind.SERVER, ErrorKind.BAD_REQUEST})
 """Kinds that servers name where they know no better; a status says more."""
-_BY_PHRASE = (
-    ("credit balance is too low", ErrorKind.QUOTA),
-    ("prompt is too long", ErrorKind.TOO_LONG),
-    ("maximum context length", ErrorKind.TOO_LONG),
-    ("context window", ErrorKind.TOO_LONG),
+_ABOUT_PACE = re.compile(
+    r"rate limit|too many requests|please wait|per minute limit exceeded|try again in", re.IGNORECASE
 )
+_NEVER_FITS = re.compile(r"request too large|request is too large", re.IGNORECASE)
+"""Said of a single request that is larger than all that a minute allows: waiting is no cure."""
+_QUOTA_SAID = (
+    r"credit balance is too low|exceeded your current quota|insufficient (balance|credits)|"
+    r"used all available credits|monthly spending limit|requires more credits"
+)
+_TOO_LONG_SAID = (
+    # OpenAI, Anthropic, vLLM, SGLang, llama.cpp, LM Studio, Bedrock, Gemini, xAI, Cerebras, MiniMax, Kimi, Mistral,
+    # DashScope, text-generation-inference, llama-cpp-python and LiteLLM, in about this order
+    r"prompt (is )?too long|prompt exceeds max length|maximum context length|context ?window|"
+    r"longer than the model'?s context length|exceeds the maximum allowed length|"
+    r"exceeds the available context size|context size has been exceeded|greater than the context length|"
+    r"context length of only|input is too long for|input token count.*exceeds|maximum prompt length|"
+    r"reduce the length of the messages|current length is .* while limit is|exceed context limit|"
+    r"exceeded model token limit|range of input length should be|must have less than \d+ tokens|"
+    r"`?inputs`? tokens \+ `?max_new_tokens`?|max_tokens must be at least 1, got -"
+)
+_AUTH_SAID = r"(incorrect|invalid) (x-)?api[ -]key|api key not valid|authentication fails"
+_OVERLOADED_SAID = r"no capacity available|resource unavailable|service tier capacity exceeded|server (is )?overloaded"
+_SAID = tuple(
+    (re.compile(pattern, re.IGNORECASE), kind)
+    for pattern, kind in (
+        (_QUOTA_SAID, ErrorKind.QUOTA),
+        (_TOO_LONG_SAID, ErrorKind.TOO_LONG),
+        (_AUTH_SAID, ErrorKind.AUTH),
+        (_OVERLOADED_SAID, ErrorKind.OVERLOADED),
+    )
+)
+"""What servers say in words where their types and codes do not, or mislead."""
 _BY_STATUS = {
     401: ErrorKind.AUTH,
     402: ErrorKind.QUOTA,
@@ -67,6 +117,8 @@ _BY_STATUS = {
     429: ErrorKind.RATE_LIMIT,
     529: ErrorKind.OVERLOADED,
 }
+_UNPAID = frozenset({ErrorKind.RATE_LIMIT, ErrorKind.OVERLOADED, ErrorKind.AUTH, ErrorKind.QUOTA})
+"""Nothing was computed for these."""
 _BY_CLASS = {
     "APIResponseValidationError": ErrorKind.BAD_RESPONSE,
     "APIWebhookValidationError": ErrorKind.BAD_RESPONSE,
@@ -80,6 +132,11 @@ _BY_CLASS = {
     "RetryableError": ErrorKind.SERVER,
     "WebSocketConnectionClosedError": ErrorKind.CONNECTION,
     "WebSocketQueueFullError": ErrorKind.CONNECTION,
+    "ParserError": ErrorKind.BAD_RESPONSE,  # of Bedrock's frames
+    "NoCredentialsError": ErrorKind.AUTH,
+    "DefaultCredentialsError": ErrorKind.AUTH,
+    "RefreshError": ErrorKind.AUTH,
+    "GoogleAuthError": ErrorKind.AUTH,
 }
 
 
@@ -90,7 +147,10 @@ def failure_of(error: Exception, provider: str) -> Failure:
         return _status_failure(error, provider)
     for name in names:
         if name in _BY_CLASS:
-            return Failure(_BY_CLASS[name], _short(str(error)), provider, billed="maybe")
+            kind = _BY_CLASS[name]
+            return Failure(kind, _short(str(error)), provider, billed="no" if kind in _UNPAID else "maybe")
+    if "credentials" in str(error).lower() and "APIError" not in names:
+        return Failure(ErrorKind.AUTH, _short(str(error)), provider)
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return bad_response(f"the answer is no JSON: {error}", provider)
     transport = _transport_failure(error, provider)
@@ -114,64 +174,147 @@ def bad_response(message: str, provider: str, *, request_id: str | None = None, 
     )
 
 
-def error_body_failure(body: Any, provider: str, request_id: str | None) -> Failure:
-    """The failure told by `{"error": ...}` in an answer with status 200."""
-    message, words = _told(body)
-    kind = _kind(200, words, message)
-    return Failure(kind, _short(message), provider, 200, request_id, "maybe")
+def is_error(body: Any) -> bool:
+    """Whether *body*, which came with status 200, tells of an error instead of an answer, in whatever shape."""
+    if isinstance(body, list):
+        return bool(body) and isinstance(body[0], Mapping) and is_error(body[0])
+    if not isinstance(body, Mapping):
+        return False
+    if body.get("error") or body.get("type") == "error" or str(body.get("object")).lower() == "error":
+        return True
+    about = body.get("base_resp")
+    if isinstance(about, Mapping) and about.get("status_code"):
+        return True
+    return bool(body.get("detail") or body.get("message")) and not _ANSWERS & body.keys()
+
+
+_ANSWERS = frozenset({"choices", "content", "output", "id", "type", "response", "delta", "usage"})
+"""Keys of which an answer, or an event, has at least one."""
+
+
+def error_body_failure(body: Any, provider: str, request_id: str | None, *, billed: bool) -> Failure:
+    """The failure that *body* tells of in an answer with status 200; *billed* where some of the answer came before."""
+    told = _told(body)
+    kind = _kind(200, told)
+    free = kind in _UNPAID and not billed
+    message = _short(told.message) or "the server reports an error and does not say which"
+    return Failure(kind, message, provider, 200, request_id, "no" if free else "maybe", final=_is_hopeless(kind, told))
+
+
+def refusal_text(body: Any) -> str:
+    """What a server said, with all names in it, to look for the parameter that it means."""
+    return (body if isinstance(body, str) else json.dumps(body, default=str))[:MAX_REFUSAL]
 
 
 def _status_failure(error: Any, provider: str) -> Failure:
     status, headers = error.status_code, error.response.headers
-    message, words = _told(error.body)
-    words |= {str(word) for word in (getattr(error, "code", None), getattr(error, "type", None)) if word}
-    message = message or error.message
+    told = _told(_body_of(error))
+    words = {str(word).lower() for word in (getattr(error, "code", None), getattr(error, "type", None)) if word}
+    told = told._replace(words=told.words | words, message=told.message or error.message)
+    message = told.message
     if message.lstrip().startswith("<"):
         message = f"answered an HTML page with status {status}"
     if 300 <= status < 400:
         message = f"redirects to {headers.get('location')}: put the final address into `base_url`"
-    kind = _kind(status, words, message)
+    kind = _kind(status, told)
     billed: Billed = "no" if 400 <= status < 500 or kind is ErrorKind.OVERLOADED else "maybe"
+    if kind is ErrorKind.BAD_RESPONSE:  # the model's own fault: it has answered
+        billed = "maybe"
     request_id = headers.get("x-request-id") or headers.get("request-id")
     wait_s = retry_after_s(headers)
-    final = headers.get("x-should-retry") == "false"
+    final = headers.get("x-should-retry") == "false" or _is_hopeless(kind, told)
     return Failure(kind, _short(message), provider, status, request_id, billed, wait_s, final)
 
 
+def _body_of(error: Any) -> Any:
+    """The whole body of the answer: the SDKs keep only what stands under its `error`."""
+    try:
+        return json.loads(error.response.content)
+    except Exception:  # noqa: BLE001 - the SDK has not read it, or it is no JSON
+        return error.body
+
+
 def _event_failure(error: Any, provider: str) -> Failure:
-    message, words = _told(error.body)
-    words |= {str(word) for word in (getattr(error, "code", None), getattr(error, "type", None)) if word}
-    message = message or error.message
-    return Failure(_kind(200, words, message), _short(message), provider, 200, billed="maybe")
+    told = _told(error.body)
+    words = {str(word).lower() for word in (getattr(error, "code", None), getattr(error, "type", None)) if word}
+    told = told._replace(words=told.words | words, message=told.message or error.message)
+    return Failure(_kind(200, told), _short(told.message), provider, 200, billed="maybe")
 
 
-def _told(body: Any) -> tuple[str, set[str]]:
-    """The message in an error's body, and its type and code."""
-    if isinstance(body, Mapping):
-        inner = body.get("error", body)
-        if isinstance(inner, Mapping):
-            words = {str(inner[key]) for key in ("type", "code") if inner.get(key)}
-            details = inner.get("details")
-            if isinstance(details, Mapping) and details.get("error_code"):
-                words.add(str(details["error_code"]))
-            return str(inner.get("message") or ""), words
-        return str(inner), set()
-    return (body if isinstance(body, str) else ""), set()
+class _Told(NamedTuple):
+    """What a body says of an error: in words, by types and codes in small letters, and by a status inside it."""
+
+    message: str = ""
+    words: frozenset[str] = frozenset()
+    status: int | None = None
 
 
-def _kind(status: int, words: set[str], message: str) -> ErrorKind:
-    lower = message.lower()
-    for phrase, kind in _BY_PHRASE:
-        if phrase in lower:
+_CODES = ("type", "code", "status", "error_type", "__type", "reason", "error_code", "status_code")
+_WORDS = ("message", "detail", "error", "errors", "status_msg", "title", "msg", "description")
+_BESIDE = ("details", "innererror", "base_resp")
+
+
+def _told(body: Any, depth: int = 0) -> _Told:
+    """What *body* says of an error, whatever its shape."""
+    if depth > _DEPTH:
+        return _Told()
+    if isinstance(body, str):
+        return _told_in_text(body, depth)
+    if isinstance(body, list):
+        every = [_told(each, depth + 1) for each in body]
+        told = every[0] if every else _Told()
+        return told._replace(message="; ".join(each.message for each in every if each.message))
+    return _told_in_object(body, depth) if isinstance(body, Mapping) else _Told()
+
+
+def _told_in_object(body: Mapping[str, Any], depth: int) -> _Told:
+    codes = {str(body[key]).lower() for key in _CODES if isinstance(body.get(key), (str, int))} - {"error", "true"}
+    status = next((int(code) for code in codes if code.isdigit() and 400 <= int(code) < 600), None)
+    said = [_told(body[key], depth + 1) for key in _WORDS if body.get(key)]
+    said += [_told(body[key], depth + 1) for key in _BESIDE if isinstance(body.get(key), (Mapping, list))]
+    message = next((each.message for each in said if each.message), "")
+    about = body.get("metadata")
+    if isinstance(about, Mapping) and about.get("raw"):  # what a gateway was told itself
+        said.append(_told(about["raw"], depth + 1))
+        message = ": ".join(dict.fromkeys(filter(None, (message, said[-1].message))))
+    if message and isinstance(body.get("loc"), list):
+        message = f"{'.'.join(map(str, body['loc']))}: {message}"
+    inner = next((each.status for each in said if each.status is not None), None)
+    return _Told(message, frozenset(codes).union(*(each.words for each in said)), status or inner)
+
+
+def _told_in_text(text: str, depth: int) -> _Told:
+    """A message that may be a whole body again."""
+    if text.lstrip()[:1] in {"{", "["}:
+        try:
+            inner = _told(json.loads(text), depth + 1)
+        except (ValueError, RecursionError):
+            return _Told(text)
+        return inner if inner.message else _Told(text)
+    return _Told(text)
+
+
+def _kind(status: int, told: _Told) -> ErrorKind:
+    status = told.status if status == 200 and told.status is not None else status
+    message = told.message
+    if _NEVER_FITS.search(message):
+        return ErrorKind.TOO_LONG
+    for said, kind in _SAID:
+        if said.search(message) and not (kind is ErrorKind.TOO_LONG and _ABOUT_PACE.search(message)):
             return kind
     for known, kind in _BY_WORD:
-        if words & known and (kind not in _GENERIC or status == 200):
+        if told.words & known and (kind not in _GENERIC or status == 200):
             return kind
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status == 200:
         return ErrorKind.BAD_RESPONSE
     return ErrorKind.SERVER if status >= 500 else ErrorKind.BAD_REQUEST
+
+
+def _is_hopeless(kind: ErrorKind, told: _Told) -> bool:
+    """Whether the same request will fail again although its kind of failure passes."""
+    return kind is ErrorKind.TOO_LONG and bool(_NEVER_FITS.search(told.message))
 
 
 def _transport_failure(error: Exception, provider: str) -> Failure | None:

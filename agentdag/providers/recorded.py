@@ -22,6 +22,7 @@ import yaml
 
 from agentdag.calls import Exchange, OnDelta, Provider, Reply, Request, ToolCall, Usage
 from agentdag.errors import CallError, ErrorKind, Failure, FinalError, UsageError, call_error
+from agentdag.providers.finish import Finish, meaning_of
 from agentdag.written import written
 
 _SUFFIX = ".yaml"
@@ -195,6 +196,12 @@ def _latency_s(found: Mapping[str, Any]) -> float:
 
 def _plain(reply: Reply) -> dict[str, Any]:
     told: dict[str, Any] = {"text": reply.text, "usage": reply.usage.plain(), "finish_reason": reply.finish_reason}
+    if reply.truncated:
+        told["truncated"] = True
+    if reply.reasoning is not None:
+        told["reasoning"] = reply.reasoning
+    if reply.service_tier is not None:
+        told["service_tier"] = reply.service_tier
     if reply.calls:
         told["calls"] = [asdict(call) for call in reply.calls]
     if reply.calls and reply.raw is not None:
@@ -213,7 +220,17 @@ def _plain_exchange(exchange: Exchange) -> dict[str, Any]:
 def _reply_from(plain: Mapping[str, Any]) -> Reply:
     calls = tuple(ToolCall(**call) for call in plain.get("calls", ()))
     usage = Usage.of(plain["usage"])
-    return Reply(str(plain["text"]), usage, plain["finish_reason"], calls=calls, raw=plain.get("raw"))
+    finish = plain["finish_reason"]
+    return Reply(
+        str(plain["text"]),
+        usage,
+        finish,
+        calls=calls,
+        raw=plain.get("raw"),
+        truncated=plain.get("truncated", meaning_of(str(finish), {}) is Finish.CUT),
+        reasoning=plain.get("reasoning"),
+        service_tier=plain.get("service_tier"),
+    )
 
 
 def _told(failure: Failure) -> dict[str, Any]:

@@ -25,13 +25,18 @@ _BUILT_IN = {
     "vertex": "agentdag.providers.anthropic:AnthropicProvider",
 }
 _CLOUD = frozenset({"api_version", "region", "project"})
+_OPENAI = frozenset({"max_tokens_field", "api", "service_tier"})
+_ANTHROPIC = _OPENAI | {"seed", "options"}
 _UNSUPPORTED = {
-    "openai": frozenset({"options"}) | _CLOUD,
-    "azure": frozenset({"options", "region", "project"}),
-    "anthropic": frozenset({"seed", "options", "max_tokens_field"}) | _CLOUD,
-    "bedrock": frozenset({"seed", "options", "max_tokens_field", "api_version", "project"}),
-    "vertex": frozenset({"seed", "options", "max_tokens_field", "api_version"}),
-    SIMULATED: frozenset({"base_url", "api_key", "headers", "options", "max_tokens_field", "structured"}) | _CLOUD,
+    "openai": frozenset({"options", "thinking"}) | _CLOUD,
+    "azure": frozenset({"options", "thinking", "region", "project"}),
+    "anthropic": _ANTHROPIC | _CLOUD,
+    "bedrock": _ANTHROPIC | {"api_version", "project"},
+    "vertex": _ANTHROPIC | {"api_version"},
+    SIMULATED: frozenset(
+        {"base_url", "api_key", "headers", "options", "max_tokens_field", "structured", "api", "omit", "finish_reasons"}
+    )
+    | _CLOUD,
 }
 """The settings and the model parameters that mean nothing for a type; saying so beats ignoring them."""
 

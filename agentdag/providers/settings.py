@@ -76,6 +76,9 @@ class Settings:
     stream: bool | None = None
     max_tokens_field: str | None = None
     structured: str | None = None
+    api: str | None = None
+    omit: frozenset[str] = frozenset()
+    finish_reasons: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, variable: str) -> str:

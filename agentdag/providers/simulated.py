@@ -74,7 +74,8 @@ class SimulatedProvider:
         made = play.tokens if most is None else min(play.tokens, most)
         usage = Usage(asked_tokens(request), made, read, written_tokens=written)
         finish = "tool_calls" if calls else "stop" if made == play.tokens else "length"
-        return Reply(text, usage, finish, f"sim-{request.node}-{request.attempt}", ttft_s, calls=calls)
+        request_id, cut = f"sim-{request.node}-{request.attempt}", finish == "length"
+        return Reply(text, usage, finish, request_id, ttft_s, calls=calls, truncated=cut)
 
     @staticmethod
     def _calls(request: Request, chance: Random) -> tuple[ToolCall, ...]:

@@ -6,10 +6,11 @@ Servers differ, so it is a setting of the provider. What comes back is checked e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from agentdag.calls import Form
+from agentdag.calls import Form, ToolCall
+from agentdag.providers.schemas import WRAPPED, as_object, is_wrapped
 
 JSON_SCHEMA, JSON_OBJECT, TOOL, PROMPT = "json_schema", "json_object", "tool", "prompt"
 ANSWER_TOOL = "give_answer"
@@ -26,70 +27,34 @@ def in_words(system: str | None, form: Form) -> str:
     return said if system is None else f"{system}\n\n{said}"
 
 
-def mode_of(said: str | None, form: Form | None) -> str | None:
-    """How an answer of this *form* is asked for, where the provider is set to *said*; None for text."""
+def mode_of(mode: str, form: Form | None) -> str | None:
+    """How an answer of this *form* is asked for, where its provider is asked by *mode*; None for text."""
     if form is None:
         return None
-    mode = said or JSON_SCHEMA
     if form.schema is None and mode in {JSON_SCHEMA, TOOL}:  # there is nothing to tell but that it is JSON
         return JSON_OBJECT
     return mode
 
 
-def tool_schema(form: Form) -> Mapping[str, Any]:
-    """The arguments of the tool that takes the answer: an object always, as tools demand."""
-    assert form.schema is not None
-    if is_object(form.schema):
-        return form.schema
-    return {"type": "object", "properties": {"value": form.schema}, "required": ["value"]}
-
-
 def answer_tool(form: Form) -> tuple[str, str, Mapping[str, Any]]:
-    """Name, description and arguments of the tool that takes the answer."""
-    return ANSWER_TOOL, _ABOUT_TOOL, tool_schema(form)
+    """Name, description and arguments of the tool that takes the answer: an object always, as tools demand."""
+    assert form.schema is not None
+    return ANSWER_TOOL, _ABOUT_TOOL, as_object(form.schema)
 
 
-def answer_in(arguments: str, form: Form) -> str:
-    """The answer as JSON, out of the *arguments* of the tool that takes it."""
-    if form.schema is None or is_object(form.schema):
-        return arguments
+def answer_among(calls: tuple[ToolCall, ...], form: Form) -> str | None:
+    """The answer as JSON, where one of *calls* is of the tool that takes it."""
+    given = next((call for call in calls if call.name == ANSWER_TOOL), None)
+    return None if given is None else unwrapped(given.arguments, form)
+
+
+def unwrapped(text: str, form: Form) -> str:
+    """The answer in *text* without the object that `as_object` has put around it."""
+    if form.schema is None or not is_wrapped(form.schema):
+        return text
     try:
-        given = json.loads(arguments)
+        given = json.loads(text)
     except (ValueError, RecursionError):
-        return arguments
-    return json.dumps(given["value"], ensure_ascii=False) if isinstance(given, dict) and "value" in given else arguments
-
-
-def is_object(schema: Mapping[str, Any]) -> bool:
-    """Whether what fits *schema* is certainly an object."""
-    return schema.get("type") == "object"
-
-
-_STRICT = frozenset({"type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf"}) | {
-    "$defs",
-    "$ref",
-    "title",
-    "description",
-}
-"""The words of JSON Schema that every strict mode knows."""
-
-
-def is_strict(schema: Any) -> bool:
-    """Whether *schema* keeps to what strict modes take: closed objects, every property required, few words."""
-    if not isinstance(schema, dict):
-        return False
-    if not schema.keys() <= _STRICT:
-        return False
-    inner: list[Any] = [*_values(schema.get("properties")), *_values(schema.get("$defs"))]
-    inner += [schema["items"]] if "items" in schema else []
-    inner += schema.get("anyOf", [])
-    kinds = schema.get("type")
-    if kinds == "object" or (isinstance(kinds, list) and "object" in kinds) or "properties" in schema:
-        names = set(schema.get("properties", {}))
-        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != names:
-            return False
-    return all(map(is_strict, inner))
-
-
-def _values(part: Any) -> Sequence[Any]:
-    return list(part.values()) if isinstance(part, dict) else []
+        return text
+    is_ours = isinstance(given, dict) and given.keys() == {WRAPPED}
+    return json.dumps(given[WRAPPED], ensure_ascii=False) if is_ours else text

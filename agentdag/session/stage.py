@@ -298,10 +298,18 @@ class Stage:
         if kind == registry.SIMULATED:
             return SimulatedProvider(name, self.options.seed, stream=spec.stream)
         self._secrets.add(spec.api_key if spec.api_key and "${" not in spec.api_key else None)
-        fields = spec.model_dump(exclude={"type", "prices", "models", *RateSpec.model_fields})
+        fields = spec.model_dump(exclude={"type", "prices", "models", "omit", "service_tier", *RateSpec.model_fields})
         said = expand(fields, f"providers.{name}", self._environment, self._secrets)
+        if said["api_key"] is not None:
+            said["api_key"] = said["api_key"].strip()  # a key read from a file ends with its line
         settings = Settings(
-            name=name, type=kind, http=http, secrets=self._secrets, environment=self._environment, **said
+            name=name,
+            type=kind,
+            http=http,
+            secrets=self._secrets,
+            environment=self._environment,
+            omit=frozenset(spec.omit),
+            **said,
         )
         return registry.create(settings)
 

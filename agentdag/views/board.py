@@ -25,6 +25,7 @@ from agentdag.events import (
     NodeRetrying,
     NodeSettled,
     NodeStarted,
+    NodeWarned,
     PassFinished,
     RunFinished,
     RunProgress,
@@ -33,7 +34,7 @@ from agentdag.events import (
     ToolStarted,
     base_name,
 )
-from agentdag.views.words import failed_over, hedged, low, opened, passed, seconds
+from agentdag.views.words import CUT, failed_over, hedged, low, opened, passed, seconds, warned
 
 PENDING, RUNNING, RETRYING, WAITING = "pending", "running", "retrying", "waiting"
 """Besides the settled statuses, what a row's status may be; a progressive join waits between two passes."""
@@ -102,6 +103,8 @@ class Board:
     """Of what has settled."""
     cost_usd: Decimal | None = Decimal(0)
     """Of what has settled; None where it is not known."""
+    truncated: int = 0
+    """How many answers were cut at their token limit."""
     progress: RunProgress | None = None
     """What was told last of queues and the budget."""
     expected_s: float | None = None
@@ -152,6 +155,8 @@ class Board:
                     self.row(event.node).note = self._resumed[event.node] = event.why
             case NodeHedged():
                 self._tell(event.node, f"hedged: {hedged(event)}")
+            case NodeWarned():
+                self._tell(event.node, warned(event))
             case NodeFallback():
                 self._tell(event.node, f"fallback: {failed_over(event)}")
             case ToolStarted() | ToolFinished():
@@ -266,6 +271,9 @@ class Board:
         self._tools.pop(event.node, None)
         if event.parts is None:
             self._count(event)
+        if event.truncated:
+            self.truncated += 1
+            self._tell(event.node, CUT)
         if "[" in event.node:
             self._instance_settled(event)
             return

@@ -19,6 +19,7 @@ from agentdag.events import (
     NodeSettled,
     NodeStarted,
     NodeWaiting,
+    NodeWarned,
     PassFinished,
     RunFinished,
     RunStarted,
@@ -26,7 +27,20 @@ from agentdag.events import (
     ToolFinished,
     event_json,
 )
-from agentdag.views.words import count, failed_over, failure, hedged, inert, low, opened, passed, seconds, waited
+from agentdag.views.words import (
+    CUT,
+    count,
+    failed_over,
+    failure,
+    hedged,
+    inert,
+    low,
+    opened,
+    passed,
+    seconds,
+    waited,
+    warned,
+)
 
 
 class Lines:
@@ -82,7 +96,7 @@ def settled_text(event: NodeSettled) -> str:
     if event.status is Status.SUCCEEDED:
         usage = event.usage
         tokens = f", {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out" if usage.output_tokens else ""
-        cut = ", cut at max_tokens" if event.finish_reason in {"length", "max_tokens"} else ""
+        cut = f", {CUT}" if event.truncated else ""
         if event.cached:
             return f"{words}: answered from the cache"
         before = "kept: " if event.kept else ""
@@ -117,6 +131,7 @@ _TOLD: Mapping[type, Callable[[Any], str | None]] = {
     BarrierOpened: opened,
     NodeHedged: hedged,
     NodeFallback: failed_over,
+    NodeWarned: warned,
     ToolFinished: tool_text,
     PassFinished: passed,
     NodeSettled: settled_text,

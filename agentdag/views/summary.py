@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from agentdag.events import BarrierOpened, NodeSettled, RunFinished, RunStatus, Status
+from agentdag.events import BarrierOpened, NodeSettled, NodeWarned, RunFinished, RunStatus, Status
 from agentdag.views.lines import settled_text
-from agentdag.views.words import count, failure, inert, lacked, left, money, names, seconds, waited
+from agentdag.views.words import CUT, count, failure, inert, lacked, left, money, names, seconds, waited, warned
 
 MAX_LISTED = 20
 _TROUBLE = frozenset({Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
@@ -26,12 +26,13 @@ MAX_WAITED = 3
 
 class About(NamedTuple):
     """What the closing words need to know besides: whether nobody is paid, what the top tier is, and what the
-    simulator stood in for that asks no model, or did not save."""
+    simulator stood in for that asks no model, or did not save; and what was not done quite as the file says."""
 
     simulated: bool = False
     top_tier: str | None = None
     played: Sequence[str] = ()
     unsaved: Sequence[str] = ()
+    warnings: Sequence[NodeWarned] = ()
 
 
 def summary(
@@ -55,6 +56,7 @@ def summary(
     lines += _joins(joins)[:MAX_LISTED]
     replaced = [node for node in settled if node.fallback and node.status is Status.SUCCEEDED]
     lines += [_replaced(node) for node in replaced[:MAX_LISTED]]
+    lines += _warned(about.warnings, settled)
     for name, why in finished.output_errors.items():
         lines.append(Text(f"output {inert(name)} is null: {inert(why)}", style="yellow"))
     lines.append(_verdict(finished, settled))
@@ -70,6 +72,25 @@ def summary(
         lines.append(Text(f"played  {names(about.played)}: no program ran and no request was sent", style="dim"))
     if about.unsaved:
         lines.append(Text(f"unsaved {names(about.unsaved)}: a rehearsal writes no files", style="dim"))
+    return lines
+
+
+def _warned(warnings: Sequence[NodeWarned], settled: Sequence[NodeSettled]) -> list[Text]:
+    """Each thing once that was not done as the file says, and the answers that were cut."""
+    nodes: dict[str, list[str]] = {}
+    for event in warnings:
+        nodes.setdefault(warned(event), []).append(event.node)
+    lines = [Text(f"warning {words} ({names(ids)})", style="yellow") for words, ids in list(nodes.items())[:MAX_LISTED]]
+    if len(nodes) > MAX_LISTED:
+        lines.append(Text(f"        and {len(nodes) - MAX_LISTED:,} more warnings", style="yellow"))
+    cut = [node.node for node in settled if node.truncated and node.status is Status.SUCCEEDED]
+    if cut:
+        what = (
+            f"{count(len(cut), 'answer')} {CUT}"
+            if len(cut) == 1
+            else f"{count(len(cut), 'answer')} cut at their token limits"
+        )
+        lines.append(Text(f"cut     {what}: {names(cut)}; raise `max_tokens` for whole ones", style="yellow"))
     return lines
 
 

@@ -14,6 +14,7 @@ from agentdag.events import (
     NodeFallback,
     NodeHedged,
     NodeSettled,
+    NodeWarned,
     PassFinished,
     Reason,
     RunFinished,
@@ -21,6 +22,7 @@ from agentdag.events import (
 from agentdag.language.findings import inert
 
 __all__ = [
+    "CUT",
     "count",
     "failed_over",
     "failure",
@@ -37,6 +39,7 @@ __all__ = [
     "seconds",
     "speaks",
     "waited",
+    "warned",
     "why_failed",
 ]
 
@@ -168,6 +171,14 @@ def lacked(event: BarrierOpened) -> str | None:
 
 def hedged(event: NodeHedged) -> str:
     return f"no answer after {seconds(event.after_s)}: the same call again beside it"
+
+
+CUT = "cut at its token limit"
+
+
+def warned(event: NodeWarned) -> str:
+    """What was not done quite as the file says, and the mend."""
+    return inert(f"{event.message}; {event.hint}" if event.hint else event.message)
 
 
 def failed_over(event: NodeFallback) -> str:

@@ -361,7 +361,7 @@ def test_bedrock_goes_through_the_sdks_own_client_and_signs(
         nodes: {{only: {{model: aws/anthropic.claude-x, prompt: hi}}}}
     """
     result = agentdag.run(plan(text), options=Options(stream=stream))
-    assert result.outputs == {"only": ANSWER}, result.nodes
+    assert result.outputs == {"only": ANSWER}, result.nodes["only"].error
     assert wire.calls[0].path.startswith("/model/anthropic.claude-x/invoke")
     assert wire.calls[0].headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
 

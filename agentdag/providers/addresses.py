@@ -1,0 +1,40 @@
+"""What is wrong with a `base_url`, as far as that can be told from it and from a refusal."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from agentdag.errors import Failure
+from agentdag.providers.settings import Settings
+
+ENDPOINTS = ("/chat/completions", "/responses", "/messages", "/completions")
+_ANTHROPIC = frozenset({"anthropic", "bedrock", "vertex"})
+_ABOUT_MODEL = re.compile(r"model|deployment", re.IGNORECASE)
+_MISSING = frozenset({404, 405})
+
+
+def misaddressed(kind: str, base_url: str) -> str | None:
+    """What `base_url` of a provider of type *kind* certainly should be instead; None where it may be right."""
+    parts = urlsplit(base_url)
+    path = parts.path.rstrip("/")
+    origin = f"{parts.scheme}://{parts.netloc}"
+    for endpoint in ENDPOINTS:
+        if path.endswith(endpoint):
+            path = path.removesuffix(endpoint)
+            return f"{origin}{path.removesuffix('/v1') if kind in _ANTHROPIC else path}"
+    if kind == "anthropic" and path.endswith("/v1"):
+        return f"{origin}{path.removesuffix('/v1')}"
+    return None
+
+
+def mend_of_address(settings: Settings, base_url: str, path: str, failure: Failure) -> str | None:
+    """What to write as `base_url` where nothing is at the address that was asked; None where that is not the cause."""
+    if failure.status not in _MISSING or (_ABOUT_MODEL.search(failure.message) and "HTML" not in failure.message):
+        return None
+    better = misaddressed(settings.type, base_url)
+    if better is None and settings.type == "openai" and not urlsplit(base_url).path.strip("/"):
+        better = f"{base_url}/v1"
+    if better is None and settings.type == "openai" and path == "/responses":
+        return f"if this server knows no Responses API, write `providers: {{{settings.name}: {{api: chat}}}}`"
+    return None if better is None else f"try `base_url: {better}`"
