@@ -26,7 +26,7 @@ _WORDS: Mapping[Finish, str] = {
     """,
     Finish.CUT: """
         length max_tokens max_token max_length max_output_tokens model_length token_limit
-        model_context_window_exceeded context_length_exceeded
+        model_context_window_exceeded context_length_exceeded incomplete
     """,
     Finish.REFUSED: """
         content_filter content_filtered refusal guardrail_intervened sensitive safety recitation blocklist

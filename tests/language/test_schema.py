@@ -114,6 +114,7 @@ def test_the_examples_are_what_the_language_takes() -> None:
             "model",
             "needs",
             "seed",
+            "thinking",  # of Anthropic's models
             "stop",
             "when",
             "foreach",
