@@ -57,7 +57,7 @@ class ErrorKind(Word):
     REFUSED = "refused", "The model or a content filter refused. Never retried."
     TOO_LONG = "too_long", "The prompt does not fit into the model's context. Never retried."
     BAD_REQUEST = "bad_request", "The provider does not accept the request: a parameter, a model's name. Never retried."
-    TOOL = "tool", "A tool failed, which is told to the model; or the model found no answer with its tools."
+    TOOL = "tool", "A tool's server cannot be reached (retried), or the model found no answer with its tools."
     SAVE = "save", "The output could not be written to its file; the answer is on record, and a resume writes it."
     TEMPLATE = "template", "A template failed on the data of this run, such as a missing output that it reads."
     FUNCTION = "function", "A Python function raised, or returned what JSON cannot hold. Retried only if `on` names it."
@@ -81,6 +81,7 @@ TRANSIENT = frozenset(
         ErrorKind.TIMEOUT,
         ErrorKind.BAD_RESPONSE,
         ErrorKind.INVALID_OUTPUT,
+        ErrorKind.TOOL,
     }
 )
 """The kinds that are retried unless a node says otherwise."""

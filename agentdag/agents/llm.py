@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from agentdag.agents.agent import Outcome, Task
 from agentdag.agents.answers import Reader, complaint, objection
 from agentdag.agents.thoughts import answered
-from agentdag.agents.toolbox import Toolbox
+from agentdag.agents.toolbox import LostToolError, Toolbox
 from agentdag.calls import MAYBE_BILLED, NO_USAGE, Exchange, Notice, Provider, Reply, Request, Usage
-from agentdag.errors import CallError, ErrorKind, Failure, FinalError, UsageError, call_error
+from agentdag.errors import CallError, ErrorKind, Failure, FinalError, call_error
 from agentdag.limits.policy import UNBOUNDED
 from agentdag.limits.turn import Attempt, Call, Claim
 from agentdag.values import value
@@ -196,26 +196,27 @@ class _Conversation:
     async def held(self) -> Outcome:
         """What it came to; an answer that does not fit is asked for anew as often as the node's policy says."""
         tries = 0
-        try:
-            await self._open_toolbox()
-        except UsageError as error:
-            return Outcome(0, 0.0, failure=Failure(ErrorKind.TOOL, error.message, final=True))
         while True:
-            outcome = await self._tried()
+            try:
+                await self._open_toolbox()
+                outcome = await self._tried()
+            except CallError as error:  # a tool's server cannot be reached
+                outcome = self._outcome(None, error.failure)
             failure = outcome.failure
-            if failure is None or failure.kind is not ErrorKind.INVALID_OUTPUT:
+            if failure is None or failure.final or failure.kind not in {ErrorKind.INVALID_OUTPUT, ErrorKind.TOOL}:
                 return outcome
             tries += 1
             self._task.turn.attempts_before += 1
             refused = await self._task.again(failure, tries, self._agent.claim)
             if refused is not None:
                 return outcome._replace(failure=refused)
-            self._history, self._latency_s, self._ttft_s = (), 0.0, None
-            self._task.turn.refused = 0
+            if failure.kind is ErrorKind.INVALID_OUTPUT:
+                self._history, self._latency_s, self._ttft_s = (), 0.0, None
+                self._task.turn.refused = 0
 
     async def _open_toolbox(self) -> None:
         """Get the tools; an MCP server may still be starting, and nobody waits for it with a slot."""
-        if self._terms.tools is not None:
+        if self._terms.tools is not None and self._toolbox is None:
             opened = asyncio.ensure_future(self._terms.tools())
             await asyncio.sleep(0)
             if not opened.done():
@@ -279,7 +280,11 @@ class _Conversation:
         self._task.governor.go_on()
         self._task.turn.seat.leave()  # the tools need slots of their own
         begun = time.monotonic()
-        results = await self._toolbox.run(exchange.calls, exchange.results, self._task)
+        try:
+            results = await self._toolbox.run(exchange.calls, exchange.results, self._task)
+        except LostToolError as lost:  # the calls beside it are not made again
+            self._history = (*self._history[:-1], replace(exchange, results=lost.results))
+            raise call_error(lost.failure) from lost
         took_s = time.monotonic() - begun
         self._latency_s += took_s
         if self._task.turn.allowance is not UNBOUNDED:

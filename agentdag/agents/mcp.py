@@ -1,33 +1,51 @@
-"""Tools of MCP servers: each server is started once a run, in a task of its own, and restarted once where it dies."""
+"""MCP servers: started when a run needs them, reached again when they are lost, ended with the run.
+
+Each session is entered and left in one task of its own, as the SDK demands. A call that was out when its server died
+is told to the model as a failed tool; a server that cannot be reached at all fails the attempt of whoever needs it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from agentdag.agents.command import search_path
+from agentdag.agents.mcp_wire import Program, over_http, over_pipes, started
 from agentdag.agents.order import Effects
 from agentdag.agents.toolbox import Tool, failed
 from agentdag.calls import ToolForm
-from agentdag.errors import UsageError
+from agentdag.errors import CallError, ErrorKind, Failure, RetryableError, call_error
 
-STARTS = 2
-"""How often a server is started: once, and once more where it died."""
+STARTS, STARTS_WITHIN_S = 3, 60.0
+"""How often a server is started within so long: what dies more often is left alone until the time is over."""
 START_S = 30.0
-"""How long a server may take to answer at first."""
+"""How long a server may take to start and to tell its tools, where the file says nothing."""
 CLOSE_S = 8.0
-"""How long its end may take: the SDK waits, asks, and kills."""
+"""How long its end may take: it is waited for, asked, and killed."""
+MAX_PAGES = 100
+MAX_NAME = 64
 TOLD_STDERR = 500
 TOLD_ERROR = 300
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_LOST_SESSION = re.compile(
+    r"session.*(not found|invalid|expired|terminated|unknown|missing)|"
+    r"no valid session|(invalid|missing|unknown) session",
+    re.IGNORECASE,
+)
+"""What servers answer to whom they have forgotten: the call was not made, and a new session may make it."""
+_INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ")
 logging.getLogger("mcp").addHandler(logging.NullHandler())  # what goes wrong is told as the node's error
 
 
@@ -41,152 +59,216 @@ class McpSettings:
     cwd: Path | None = None
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    start_s: float = START_S
+
+
+class UnreachableError(RetryableError):
+    """A server cannot be reached: not the tool has failed, but the attempt of whoever needs it."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """One connection. `ready` gives the SDK's client and the tools that were there; `over` ends it."""
+
+    ready: asyncio.Future[tuple[Any, list[Any]]]
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 class McpServer:
     """One server. `tools` waits until it is there; calls from any task are fine."""
 
-    def __init__(self, settings: McpSettings) -> None:
+    def __init__(self, settings: McpSettings, now: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._owner: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[Any]
-        self._broken = asyncio.Event()
+        self._now = now
+        self._session: _Session | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starts: deque[float] = deque(maxlen=STARTS)
         self._words = ""
-        """What a server that could not be reached has said last."""
+        """What it has said last, where it failed."""
 
     def start(self) -> None:
         """Start it, unless that was done."""
-        if self._owner is None:
-            self._ready = asyncio.get_running_loop().create_future()
-            self._owner = asyncio.create_task(self._own(), name=f"MCP server {self._settings.name}")
+        if self._session is None:
+            self._open()
+
+    def _open(self) -> _Session:
+        """A new session. Raises UnreachableError where the server was started too often of late."""
+        now = self._now()
+        if len(self._starts) == STARTS and now - self._starts[0] < STARTS_WITHIN_S:
+            wait_s = STARTS_WITHIN_S - (now - self._starts[0])
+            told = f"died {STARTS} times within {STARTS_WITHIN_S:g} s, and is left alone for {wait_s:.0f} s more"
+            raise UnreachableError(self._failure(f"{told}{self._words}"))
+        self._starts.append(now)
+        session = self._session = _Session(asyncio.get_running_loop().create_future())
+        session.task = asyncio.create_task(self._own(session), name=f"MCP server {self._settings.name}")
+        self._tasks.add(session.task)
+        session.task.add_done_callback(self._tasks.discard)
+        return session
+
+    def _failure(self, what: str, *, final: bool = False) -> Failure:
+        return Failure(ErrorKind.TOOL, f"the MCP server `{self._settings.name}` {what}", final=final)
 
     async def tools(self) -> list[Any]:
-        """What it offers. Raises UsageError where it cannot be reached."""
-        client = await self._client()
-        try:
-            found: list[Any] = []
-            cursor = None
-            while True:
-                page = await client.list_tools(cursor=cursor)
-                found += page.tools
-                cursor = page.next_cursor
-                if not cursor:
-                    return found
-        except Exception as error:
-            told = f"the MCP server `{self._settings.name}` does not tell its tools: {_why(error)}"
-            raise UsageError(told) from error
+        """What it offers. Raises CallError where it cannot be reached."""
+        _, (_, found) = await self._reached()
+        return found
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> Any:
-        """The result of *tool*: text, or a value where it gives one. Raises FinalError where it fails."""
-        try:
-            client = await self._client()
-        except UsageError as error:
-            raise failed(error.message) from None
-        try:
-            result = await client.call_tool(tool, dict(arguments))
-        except Exception as error:
-            from mcp import MCPError  # noqa: PLC0415 - loaded already where it is called
+        """The result of *tool*: text, or a value where it gives one. Raises FinalError where it fails, and
+        UnreachableError where the server cannot be reached."""
+        from mcp import MCPError  # noqa: PLC0415 - heavy: loaded where a server has been reached
 
-            if not isinstance(error, MCPError) or "closed" in str(error).lower():
-                self._break(client)
-            raise failed(f"{tool}: {_why(error)}") from error
-        return _result(tool, result)
-
-    async def _client(self) -> Any:
-        self.start()
-        return await asyncio.shield(self._ready)
-
-    def _break(self, client: Any) -> None:
-        """*client* reaches nobody any more: whoever calls next waits for the one that follows, if there is one."""
-        ready = self._ready
-        present = ready.done() and ready.exception() is None and ready.result() is client
-        if present and not self._broken.is_set():
-            self._ready = asyncio.get_running_loop().create_future()
-            self._broken.set()
-
-    async def _own(self) -> None:
-        """Live with the server, from its start to its end; a session is entered and left in this one task."""
-        why = f"the MCP server `{self._settings.name}` died {STARTS} times"
-        for _ in range(STARTS):
-            self._broken.clear()
+        for again in (False, True):
+            session, (client, _) = await self._reached()
             try:
-                async with self._session() as client:
-                    self._ready.set_result(client)
-                    await self._broken.wait()
-            except Exception as error:  # noqa: BLE001 - a server is foreign code, and so is what its end raises
-                if not self._ready.done() and not self._broken.is_set():
-                    why = f"the MCP server `{self._settings.name}` cannot be reached: {_why(error)}{self._words}"
-                    break
-        if not self._ready.done():
-            self._ready.set_exception(UsageError(why))
-            self._ready.exception()  # it is told to whoever asks
+                result = await client.call_tool(tool, dict(arguments))
+            except MCPError as error:
+                told = _why(error)
+                if _LOST_SESSION.search(told):
+                    self._leave(session)
+                    if not again:
+                        continue  # the server knew nobody who called: nothing was done
+                elif _is_closed(error):
+                    self._leave(session)
+                    told = f"the server died, or its connection broke, before it answered{self._words}"
+                raise failed(f"{tool}: {told}") from error
+            except Exception as error:
+                self._leave(session)
+                raise failed(f"{tool}: {_why(error)}") from error
+            return result_of(tool, result)
+        raise AssertionError  # the second time either returns or raises
 
-    @contextlib.asynccontextmanager
-    async def _session(self) -> AsyncIterator[Any]:
-        from mcp import Client, StdioServerParameters, stdio_client  # noqa: PLC0415 - heavy: only who has one pays
+    async def _reached(self) -> tuple[_Session, tuple[Any, list[Any]]]:
+        session = self._session or self._open()
+        return session, await asyncio.shield(session.ready)
 
+    def _leave(self, session: _Session) -> None:
+        """*session* reaches nobody any more: whoever calls next opens another."""
+        session.over.set()
+        if self._session is session:
+            self._session = None
+
+    async def _own(self, session: _Session) -> None:
+        """Live with a session, from its beginning to its end."""
+        program: Program | None = None
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout(self._settings.start_s):
+                        program, transport = await self._transport()
+                        client, found = await _connected(stack, transport)
+                except TimeoutError:
+                    told = f"did not start and tell its tools within {self._settings.start_s:g} s"
+                    raise UnreachableError(self._failure(f"{told} (`start_timeout`){_said(program)}")) from None
+                session.ready.set_result((client, found))
+                await session.over.wait()
+        except Exception as error:  # noqa: BLE001 - a server is foreign code, and so is what its end raises
+            self._end(session, error, program)
+        finally:
+            self._words = _said(program)
+            self._leave(session)
+            if not session.ready.done():
+                session.ready.cancel()
+
+    async def _transport(self) -> tuple[Program | None, Any]:
         settings = self._settings
-        async with contextlib.AsyncExitStack() as stack:
-            if settings.url is not None:
-                from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415 - likewise
-                from mcp.shared._httpx_utils import create_mcp_http_client  # noqa: PLC0415 - likewise
+        if settings.url is not None:
+            return None, over_http(settings.url, settings.headers)
+        name, *arguments = settings.command
+        argv = (shutil.which(name, path=search_path()) or name, *arguments)
+        inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+        program = await started(argv, {**inherited, "PATH": search_path(), **settings.env}, settings.cwd)
+        return program, over_pipes(program)
 
-                http = await stack.enter_async_context(create_mcp_http_client(headers=dict(settings.headers)))
-                transport: Any = streamable_http_client(settings.url, http_client=http)
-            else:
-                said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - the stack's
-                stack.enter_context(said)
-                stack.push(partial(self._hear, said))
-                program, *arguments = settings.command
-                parameters = StdioServerParameters(
-                    command=shutil.which(program, path=search_path()) or program,
-                    args=arguments,
-                    env={"PATH": search_path(), **settings.env},
-                    cwd=settings.cwd,
-                )
-                transport = stdio_client(parameters, errlog=said)
-            try:
-                async with asyncio.timeout(START_S):
-                    client = await stack.enter_async_context(Client(transport))
-            except TimeoutError:
-                raise UsageError(f"it did not answer within {START_S:g} s") from None
-            yield client
-
-    def _hear(self, said: IO[str], kind: object, _error: object, _trace: object) -> bool:
-        """Keep the last words of a server that failed."""
-        if kind is not None:
-            said.seek(0, os.SEEK_END)
-            said.seek(max(0, said.tell() - 4 * TOLD_STDERR))
-            told = " ".join(said.read().split())[-TOLD_STDERR:]
-            self._words = f": {told}" if told else ""
-        return False
+    def _end(self, session: _Session, error: Exception, program: Program | None) -> None:
+        """Tell whoever waits why there is no session."""
+        if session.ready.done():
+            return
+        if not isinstance(error, CallError):
+            missing = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError))
+            failure = self._failure(f"cannot be reached: {_why(error)}{_said(program)}", final=missing)
+            error = call_error(failure) if missing else UnreachableError(failure)
+        session.ready.set_exception(error)
+        session.ready.exception()  # it is told to whoever asks
 
     async def aclose(self) -> None:
         """End the server; nothing of it is left."""
-        if self._owner is None:
-            return
-        self._owner.cancel()
-        await asyncio.wait({self._owner}, timeout=CLOSE_S)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=CLOSE_S)
 
 
-def _result(tool: str, result: Any) -> Any:
-    texts = [part.text for part in result.content if getattr(part, "type", "") == "text"]
-    others = [part.type for part in result.content if getattr(part, "type", "") != "text"]
-    text = "\n".join([*texts, *(f"({kind})" for kind in others)])
+async def _connected(stack: contextlib.AsyncExitStack, transport: Any) -> tuple[Any, list[Any]]:
+    """The SDK's client at the other end of *transport*, and all tools that it is told of."""
+    from mcp import Client  # noqa: PLC0415 - heavy: only who has a server pays for it
+
+    client = await stack.enter_async_context(Client(transport))
+    found: list[Any] = []
+    seen: set[str] = set()
+    cursor = None
+    for _ in range(MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        found += page.tools
+        cursor = page.next_cursor
+        if not cursor or cursor in seen:
+            return client, found
+        seen.add(cursor)
+    raise ValueError(f"its list of tools has more than {MAX_PAGES} pages")
+
+
+def _said(program: Program | None) -> str:
+    words = "" if program is None else program.said[-TOLD_STDERR:]
+    return f": {words}" if words else ""
+
+
+def _is_closed(error: BaseException) -> bool:
+    """Whether the connection is gone, rather than the tool."""
+    told = str(error).lower()
+    return any(word in told for word in ("closed", "ended without", "disconnect"))
+
+
+def result_of(tool: str, result: Any) -> Any:
+    """What a call came to, as the model is told: its parts in their order, or the value where there is only that."""
+    text = "\n".join(map(_part, result.content))
     if result.is_error:
         raise failed(f"{tool}: {text or 'it failed'}")
     structured = getattr(result, "structured_content", None)
-    if structured is not None and not texts:
-        return structured
-    return text
+    return structured if structured is not None and not result.content else text
+
+
+def _part(part: Any) -> str:
+    match part.type:
+        case "text":
+            return str(part.text)
+        case "resource":
+            inner = part.resource
+            text = getattr(inner, "text", None)
+            if text is not None:
+                return f"{inner.uri}:\n{text}"
+            return f"({inner.uri}: {_kind(inner)}, {_size(getattr(inner, 'blob', ''))}, not shown)"
+        case "resource_link":
+            about = f": {part.description}" if getattr(part, "description", None) else ""
+            return f"{part.name}{about} <{part.uri}>"
+        case kind:
+            return f"({kind}: {_kind(part)}, {_size(getattr(part, 'data', ''))}, not shown)"
+
+
+def _kind(part: Any) -> str:
+    return getattr(part, "mime_type", None) or "of an unknown kind"
+
+
+def _size(base64: str) -> str:
+    return f"{len(base64) * 3 // 4:,} bytes"
 
 
 def mcp_tools(server: McpServer, found: list[Any], family: str, effects: Effects) -> dict[str, Tool]:
     """The tools in *found*, by the names that models know: what is not read-only writes to the server, as far as
     anybody knows."""
-    tools = {}
+    tools: dict[str, Tool] = {}
     for each in found:
-        name = f"{family}_{each.name}"
+        name = _name(f"{family}_{each.name}", tools)
         annotations = each.annotations
         resource = frozenset({f"mcp:{family}"})
         reads_only = annotations is not None and annotations.read_only_hint is True
@@ -200,6 +282,15 @@ def mcp_tools(server: McpServer, found: list[Any], family: str, effects: Effects
         form = ToolForm(name, each.description or each.name, each.input_schema)
         tools[name] = Tool(form, family, act, own)
     return tools
+
+
+def _name(wanted: str, taken: Mapping[str, Tool]) -> str:
+    """*wanted* as providers accept names of tools: letters, digits, _ and -, at most 64, each once."""
+    name = _NOT_IN_NAMES.sub("_", wanted)
+    if len(name) <= MAX_NAME and name not in taken:
+        return name
+    digest = hashlib.blake2b(wanted.encode("utf-8", "replace"), digest_size=4).hexdigest()
+    return f"{name[: MAX_NAME - len(digest) - 1]}_{digest}"
 
 
 def _why(error: BaseException) -> str:

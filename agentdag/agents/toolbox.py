@@ -14,7 +14,7 @@ from typing import Any
 from agentdag.agents.agent import Task
 from agentdag.agents.order import NO_EFFECTS, Asked, Effects, filled, names_of, order, references
 from agentdag.calls import ToolCall, ToolForm, ToolResult, size_of
-from agentdag.errors import ErrorKind, Failure, FinalError
+from agentdag.errors import ErrorKind, Failure, FinalError, RetryableError
 from agentdag.limits.policy import Policy, Timeout
 from agentdag.limits.slots import Seat
 from agentdag.limits.turn import Attempt, Turn
@@ -58,8 +58,18 @@ class Toolbox:
         return sum(size_of(form.name, form.about, json.dumps(form.schema)) for form in self.forms)
 
     async def run(self, calls: Sequence[ToolCall], done: Sequence[ToolResult], task: Task) -> tuple[ToolResult, ...]:
-        """The results of *calls*, in their order; those in *done* are there already."""
+        """The results of *calls*, in their order; those in *done* are there already. Raises LostToolError where a tool
+        cannot be reached, and CancelledError where the run is ending."""
         return await _Round(self, calls, {result.call: result for result in done}, task).run()
+
+
+class LostToolError(Exception):
+    """A tool could not be reached at all; `results` are those of the calls beside it."""
+
+    def __init__(self, failure: Failure, results: tuple[ToolResult, ...]) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.results = results
 
 
 class _NotRunError(Exception):
@@ -80,6 +90,8 @@ class _Round:
         self._values: dict[int, Any] = {number: _value(result) for number, result in self._results.items()}
         self._arguments: dict[int, Any] = {}
         self._ended = [asyncio.Event() for _ in calls]
+        self._lost: Failure | None = None
+        """Why a tool could not be reached at all: that is no result, and fails the attempt."""
 
     async def run(self) -> tuple[ToolResult, ...]:
         asked = [self._asked(number, call) for number, call in enumerate(self._calls)]
@@ -92,6 +104,10 @@ class _Round:
             for number in range(len(self._calls)):
                 if number not in self._results:
                     tasks.create_task(self._one(number, before[number]))
+        if self._lost is not None:
+            there = [self._results[number] for number in range(len(self._calls)) if number in self._results]
+            raise LostToolError(self._lost, tuple(there))
+        self._task.governor.go_on()  # of a run that is ending, some calls were not made
         return tuple(self._results[number] for number in range(len(self._calls)))
 
     def _asked(self, number: int, call: ToolCall) -> Asked:
@@ -120,6 +136,9 @@ class _Round:
         for other in sorted(before):
             await self._ended[other].wait()
         call, tool = self._calls[number], self._toolbox.tools[self._calls[number].name]
+        if self._lost is not None or self._task.governor.closing:
+            self._ended[number].set()  # nothing new is begun
+            return
         try:
             arguments = self._filled(number)
             checked = tool.check(arguments)
@@ -136,7 +155,7 @@ class _Round:
         places, arguments = self._places, self._arguments[number]
         referred = references(arguments, places)
         for name in referred:
-            if places[name] != number and self._results[places[name]].failed:
+            if places[name] != number and (places[name] not in self._results or self._results[places[name]].failed):
                 raise _NotRunError(f"not run: ${name} failed")
         values = {name: self._values.get(places[name]) for name in referred if places[name] != number}
         given: Mapping[str, Any] = filled(arguments, values)
@@ -147,11 +166,23 @@ class _Round:
         await turn.tool_starts(call, writes=bool(tool.effects.writes))
 
         async def act(_attempt: Attempt) -> Any:
-            return await tool.act(arguments)
+            if self._task.governor.closing:
+                raise asyncio.CancelledError  # its slot came when the run was ending
+            try:
+                return await tool.act(arguments)
+            except RetryableError as error:
+                self._lost = self._lost or error.failure
+                raise
 
         policy = Policy(Timeout(toolbox.timeout_s), 0, 0.0, 0.0, frozenset())
         own = Turn(policy, Seat(self._task.governor.slots, turn.seat.rank))
-        done = await self._task.governor.call(act, own)
+        turn.tools_out += 1
+        try:
+            done = await self._task.governor.call(act, own)
+        finally:
+            turn.tools_out -= 1
+        if self._lost is not None and done.failure is self._lost:
+            return
         if done.failure is None:
             text = _text(done.result)
             cut = len(text) > toolbox.limit

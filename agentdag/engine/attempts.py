@@ -173,7 +173,7 @@ class NodeLife(Turn):
     @property
     def rests(self) -> bool:
         """Whether it waits for a slot, a retry or the journal, and nothing of it is out."""
-        return (self.seat.place is not Place.HELD or self.admitting) and not self.in_flight
+        return (self.seat.place is not Place.HELD or self.admitting) and not (self.in_flight or self.tools_out)
 
     @property
     def acting_s(self) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from agentdag.language.model import Model
-from agentdag.language.scalars import FunctionName, Written, describe, refusal
+from agentdag.language.scalars import FunctionName, Limit, Written, describe, refusal
 
 
 def _argv(value: Any) -> Any:
@@ -24,9 +24,11 @@ Argv = Annotated[list[str], BeforeValidator(_argv), Written(only=_ITEM_FORM)]
 
 
 class McpSpec(Model):
-    """An MCP server: a program that speaks over its pipes, or an address."""
+    """An MCP server: a program that speaks over its pipes, an address, or a file that says which."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["command"]}, {"required": ["url"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["command"]}, {"required": ["url"]}, {"required": ["file"]}]}
+    )
 
     command: Argv | None = Field(default=None, examples=[["my-mcp-server", "--root", "."]])
     """The program and its arguments; it runs in the pipeline's folder, is started once a run, and ends with it."""
@@ -36,6 +38,15 @@ class McpSpec(Model):
     """The address of a server that speaks HTTP."""
     headers: dict[str, str] = Field(default={}, examples=[{"Authorization": "Bearer ${TOOLS_KEY}"}])
     """Headers of every request to it; `${NAME}` reads the environment."""
+    file: str | None = Field(default=None, examples=[".mcp.json"])
+    """A JSON file that says how to reach it, as other clients write them, with `mcpServers` or `servers` in it. There
+    `${NAME}` and `${NAME:-default}` read the environment everywhere."""
+    server: str | None = Field(default=None, examples=["filesystem"])
+    """Under which name it stands in `file`; the tool's own, where nothing is said."""
+    cwd: str | None = Field(default=None, examples=["tools"])
+    """The folder in which the program runs, relative to the pipeline's own, which it is where nothing is said."""
+    start_timeout: Limit = Field(default=30.0, examples=["60s"])
+    """How long it may take to start and to tell its tools; 30 s where nothing is said."""
     only: list[str] | None = Field(default=None, examples=[["read_file", "search_files"]])
     """Those of its tools that models may use; all, where nothing is said."""
 
@@ -48,10 +59,13 @@ class McpSpec(Model):
 
     @model_validator(mode="after")
     def _one_way(self) -> McpSpec:
-        if (self.command is None) == (self.url is None):
-            said = self.command is not None
-            message = "`command` and `url` exclude each other" if said else "this server is nowhere"
-            raise refusal(message, "keep one" if said else "give it `command: [...]` or `url:`", lacks=not said)
+        said = [key for key in ("command", "url", "file") if getattr(self, key) is not None]
+        if len(said) > 1:
+            raise refusal(f"`{said[0]}` and `{said[1]}` exclude each other", "keep one")
+        if not said:
+            raise refusal("this server is nowhere", "give it `command: [...]`, `url:` or `file:`", lacks=True)
+        if self.server is not None and self.file is None:
+            raise refusal("`server` names one in a `file`", "add `file:`, or remove it")
         return self
 
 

@@ -38,6 +38,7 @@ class Turn:
         "seat",
         "step",
         "tickets",
+        "tools_out",
         "unfunded",
     )
 
@@ -73,6 +74,8 @@ class Turn:
         """What it waits for while it neither has a slot nor waits for one."""
         self.tickets: set[Ticket] = set()
         """Of the calls that are out."""
+        self.tools_out = 0
+        """How many tools of its conversation are at work."""
         self.unfunded = False
         """Whether a call was not made because the purse has too little left."""
 

@@ -60,7 +60,7 @@ class NodeCompiler:
         functions = Functions(self.folder)
         self._kinds = Kinds(self._texts, functions, self.folder, self.allowed)
         self._answers = Answers(self.report, functions, self.folder, self.allowed)
-        self._tools = tools_of(self.spec.tools, self._texts, functions, self.folder)
+        self._tools = tools_of(self.spec.tools, self._texts, functions, self.folder, self.allowed)
         self._defaults = said(self.spec.defaults)
         self._tiers = {name: said(tier) for name, tier in self.spec.tiers.items()}
 

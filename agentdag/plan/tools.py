@@ -7,13 +7,17 @@ from pathlib import Path
 
 from agentdag.language.findings import did_you_mean
 from agentdag.language.scalars import IDENTIFIER
-from agentdag.language.tools import ToolSpec
+from agentdag.language.tools import McpSpec, ToolSpec
 from agentdag.plan.drafts import Texts
+from agentdag.plan.files import FileProblem, locate, read
 from agentdag.plan.functions import FunctionProblem, Functions
+from agentdag.plan.mcp_files import ServerProblem, server_in
 from agentdag.plan.work import ToolPlan
 
 
-def tools_of(specs: Mapping[str, ToolSpec], texts: Texts, functions: Functions, folder: Path) -> dict[str, ToolPlan]:
+def tools_of(
+    specs: Mapping[str, ToolSpec], texts: Texts, functions: Functions, folder: Path, allowed: tuple[Path, ...]
+) -> dict[str, ToolPlan]:
     """What *specs* declare; problems go to the report of *texts*."""
     report, tools = texts.report, {}
     for name, spec in specs.items():
@@ -33,12 +37,15 @@ def tools_of(specs: Mapping[str, ToolSpec], texts: Texts, functions: Functions, 
                 report.at((*path, "call"), "AD207", str(problem), problem.hint)
         elif spec.description is not None:
             report.at((*path, "description"), "AD204", "the tools of an MCP server describe themselves", "remove it")
+        mcp = spec.mcp
+        if mcp is not None and mcp.file is not None:
+            mcp = _from_file(name, mcp, texts, folder, allowed)
         tools[name] = ToolPlan(
             name,
             folder,
             module,
             function,
-            spec.mcp,
+            mcp,
             spec.description,
             frozenset(spec.reads),
             frozenset(spec.writes),
@@ -49,6 +56,24 @@ def tools_of(specs: Mapping[str, ToolSpec], texts: Texts, functions: Functions, 
     if (circle := _circle(tools)) is not None:
         report.at(("tools", circle, "after"), "AD403", f"`{circle}` comes after itself", "remove one of these steps")
     return tools
+
+
+def _from_file(name: str, mcp: McpSpec, texts: Texts, folder: Path, allowed: tuple[Path, ...]) -> McpSpec:
+    """*mcp* with what its file says of the server; problems go to the report."""
+    path = ("tools", name, "mcp", "file")
+    assert mcp.file is not None
+    try:
+        told = server_in(read(locate(mcp.file, folder, allowed), mcp.file), mcp.server or name, folder)
+    except FileProblem as problem:
+        texts.report.at(path, "AD206", str(problem), problem.hint)
+        return mcp
+    except ServerProblem as problem:
+        place = (*path[:3], "server") if problem.of_name and mcp.server is not None else path
+        texts.report.at(place, "AD206", f"{mcp.file}: {problem}", problem.hint)
+        return mcp
+    said = {key: getattr(mcp, key) for key in mcp.model_fields_set}
+    env, headers = ({**told.get(key, {}), **said.get(key, {})} for key in ("env", "headers"))
+    return mcp.model_copy(update={**told, **said, "env": env, "headers": headers})
 
 
 def _circle(tools: Mapping[str, ToolPlan]) -> str | None:

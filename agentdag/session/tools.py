@@ -13,7 +13,7 @@ from agentdag.agents.order import Effects
 from agentdag.agents.python_tool import python_tool
 from agentdag.agents.toolbox import Tool, Toolbox
 from agentdag.calls import ToolForm
-from agentdag.errors import UsageError
+from agentdag.errors import ErrorKind, Failure, UsageError, call_error
 from agentdag.plan.plan import Plan
 from agentdag.plan.work import PromptWork, Tooling, ToolPlan
 from agentdag.session.surroundings import check_mcp
@@ -55,7 +55,9 @@ class Tools:
         assert mcp is not None
         env, headers = ({name: fill(text) for name, text in each.items()} for each in (mcp.env, mcp.headers))
         url = None if mcp.url is None else fill(mcp.url)
-        return McpSettings(tool.name, tuple(mcp.command or ()), env, tool.folder.resolve(), url, headers)
+        command = tuple(map(fill, mcp.command or ())) if mcp.file is not None else tuple(mcp.command or ())
+        cwd = tool.folder.resolve() if mcp.cwd is None else (tool.folder / fill(mcp.cwd)).resolve()
+        return McpSettings(tool.name, command, env, cwd, url, headers, mcp.start_timeout)
 
     def start(self) -> None:
         """Start the MCP servers: they take a while, and the first nodes may not need them yet."""
@@ -63,7 +65,7 @@ class Tools:
             server.start()
 
     async def box(self, tooling: Tooling, *, plays: bool) -> Toolbox:
-        """What a node may work with; raises UsageError where an MCP server cannot be reached."""
+        """What a node may work with; raises CallError where an MCP server cannot be reached."""
         found = self._boxes.get((tooling, plays))
         if found is None:
             tools: dict[str, Tool] = {}
@@ -84,7 +86,8 @@ class Tools:
             unknown = [name for name in tool.mcp.only if name not in known]
             if unknown:
                 there = ", ".join(sorted(known))
-                raise UsageError(f"the MCP server `{tool.name}` has no tool {', '.join(unknown)}; it has {there}")
+                told = f"the MCP server `{tool.name}` has no tool {', '.join(unknown)}; it has {there}"
+                raise call_error(Failure(ErrorKind.TOOL, told, final=True))
             found = [each for each in found if each.name in tool.mcp.only]
         return mcp_tools(self._servers[tool], found, tool.name, _effects(tool))
 

@@ -20,8 +20,8 @@ from program import started
 from wire import Say, WireServer
 
 import agentdag
-from agentdag import NodeSettled
-from agentdag.agents.mcp import McpServer, McpSettings
+from agentdag import ErrorKind, NodeSettled
+from agentdag.agents.mcp import McpServer, McpSettings, UnreachableError
 from agentdag.errors import FinalError
 from agentdag.plan.plan import Plan
 
@@ -109,27 +109,30 @@ def test_fifty_calls_at_once(tmp_path: Path, over: str) -> None:
         assert asyncio.run(main(server)) == [str(number) for number in range(50)]
 
 
-def test_one_that_dies_in_mid_call_is_restarted_once(tmp_path: Path) -> None:
-    async def main() -> list[str]:
-        server = McpServer(settings(tmp_path))
-        said = []
+def test_one_that_dies_is_started_again_until_it_dies_too_often(tmp_path: Path) -> None:
+    clock = [0.0]
+
+    async def said(server: McpServer, tool: str) -> str:
         try:
-            for tool in ("pid", "die", "pid", "die", "pid"):
-                try:
-                    said.append(await asyncio.wait_for(server.call(tool, {}), 30))
-                except FinalError as error:
-                    said.append(f"error: {error.failure.message}")
+            return await asyncio.wait_for(server.call(tool, {}), 30)
+        except FinalError as error:
+            return f"error: {error.failure.message}"
+        except UnreachableError as error:
+            return f"lost: {error.failure.message}"
+
+    async def main() -> list[str]:
+        server = McpServer(settings(tmp_path), lambda: clock[0])
+        try:
+            heard = [await said(server, tool) for tool in ("pid", "die", "pid", "die", "pid", "die", "pid")]
+            clock[0] = 61.0
+            return [*heard, await said(server, "pid")]
         finally:
             await server.aclose()
-        return said
 
-    first, died, second, again, over = asyncio.run(main())
-    assert first.isdigit()
-    assert second.isdigit()
-    assert first != second
-    assert died.startswith("error: die:")
-    assert again.startswith("error: die:")
-    assert "died 2 times" in over
+    first, died, second, _, third, _, over, later = asyncio.run(main())
+    assert len({first, second, third, later}) == 4
+    assert died.startswith("error: die: the server died")
+    assert over.startswith("lost: the MCP server `t` died 3 times within 60 s")
     assert all(is_gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 
@@ -166,12 +169,13 @@ def test_a_server_that_does_not_start_fails_its_nodes_with_its_last_words(plan: 
         providers: {{openai: {{base_url: "{wire.openai_url}"}}}}
         tools: {{t: {{mcp: {{command: {dies}}}}}}}
         nodes:
-          a: {{model: openai/m, prompt: x, tools: [t]}}
+          a: {{model: openai/m, prompt: x, tools: [t], retry: {{retries: 1, delay: 1ms}}}}
           b: {{model: openai/m, prompt: x}}
     """
     result = agentdag.run(plan(text))
     error = result.nodes["a"].error
     assert error is not None
+    assert error.kind is ErrorKind.TOOL
     assert "the MCP server `t` cannot be reached" in error.message
     assert "no licence" in error.message
     assert result.nodes["b"].output is not None
