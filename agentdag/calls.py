@@ -226,6 +226,8 @@ class Exchange:
     results: tuple[ToolResult, ...] = ()
     told: str | None = None
     raw: Any = None
+    truncated: bool = False
+    """Whether what the model said was cut at its token limit."""
 
     def plain(self) -> dict[str, Any]:
         """As machines read it."""
@@ -236,7 +238,7 @@ class Exchange:
         """What `plain` gave; raises KeyError or TypeError where that is not what it is."""
         calls = tuple(ToolCall(**call) for call in plain["calls"])
         results = tuple(ToolResult(**result) for result in plain["results"])
-        return cls(plain["text"], calls, results, plain["told"], plain["raw"])
+        return cls(plain["text"], calls, results, plain["told"], plain["raw"], plain.get("truncated", False))
 
     @property
     def size(self) -> int:

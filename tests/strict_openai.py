@@ -158,8 +158,19 @@ def check_chat(body: dict[str, Any]) -> None:
         raise Refused("The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options")
     for number, tool in enumerate(body.get("tools", ())):
         _check_tool(tool["function"], f"tools[{number}].function")
+    _check_messages(body["messages"])
+    format_ = body.get("response_format") or {}
+    if format_.get("type") == "json_object" and "json" not in json.dumps(body["messages"]).lower():
+        raise Refused(
+            "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
+        )
+    if format_.get("type") == "json_schema":
+        _check_format(format_["json_schema"], "response_format")
+
+
+def _check_messages(messages: list[dict[str, Any]]) -> None:
     open_: list[str] = []
-    for number, message in enumerate(body["messages"]):
+    for number, message in enumerate(messages):
         _known(message, _MESSAGE[message["role"]], f"messages[{number}].")
         if message["role"] == "tool":
             if message["tool_call_id"] not in open_:
@@ -173,13 +184,6 @@ def check_chat(body: dict[str, Any]) -> None:
             if not isinstance(call["function"]["arguments"], str):
                 raise Refused("Invalid type for 'arguments': expected a string, but got an object instead.")
             open_.append(call["id"])
-    format_ = body.get("response_format") or {}
-    if format_.get("type") == "json_object" and "json" not in json.dumps(body["messages"]).lower():
-        raise Refused(
-            "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
-        )
-    if format_.get("type") == "json_schema":
-        _check_format(format_["json_schema"], "response_format")
 
 
 def _check_sampling(body: dict[str, Any], reasons: bool, effort: str | None) -> None:
@@ -244,50 +248,52 @@ def strict_problem(schema: dict[str, Any]) -> str | None:
     """Why the strict mode refuses *schema*, by the published rules; None where it accepts it."""
     if schema.get("type") != "object" or "anyOf" in schema:
         return "schema must be an object, and not anyOf, at its root."
-    properties = 0
-    names = 0
+    properties = names = 0
     left: list[tuple[Any, tuple[str, ...], int]] = [(schema, (), 0)]
     while left:
         part, place, depth = left.pop()
-        if not isinstance(part, dict):
-            return f"In context={place}, a schema must be an object."
         if depth > 10:
             return "nesting exceeds 10 levels."
-        if unknown := part.keys() - _STRICT:
-            return f"In context={place}, '{sorted(unknown)[0]}' is not permitted."
-        if "$ref" in part:
-            if len(part) > 1:
-                return f"In context={place}, $ref cannot have keywords {set(part) - {'$ref'}}."
-            name = part["$ref"].removeprefix("#/$defs/")
-            if part["$ref"] != "#" and name not in schema.get("$defs", {}):
-                return f"In context={place}, reference to component '{part['$ref']}' which was not found in the schema."
-            continue
-        if "type" not in part and "anyOf" not in part:
-            return f"In context={place}, schema must have a 'type' key."
-        if "$defs" in part and place:
-            return f"In context={place}, '$defs' is not permitted."
-        if "format" in part and part["format"] not in _FORMATS:
-            return f"In context={place}, '{part['format']}' is not a valid format."
-        if "pattern" in part and "(?" in part["pattern"]:
-            return f"In context={place}, lookarounds are not supported."
-        kinds = part.get("type", [])
-        kinds = kinds if isinstance(kinds, list) else [kinds]
-        if "object" in kinds:
-            if part.get("additionalProperties") is not False:
-                return f"In context={place}, 'additionalProperties' is required to be supplied and to be false."
-            if set(part.get("required", ())) != set(part.get("properties", {})):
-                return (
-                    f"In context={place}, 'required' is required to be supplied and to be an array including every key."
-                )
-        if "array" in kinds and "items" not in part:
-            return f"In context={place}, array schema missing items."
-        properties += len(part.get("properties", {}))
-        names += sum(map(len, part.get("properties", {}))) + sum(len(str(each)) for each in part.get("enum", ()))
-        left += [(each, (*place, "properties", name), depth + 1) for name, each in part.get("properties", {}).items()]
+        if (why := _part_problem(part, place, schema)) is not None:
+            return f"In context={place}, {why}"
+        own = part.get("properties", {})
+        properties += len(own)
+        names += sum(map(len, own)) + sum(len(str(each)) for each in part.get("enum", ()))
+        left += [(each, (*place, "properties", name), depth + 1) for name, each in own.items()]
         left += [(each, (*place, "$defs", name), 0) for name, each in part.get("$defs", {}).items()]
         left += [(each, (*place, "anyOf", str(n)), depth) for n, each in enumerate(part.get("anyOf", ()))]
         left += [(part["items"], (*place, "items"), depth + 1)] if "items" in part else []
     return "too many properties or names." if properties > 5000 or names > 120_000 else None
+
+
+def _part_problem(part: Any, place: tuple[str, ...], root: dict[str, Any]) -> str | None:
+    if not isinstance(part, dict):
+        return "a schema must be an object."
+    kinds = part.get("type", [])
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    is_object, reference = "object" in kinds, part.get("$ref")
+    if reference is not None:
+        known = reference == "#" or reference.removeprefix("#/$defs/") in root.get("$defs", {})
+        rules = [
+            (len(part) > 1, f"$ref cannot have keywords {set(part) - {'$ref'}}."),
+            (not known, f"reference to component '{reference}' which was not found in the schema."),
+        ]
+    else:
+        every = set(part.get("required", ())) == set(part.get("properties", {}))
+        rules = [
+            (bool(part.keys() - _STRICT), f"'{min(part.keys() - _STRICT, default='')}' is not permitted."),
+            ("type" not in part and "anyOf" not in part, "schema must have a 'type' key."),
+            ("$defs" in part and bool(place), "'$defs' is not permitted."),
+            (part.get("format", "date") not in _FORMATS, f"'{part.get('format')}' is not a valid format."),
+            ("(?" in part.get("pattern", ""), "lookarounds are not supported."),
+            (
+                is_object and part.get("additionalProperties") is not False,
+                "'additionalProperties' is required to be supplied and to be false.",
+            ),
+            (is_object and not every, "'required' is required to be supplied and to be an array including every key."),
+            ("array" in kinds and "items" not in part, "array schema missing items."),
+        ]
+    return next((message for wrong, message in rules if wrong), None)
 
 
 def check_response(body: dict[str, Any]) -> None:

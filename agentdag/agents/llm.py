@@ -243,7 +243,7 @@ class _Conversation:
                 if self._is_last_turn or self._toolbox is None:
                     told = f"no answer within {self._terms.max_turns} turns"
                     return self._outcome(None, Failure(ErrorKind.TOOL, told, final=True), reply)
-                asked = Exchange(reply.text, reply.calls, raw=reply.raw)
+                asked = Exchange(reply.text, reply.calls, raw=reply.raw, truncated=reply.truncated)
                 await self._keep(asked, usage)
                 self._history = (*self._history[:-1], await self._answered(asked))
                 continue
@@ -281,7 +281,7 @@ class _Conversation:
         self._task.turn.seat.leave()  # the tools need slots of their own
         begun = time.monotonic()
         try:
-            results = await self._toolbox.run(exchange.calls, exchange.results, self._task)
+            results = await self._toolbox.run(exchange, self._task)
         except LostToolError as lost:  # the calls beside it are not made again
             self._history = (*self._history[:-1], replace(exchange, results=lost.results))
             raise call_error(lost.failure) from lost

@@ -29,7 +29,7 @@ from agentdag.calls import ToolForm
 from agentdag.errors import CallError, ErrorKind, Failure, RetryableError, call_error
 
 STARTS, STARTS_WITHIN_S = 3, 60.0
-"""How often a server is started within so long: what dies more often is left alone until the time is over."""
+"""How often a program is started within so long: what dies more often is left alone until the time is over."""
 START_S = 30.0
 """How long a server may take to start and to tell its tools, where the file says nothing."""
 CLOSE_S = 8.0
@@ -45,6 +45,7 @@ _LOST_SESSION = re.compile(
     re.IGNORECASE,
 )
 """What servers answer to whom they have forgotten: the call was not made, and a new session may make it."""
+_FORGOTTEN = frozenset({400, 404})
 _INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ")
 logging.getLogger("mcp").addHandler(logging.NullHandler())  # what goes wrong is told as the node's error
 
@@ -73,6 +74,16 @@ class _Session:
     ready: asyncio.Future[tuple[Any, list[Any]]]
     over: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    status: int | None = None
+    """The last error with which an HTTP server has answered."""
+    forgotten: bool = False
+    """Whether that was to a request which named the session: the server knows it no more."""
+    broken: BaseException | None = None
+    """Why it ended, where it did so by itself."""
+
+    def refused(self, status: int, in_session: bool) -> None:  # noqa: FBT001 - as the transport tells it
+        self.status = status
+        self.forgotten |= in_session and status in _FORGOTTEN
 
 
 class McpServer:
@@ -93,9 +104,10 @@ class McpServer:
             self._open()
 
     def _open(self) -> _Session:
-        """A new session. Raises UnreachableError where the server was started too often of late."""
+        """A new session. Raises UnreachableError where its program was started too often of late."""
         now = self._now()
-        if len(self._starts) == STARTS and now - self._starts[0] < STARTS_WITHIN_S:
+        of_ours = self._settings.url is None
+        if of_ours and len(self._starts) == STARTS and now - self._starts[0] < STARTS_WITHIN_S:
             wait_s = STARTS_WITHIN_S - (now - self._starts[0])
             told = f"died {STARTS} times within {STARTS_WITHIN_S:g} s, and is left alone for {wait_s:.0f} s more"
             raise UnreachableError(self._failure(f"{told}{self._words}"))
@@ -124,13 +136,14 @@ class McpServer:
             try:
                 result = await client.call_tool(tool, dict(arguments))
             except MCPError as error:
-                told = _why(error)
-                if _LOST_SESSION.search(told):
+                told = _why(error) if session.status is None else f"{_why(error)} (status {session.status})"
+                closed = _is_closed(error)
+                if closed or session.forgotten or _LOST_SESSION.search(told):
                     self._leave(session)
-                    if not again:
-                        continue  # the server knew nobody who called: nothing was done
-                elif _is_closed(error):
-                    self._leave(session)
+                    await self._ended(session)
+                    if not again and (not closed or _was_refused(session.broken)):
+                        continue  # nobody has heard the call: nothing was done
+                if closed:
                     told = f"the server died, or its connection broke, before it answered{self._words}"
                 raise failed(f"{tool}: {told}") from error
             except Exception as error:
@@ -142,6 +155,12 @@ class McpServer:
     async def _reached(self) -> tuple[_Session, tuple[Any, list[Any]]]:
         session = self._session or self._open()
         return session, await asyncio.shield(session.ready)
+
+    @staticmethod
+    async def _ended(session: _Session) -> None:
+        """Wait until *session* has ended, to know why."""
+        if session.task is not None:
+            await asyncio.wait({session.task}, timeout=CLOSE_S)
 
     def _leave(self, session: _Session) -> None:
         """*session* reaches nobody any more: whoever calls next opens another."""
@@ -156,7 +175,7 @@ class McpServer:
             async with contextlib.AsyncExitStack() as stack:
                 try:
                     async with asyncio.timeout(self._settings.start_s):
-                        program, transport = await self._transport()
+                        program, transport = await self._transport(session)
                         client, found = await _connected(stack, transport)
                 except TimeoutError:
                     told = f"did not start and tell its tools within {self._settings.start_s:g} s"
@@ -164,6 +183,7 @@ class McpServer:
                 session.ready.set_result((client, found))
                 await session.over.wait()
         except Exception as error:  # noqa: BLE001 - a server is foreign code, and so is what its end raises
+            session.broken = error
             self._end(session, error, program)
         finally:
             self._words = _said(program)
@@ -171,10 +191,10 @@ class McpServer:
             if not session.ready.done():
                 session.ready.cancel()
 
-    async def _transport(self) -> tuple[Program | None, Any]:
+    async def _transport(self, session: _Session) -> tuple[Program | None, Any]:
         settings = self._settings
         if settings.url is not None:
-            return None, over_http(settings.url, settings.headers)
+            return None, over_http(settings.url, settings.headers, session.refused)
         name, *arguments = settings.command
         argv = (shutil.which(name, path=search_path()) or name, *arguments)
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
@@ -221,6 +241,13 @@ async def _connected(stack: contextlib.AsyncExitStack, transport: Any) -> tuple[
 def _said(program: Program | None) -> str:
     words = "" if program is None else program.said[-TOLD_STDERR:]
     return f": {words}" if words else ""
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    """Whether nobody was there to connect to, so that nothing was sent."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_was_refused, error.exceptions))
+    return error is not None and "Connect" in type(error).__name__
 
 
 def _is_closed(error: BaseException) -> bool:

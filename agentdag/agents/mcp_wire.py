@@ -12,7 +12,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ KEPT_STDERR_BYTES = 4096
 ENDS_WITHIN_S = 2.0
 """How long a server may take to end by itself once its input is closed; then again once it is asked to."""
 _CHUNK = 2**16
+_SESSION = "mcp-session-id"
 _ID = re.compile(rb'"id"\s*:\s*(\d+|"[^"\\]{1,64}")')
 _ENDS = 200
 """Bytes at both ends of a message that is too large, where its id stands."""
@@ -172,8 +173,11 @@ async def over_pipes(program: Program) -> AsyncIterator[tuple[Any, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def over_http(url: str, headers: Mapping[str, str]) -> AsyncIterator[tuple[Any, Any]]:
-    """The streams that the SDK reads and writes, to and from the server at *url*."""
+async def over_http(
+    url: str, headers: Mapping[str, str], on_refusal: Callable[[int, bool], None]
+) -> AsyncIterator[tuple[Any, Any]]:
+    """The streams that the SDK reads and writes, to and from the server at *url*. *on_refusal* is told the status of
+    each answer that is an error, which the SDK does not pass on, and whether the request named a session."""
     import anyio  # noqa: PLC0415 - as above
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415 - likewise
     from mcp.shared._httpx_utils import create_mcp_http_client  # noqa: PLC0415 - likewise
@@ -183,6 +187,12 @@ async def over_http(url: str, headers: Mapping[str, str]) -> AsyncIterator[tuple
         create_mcp_http_client(headers=dict(headers)) as http,
         streamable_http_client(url, http_client=http, max_sse_event_size=MAX_MESSAGE_BYTES) as (come, write),
     ):
+
+        async def hear(response: Any) -> None:
+            if response.status_code >= 400 and response.request.method == "POST":
+                on_refusal(response.status_code, _SESSION in response.request.headers)
+
+        http.event_hooks["response"].append(hear)
         into, read = anyio.create_memory_object_stream[Any](0)
 
         async def reading() -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agentdag.agents.agent import Task
 from agentdag.agents.order import NO_EFFECTS, Asked, Effects, filled, names_of, order, references
-from agentdag.calls import ToolCall, ToolForm, ToolResult, size_of
+from agentdag.calls import Exchange, ToolCall, ToolForm, ToolResult, size_of
 from agentdag.errors import ErrorKind, Failure, FinalError, RetryableError
 from agentdag.limits.policy import Policy, Timeout
 from agentdag.limits.slots import Seat
@@ -57,10 +57,10 @@ class Toolbox:
         """The bytes of what a model is told of them, about."""
         return sum(size_of(form.name, form.about, json.dumps(form.schema)) for form in self.forms)
 
-    async def run(self, calls: Sequence[ToolCall], done: Sequence[ToolResult], task: Task) -> tuple[ToolResult, ...]:
-        """The results of *calls*, in their order; those in *done* are there already. Raises LostToolError where a tool
+    async def run(self, asked: Exchange, task: Task) -> tuple[ToolResult, ...]:
+        """The results of the calls in *asked*, in their order, of which some may be there already. Raises LostToolError where a tool
         cannot be reached, and CancelledError where the run is ending."""
-        return await _Round(self, calls, {result.call: result for result in done}, task).run()
+        return await _Round(self, asked, task).run()
 
 
 class LostToolError(Exception):
@@ -79,9 +79,11 @@ class _NotRunError(Exception):
 class _Round:
     """The calls of one turn at work."""
 
-    def __init__(self, toolbox: Toolbox, calls: Sequence[ToolCall], done: Mapping[str, ToolResult], task: Task) -> None:
+    def __init__(self, toolbox: Toolbox, asked: Exchange, task: Task) -> None:
         self._toolbox = toolbox
-        self._calls = calls
+        self._calls = calls = asked.calls
+        self._truncated = asked.truncated
+        done = {result.call: result for result in asked.results}
         self._places = names_of([call.name for call in calls], [call.id for call in calls])
         self._task = task
         self._results: dict[int, ToolResult] = {
@@ -117,7 +119,8 @@ class _Round:
             arguments = json.loads(call.arguments or "{}")
         except (ValueError, RecursionError) as error:
             arguments = None
-            self._refuse(number, f"these arguments are not JSON: {error}")
+            cut = "; your answer was cut at its token limit: ask for less at once" if self._truncated else ""
+            self._refuse(number, f"these arguments are not JSON: {error}{cut}")
         if tool is None:
             self._refuse(number, f"there is no tool {call.name}; there are {', '.join(self._toolbox.tools)}")
         elif arguments is not None and not isinstance(arguments, dict):

@@ -285,7 +285,7 @@ def test_an_interrupt_lets_the_tools_that_are_out_finish(tmp_path: Path, wire: W
     run = re.search(r"agentdag resume (\S+)", errors)
     assert run is not None, errors
     again = started("resume", run[1], "--store", "s", cwd=tmp_path)
-    out, errors = again.communicate(timeout=30)
+    _, errors = again.communicate(timeout=30)
     assert again.returncode == 0, errors
     assert (tmp_path / "done").read_text() == "x"
     assert is_gone(process.pid)

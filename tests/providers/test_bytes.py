@@ -189,7 +189,7 @@ IN_STREAMS: list[tuple[str, Raw, ErrorKind, str]] = [
     ("a list, as Gemini's", sse([{"error": {"code": 429, "message": "quota of the minute", "status": "RESOURCE_EXHAUSTED"}}]), ErrorKind.RATE_LIMIT, "quota of the minute"),
     ("a bare message", sse({"message": "the pod restarts", "code": 503}), ErrorKind.SERVER, "the pod restarts"),
     ("no JSON (Crane#121)", sse("data: error: out of memory\n\n"), ErrorKind.BAD_RESPONSE, "out of memory"),
-    ("an event by name", sse("event: error\ndata: {\"text\": \"x\", \"message\": \"gone\"}\n\n"), ErrorKind.BAD_RESPONSE, "gone"),
+    ("an event by name", sse('event: error\ndata: {"text": "x", "message": "gone"}\n\n'), ErrorKind.BAD_RESPONSE, "gone"),
     ("Bedrock's words", sse({"error": {"type": "throttlingException", "message": "Too many tokens, please wait before trying again."}}), ErrorKind.RATE_LIMIT, "please wait"),
     ("a native reason", sse(*HELLO, chunk({}, "stop", native_finish_reason="error")), ErrorKind.BAD_RESPONSE, "broke off"),
     ("nothing at all", sse(done=False), ErrorKind.BAD_RESPONSE, "broke off"),
