@@ -58,8 +58,8 @@ class Toolbox:
         return sum(size_of(form.name, form.about, json.dumps(form.schema)) for form in self.forms)
 
     async def run(self, asked: Exchange, task: Task) -> tuple[ToolResult, ...]:
-        """The results of the calls in *asked*, in their order, of which some may be there already. Raises LostToolError where a tool
-        cannot be reached, and CancelledError where the run is ending."""
+        """The results of the calls in *asked*, in their order, of which some may be there already. Raises LostToolError
+        where a tool cannot be reached, and CancelledError where the run is ending."""
         return await _Round(self, asked, task).run()
 
 
