@@ -5,10 +5,12 @@ The short form `fields` is written out as a schema here. Files and pydantic mode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from agentdag.language.findings import did_you_mean
 from agentdag.language.model import Model
@@ -18,6 +20,20 @@ from agentdag.language.scalars import describe, refusal
 TEXT, JSON, SCHEMA = "text", "json", "schema"
 _TYPES = ("string", "number", "integer", "boolean", "object", "array")
 _FIELDS_HINT = "write a type such as string or number, [string] for a list, `low | high` for a choice, or a mapping"
+_DETAILS: Mapping[str, frozenset[str]] = {
+    "description": frozenset(_TYPES),
+    "minimum": frozenset({"number", "integer"}),
+    "maximum": frozenset({"number", "integer"}),
+    "minLength": frozenset({"string"}),
+    "maxLength": frozenset({"string"}),
+    "pattern": frozenset({"string"}),
+    "format": frozenset({"string"}),
+    "minItems": frozenset({"array"}),
+    "maxItems": frozenset({"array"}),
+}
+"""What may be said of a field besides its type, in the words of JSON Schema, and of which types."""
+_COUNTED = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
+_NUMBERED = frozenset({"minimum", "maximum"})
 
 
 def _fields(value: Any) -> Any:
@@ -43,7 +59,8 @@ class OutputSpec(Model):
     )
     """The short form of a schema: an object with these fields, and no others. A field is a type (string, number,
     integer, boolean, object, array), `[type]` for a list, `a | b` for a choice of words, or a mapping of fields; a `?`
-    after a type says that it may be null."""
+    after a type says that it may be null. `{type: ..., description: ...}` says more of a field: a `description`,
+    `minimum`, `maximum`, `minLength`, `maxLength`, `pattern`, `format`, `minItems` or `maxItems`."""
 
     @model_validator(mode="after")
     def _one_form(self) -> OutputSpec:
@@ -72,6 +89,8 @@ Output = Annotated[Literal["text", "json"] | OutputSpec | None, BeforeValidator(
 def schema_of(fields: Any) -> dict[str, Any]:
     """The JSON Schema of the short form *fields*; every field is required, and there are no others."""
     match fields:
+        case {"type": kind, **details} if details and _DETAILS.keys() >= details.keys() and not _are_fields(details):
+            return _detailed(kind, details)
         case dict() if fields:
             return {
                 "type": "object",
@@ -84,6 +103,46 @@ def schema_of(fields: Any) -> dict[str, Any]:
         case str():
             return _word_schema(fields)
     raise refusal(f"{describe(fields)} is no type of a field", _FIELDS_HINT)
+
+
+def _are_fields(details: Mapping[Any, Any]) -> bool:
+    """Whether what stands beside `type` are all types: then these are fields that happen to have such names."""
+    try:
+        for each in details.values():
+            schema_of(each)
+    except PydanticCustomError:
+        return False
+    return True
+
+
+def _detailed(kind: Any, details: Mapping[Any, Any]) -> dict[str, Any]:
+    """The schema of a field of this *kind*, of which more is said."""
+    made = schema_of(kind)
+    kinds = made.get("type", "string")
+    kinds = set(kinds if isinstance(kinds, list) else [kinds])
+    for word, value in details.items():
+        if not _DETAILS[word] & kinds:
+            raise refusal(
+                f"`{word}` means nothing for {describe(kind)}", f"it is of {' or '.join(sorted(_DETAILS[word]))}"
+            )
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if word in _COUNTED and not (number and isinstance(value, int) and value >= 0):
+            raise refusal(f"`{word}` is a whole number, not {describe(value)}", f"write `{word}: 3`")
+        if word in _NUMBERED and not number:
+            raise refusal(f"`{word}` is a number, not {describe(value)}", f"write `{word}: 0`")
+        if word not in _COUNTED | _NUMBERED and not isinstance(value, str):
+            raise refusal(f"`{word}` is a text, not {describe(value)}", f"write `{word}: ...`")
+        if word == "pattern" and not _is_pattern(value):
+            raise refusal(f"{describe(value)} is no regular expression", "escape what is meant as it stands")
+    return {**made, **details}
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _word_schema(word: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from agentdag.plan.flat import flat
 from agentdag.plan.forecast import DUST_S
 from agentdag.plan.graph import width
 from agentdag.plan.plan import Plan, PlanNode
+from agentdag.plan.refused import lint_refusals
 from agentdag.plan.work import ModelRef, PromptWork
 
 Path_ = tuple[str | int, ...]
@@ -95,6 +96,7 @@ class Linter:
         self._dearer_below()
         self._routing()
         self._dollars()
+        lint_refusals(self.plan, self.spec, self.report)
 
     def _dollars(self) -> None:
         """`${{ ... }}`, as another tool writes its expressions."""

@@ -12,6 +12,12 @@ ENDPOINTS = ("/chat/completions", "/responses", "/messages", "/completions")
 _ANTHROPIC = frozenset({"anthropic", "bedrock", "vertex"})
 _ABOUT_MODEL = re.compile(r"model|deployment", re.IGNORECASE)
 _MISSING = frozenset({404, 405})
+_OPENAIS_HOSTS = re.compile(r"(^|\.)openai\.com$|\.azure\.(com|us|cn)$")
+
+
+def is_openais_own(base_url: str) -> bool:
+    """Whether OpenAI's own API is at *base_url*, or Azure's: others imitate it as far as they like."""
+    return _OPENAIS_HOSTS.search(urlsplit(base_url).hostname or "") is not None
 
 
 def misaddressed(kind: str, base_url: str) -> str | None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from agentdag.calls import Request
 from agentdag.errors import UsageError
+from agentdag.providers.addresses import is_openais_own
 from agentdag.providers.chat import ChatWire
 from agentdag.providers.dialect import MAX_COMPLETION_TOKENS, MAX_TOKENS, REASONING_CONTENT, Dialect
 from agentdag.providers.responses import ResponsesWire, says_what_only_chat_knows
@@ -18,8 +19,6 @@ from agentdag.providers.structured import JSON_SCHEMA
 from agentdag.providers.wire import Wire, WireProvider
 
 RESPONSES, CHAT, AUTO = "responses", "chat", "auto"
-_OWN_HOSTS = re.compile(r"(^|\.)openai\.com$|\.azure\.(com|us|cn)$")
-"""Where OpenAI's own API is, or Azure's: both know Responses."""
 _RETURNED = (
     (re.compile(r"(^|\.)openrouter\.ai$"), "reasoning_details"),
     (re.compile(r"(^|\.)(deepseek\.com|moonshot\.(ai|cn)|minimax(i)?\.(io|com|chat))$"), REASONING_CONTENT),
@@ -52,7 +51,7 @@ class OpenAIProvider(WireProvider):
         if responses is not None:
             self._responses_client = SdkClient(responses, openai, settings.name, "x-request-id")
         host = urlsplit(self._chat_client.base_url).hostname or ""
-        is_own = _OWN_HOSTS.search(host) is not None
+        is_own = is_openais_own(self._chat_client.base_url)
         self._api = settings.api or AUTO
         self._speaks_responses = self._api == RESPONSES or (self._api == AUTO and is_own and responses is not None)
         self._chat = ChatWire(takes_cache_keys=is_own)

@@ -68,7 +68,9 @@ def test_what_the_runs_budget_has_cut_is_no_answer_and_a_resume_with_more_asks_a
     assert len(server.asked) == 1
     shown = program("show", events[0]["run"], "write", "--store", "s", cwd=tmp_path).stdout
     assert "the part of an answer that had come when it was cut" in shown
-    again = program("resume", events[0]["run"], "--budget", "cost=0.1", "--store", "s", "--format", "json", cwd=tmp_path)
+    again = program(
+        "resume", events[0]["run"], "--budget", "cost=0.1", "--store", "s", "--format", "json", cwd=tmp_path
+    )
     assert again.returncode == 0, again.stderr
     settled = {e["node"]: e for e in map(json.loads, again.stdout.splitlines()) if e["type"] == "node.settled"}
     assert settled["write"]["output"] == FULL
