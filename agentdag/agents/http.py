@@ -5,6 +5,7 @@ The address is checked where the connection is made: not what a name looks like 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -14,10 +15,11 @@ from urllib.parse import urlsplit
 from agentdag.agents.agent import Outcome, Task
 from agentdag.agents.answers import Reader, parsed, read_value
 from agentdag.calls import NO_USAGE, Usage
-from agentdag.errors import ErrorKind, Failure, FinalError, call_error
+from agentdag.errors import ErrorKind, Failure, FinalError, UsageError, call_error
 from agentdag.language.addresses import is_private
 from agentdag.limits.turn import Attempt
 from agentdag.providers.faults import retry_after_s
+from agentdag.providers.proxies import check_proxy, proxy_of
 
 MAX_BODY_BYTES = 32 * 2**20
 MAX_HOPS = 5
@@ -77,9 +79,15 @@ class HttpClient:
             host = urlsplit(url).hostname or ""
             if not request.private and is_private(host):
                 raise PrivateAddressError(host)
-            session = self._session(private=request.private)
+            proxy = proxy_of(url)
+            if proxy is not None:
+                check_proxy(url)
+                if not request.private:
+                    await _check_public(host)
+            session = self._session(private=request.private or proxy is not None)  # the proxy itself may be near
+            address = None if proxy is None else proxy.address
             async with session.request(
-                method, url, headers=headers, data=request.body, allow_redirects=False
+                method, url, headers=headers, data=request.body, allow_redirects=False, proxy=address
             ) as response:
                 target = response.headers.get("location")
                 if response.status not in _REDIRECTS or target is None or request.body is not None:
@@ -110,6 +118,17 @@ class HttpClient:
     async def aclose(self) -> None:
         for session in self._sessions.values():
             await session.close()
+
+
+async def _check_public(host: str) -> None:
+    """Raise PrivateAddressError where *host*, which a proxy will look up, leads to a private address from here, too."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError:
+        return  # only the proxy knows it
+    for *_, address in found:
+        if is_private(str(address[0])):
+            raise PrivateAddressError(f"{host} is {address[0]}")
 
 
 def _public_resolver() -> Any:
@@ -192,6 +211,8 @@ class HttpAgent:
 
         try:
             return await self.client.send(self.request)
+        except UsageError as error:  # of a proxy that cannot be used
+            raise FinalError(Failure(ErrorKind.CONNECTION, error.message, final=True)) from None
         except PrivateAddressError as error:
             message = f"{error} is an address of this machine or of its network; `allow_private: true` allows that"
             raise FinalError(Failure(ErrorKind.HTTP, message, final=True)) from None
@@ -202,7 +223,9 @@ class HttpAgent:
         except (TimeoutError, aiohttp.ServerTimeoutError):
             raise call_error(Failure(ErrorKind.CONNECTION, "no connection within 10 s")) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise call_error(Failure(ErrorKind.CONNECTION, str(error) or type(error).__name__)) from None
+            proxy = proxy_of(self.request.url)
+            by = "" if proxy is None else f" (through the proxy {proxy.shown} of {proxy.variable})"
+            raise call_error(Failure(ErrorKind.CONNECTION, f"{str(error) or type(error).__name__}{by}")) from None
         except ValueError as error:
             raise FinalError(Failure(ErrorKind.HTTP, f"this cannot be sent: {error}", final=True)) from None
 

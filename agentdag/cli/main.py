@@ -370,6 +370,33 @@ def validate(
     raise typer.Exit(validate_paths(arguments))
 
 
+@app.command(epilog="Example: agentdag doctor pipelines/due_diligence.yaml --call")
+def doctor(
+    pipeline: Annotated[
+        Path | None, typer.Argument(metavar="[PIPELINE]", help="Looks at what this one needs, too.")
+    ] = None,
+    call: Annotated[
+        bool, typer.Option("--call", help="Ask each model once, in a few tokens, with the file's parameters.")
+    ] = False,
+    output_format: HistoryOutput = HistoryFormat.text,
+    color: ColorOption = Color.auto,
+    allow_path: AllowPath = None,
+    store: Store = None,
+) -> None:
+    """Look at what a run needs, from keys and servers to MCP tools and the store; exit 1 where something is wrong."""
+    from agentdag.cli.doctor import diagnose
+
+    code = diagnose(
+        pipeline,
+        call=call,
+        as_json=output_format is HistoryFormat.json,
+        color=color.value,
+        store=store,
+        allowed=tuple(allow_path or ()),
+    )
+    raise typer.Exit(code)
+
+
 @app.command(epilog="Example: agentdag graph pipelines/due_diligence.yaml -c 2 --what-if financial=10s")
 def graph(  # noqa: PLR0913 - one option each
     pipeline: Pipeline,

@@ -10,6 +10,7 @@ from agentdag.calls import Request
 from agentdag.errors import UsageError
 from agentdag.providers.dialect import Dialect
 from agentdag.providers.messages import MessagesWire
+from agentdag.providers.proxies import check_proxy
 from agentdag.providers.sdk import SdkClient
 from agentdag.providers.settings import Settings
 from agentdag.providers.structured import JSON_SCHEMA
@@ -37,8 +38,16 @@ class AnthropicProvider(WireProvider):
         except (ImportError, ValueError, RuntimeError, anthropic.AnthropicError) as error:
             hint = f"install the extra: pip install '.[{settings.type}]'" if isinstance(error, ImportError) else None
             raise UsageError(f"`{settings.name}` cannot be reached: {error}", hint=hint) from None
+        check_proxy(str(client.base_url))
         self._client = SdkClient(client, anthropic, settings.name, "request-id")
         self._wire = MessagesWire()
+
+    @property
+    def base_url(self) -> str:
+        return self._client.base_url
+
+    async def models(self, timeout_s: float) -> list[str] | None:
+        return await self._client.listed("/v1/models", timeout_s) if self._settings.type == "anthropic" else None
 
     def _way(self, request: Request) -> tuple[SdkClient, Wire]:  # noqa: ARG002 - there is one way
         return self._client, self._wire

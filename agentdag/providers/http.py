@@ -9,8 +9,11 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from agentdag.providers.proxies import certificate_problem
+
 MAX_BODY_BYTES = 32 * 2**20
-MAX_EVENT_BYTES = 2**20
+MAX_EVENT_BYTES = 4 * 2**20
+"""The last event of OpenAI's Responses repeats the instructions and the whole answer."""
 _DIGITS = len(str(MAX_BODY_BYTES))
 """A length of fewer digits is below the bound."""
 CONNECT_TIMEOUT_S = 10.0
@@ -25,7 +28,10 @@ class BodyTooLargeError(Exception):
 
 
 class SharedHttp:
-    """Makes the client when the first SDK asks for it. *connections* is how many calls may be in flight."""
+    """Makes the client when the first SDK asks for it. *connections* is how many calls may be in flight.
+
+    Raises UsageError where the certificates that the environment names cannot be read.
+    """
 
     def __init__(self, connections: int) -> None:
         self._connections = connections
@@ -37,13 +43,16 @@ class SharedHttp:
             import httpx2  # noqa: PLC0415 - heavy: only a run that calls a provider pays for it
 
             limits = httpx2.Limits(max_connections=self._connections, max_keepalive_connections=self._connections)
-            self._client = sdk.DefaultAioHttpClient(
-                timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-                limits=limits,
-                headers={"accept-encoding": "identity"},
-                follow_redirects=False,  # prompts and keys go to the address in the file and nowhere else
-                event_hooks={"response": [_bounding(httpx2.AsyncByteStream)]},
-            )
+            try:
+                self._client = sdk.DefaultAioHttpClient(
+                    timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+                    limits=limits,
+                    headers={"accept-encoding": "identity"},
+                    follow_redirects=False,  # prompts and keys go to the address in the file and nowhere else
+                    event_hooks={"response": [_bounding(httpx2.AsyncByteStream)]},
+                )
+            except OSError as error:
+                raise certificate_problem(error) from error
         return self._client
 
     async def aclose(self) -> None:

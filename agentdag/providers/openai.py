@@ -12,9 +12,10 @@ from agentdag.errors import UsageError
 from agentdag.providers.addresses import is_openais_own
 from agentdag.providers.chat import ChatWire
 from agentdag.providers.dialect import MAX_COMPLETION_TOKENS, MAX_TOKENS, REASONING_CONTENT, Dialect
+from agentdag.providers.proxies import check_proxy
 from agentdag.providers.responses import ResponsesWire, says_what_only_chat_knows
 from agentdag.providers.sdk import SdkClient
-from agentdag.providers.settings import Settings
+from agentdag.providers.settings import Settings, whole_key
 from agentdag.providers.structured import JSON_SCHEMA
 from agentdag.providers.wire import Wire, WireProvider
 
@@ -46,6 +47,7 @@ class OpenAIProvider(WireProvider):
         else:
             key = settings.key("OPENAI_API_KEY")
             chat = responses = openai.AsyncOpenAI(api_key=key, base_url=settings.base_url, **shared)
+        check_proxy(str(chat.base_url))
         self._chat_client = SdkClient(chat, openai, settings.name, "x-request-id")
         self._responses_client = None
         if responses is not None:
@@ -62,6 +64,14 @@ class OpenAIProvider(WireProvider):
             settings,
             Dialect(settings.omit, settings.max_tokens_field or longest, settings.structured or JSON_SCHEMA, returned),
         )
+
+    @property
+    def base_url(self) -> str:
+        return self._chat_client.base_url
+
+    async def models(self, timeout_s: float) -> list[str] | None:
+        listed = await self._chat_client.listed("/models", timeout_s)
+        return None if self._settings.type == "azure" else listed  # which lists models, not deployments
 
     def _way(self, request: Request) -> tuple[SdkClient, Wire]:
         """Responses where the server speaks it, but for parameters that only chat completions have."""
@@ -81,7 +91,7 @@ def _azure(settings: Settings, openai: Any, shared: Mapping[str, Any]) -> tuple[
             f"`{settings.name}` needs the endpoint of your Azure resource",
             hint="write `base_url: https://NAME.openai.azure.com`, or export AZURE_OPENAI_ENDPOINT",
         )
-    key = (settings.api_key or settings.environment.get("AZURE_OPENAI_API_KEY", "")).strip()
+    key = settings.api_key or whole_key(settings.environment.get("AZURE_OPENAI_API_KEY", ""), "AZURE_OPENAI_API_KEY")
     if not key:
         raise UsageError(f"`{settings.name}` needs an API key", hint="export AZURE_OPENAI_API_KEY=...")
     settings.secrets.add(key)

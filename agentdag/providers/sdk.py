@@ -75,6 +75,18 @@ class SdkClient:
             return self._unlabelled(response, error, told), told
         return self._object(answer, told), told
 
+    async def listed(self, path: str, timeout_s: float) -> list[str]:
+        """The ids of what *path* lists. Raises CallError only."""
+        options = self._options(timeout_s, None)
+        try:
+            response = await self._client.get(path, cast_to=self._response_class, options=options)
+        except Exception as error:
+            raise self._failed(error) from error
+        told = self._told(headers_of(response))
+        data = self.whole(response, response.content, told).get("data")
+        found = (each.get("id") for each in data if isinstance(each, dict)) if isinstance(data, list) else ()
+        return [each for each in found if isinstance(each, str)]
+
     def _unlabelled(self, response: Any, error: Exception, told: Told) -> dict[str, Any] | Iterator[Any]:
         """What *response* holds that is no JSON as it stands; raises CallError where it is no answer."""
         content = response.content.strip(_BLANK)

@@ -90,7 +90,7 @@ class Settings:
             return self.api_key
         if self.base_url is not None:
             return "none"
-        key = self.environment.get(variable, "").strip()
+        key = whole_key(self.environment.get(variable, ""), variable)
         if not key:
             raise UsageError(
                 f"`{self.name}` needs an API key: {variable} is not set",
@@ -98,6 +98,17 @@ class Settings:
             )
         self.secrets.add(key)
         return key
+
+
+def whole_key(key: str, what: str) -> str:
+    """*key* without the white space around it, such as the line end of the file that it was read from. Raises
+    UsageError where something stands within that no header can carry; *what* says whose key it is."""
+    key = key.strip()
+    if not key.isprintable() or not key.isascii():
+        odd = next(letter for letter in key if not (letter.isprintable() and letter.isascii()))
+        where = f"{odd!r} as character {key.index(odd) + 1}"
+        raise UsageError(f"{what} is no key: it has {where}", hint="copy it again, on one line")
+    return key
 
 
 def expand(value: Any, place: str, environment: Mapping[str, str], secrets: Secrets) -> Any:

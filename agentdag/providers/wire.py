@@ -16,6 +16,7 @@ from agentdag.errors import CallError, ErrorKind, Failure, call_error
 from agentdag.providers.addresses import mend_of_address
 from agentdag.providers.dialect import MOST_CORRECTIONS, Correction, Dialect, Rule, correction_for
 from agentdag.providers.finish import Finish, meaning_of
+from agentdag.providers.proxies import proxy_of
 from agentdag.providers.sdk import DONE, SdkClient, Told
 from agentdag.providers.settings import Settings
 from agentdag.providers.structured import answer_among
@@ -103,6 +104,15 @@ class WireProvider:
         self._dialects: dict[tuple[str, str], Dialect] = {}
         """By protocol and model, where a correction has been made."""
         self._reported: set[tuple[str, str]] = set()
+
+    @property
+    def base_url(self) -> str:
+        """Where its server is."""
+        raise NotImplementedError
+
+    async def models(self, timeout_s: float) -> list[str] | None:
+        """The models that its server lists; None where there is no such list. Raises CallError."""
+        raise NotImplementedError
 
     def _way(self, request: Request) -> tuple[SdkClient, Wire]:
         """By which client and which protocol *request* goes."""
@@ -258,6 +268,9 @@ class WireProvider:
     def _explained(self, error: CallError, client: SdkClient, wire: Wire, request: Request) -> CallError:
         """*error*; where the request was refused, with the address and the key of the file that was."""
         failure = error.failure
+        if failure.kind is ErrorKind.CONNECTION and (proxy := proxy_of(client.base_url)) is not None:
+            message = f"{failure.message} (through the proxy {proxy.shown} of {proxy.variable})"
+            error.failure = replace(failure, message=message)
         if failure.kind is not ErrorKind.BAD_REQUEST and failure.status not in {404, 405}:
             return error
         url = f"{client.base_url}{wire.path}"

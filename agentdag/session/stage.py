@@ -41,10 +41,11 @@ from agentdag.plan.work import CallWork, CommandWork, HttpWork, ModelRef, Prompt
 from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.recorded import RecordingProvider, Recordings, ReplayProvider
-from agentdag.providers.settings import Secrets, Settings, expand
+from agentdag.providers.settings import Secrets, expand
 from agentdag.providers.simulated import SimulatedProvider
 from agentdag.session.money import PriceList, budget_of, check_prices, with_budget
 from agentdag.session.options import Options, planned, recalled
+from agentdag.session.providers import Surroundings, settings_of
 from agentdag.session.surroundings import check_program, readers_of
 from agentdag.session.tools import Tools
 from agentdag.store.fold import RunRecord
@@ -208,7 +209,7 @@ class Stage:
 
     def _filled(self, text: str) -> str:
         """*text* of the file with `${NAME}` filled in from the environment."""
-        return str(expand(text, "the pipeline", self._environment, self._secrets))
+        return filled(text, self._environment, self._secrets)
 
     def _check_surroundings(self) -> None:
         """Raise UsageError where a variable is not set, or a program is not there, that a node will need."""
@@ -297,21 +298,12 @@ class Stage:
         kind = spec.type or name
         if kind == registry.SIMULATED:
             return SimulatedProvider(name, self.options.seed, stream=spec.stream)
-        self._secrets.add(spec.api_key if spec.api_key and "${" not in spec.api_key else None)
-        fields = spec.model_dump(exclude={"type", "prices", "models", "omit", "service_tier", *RateSpec.model_fields})
-        said = expand(fields, f"providers.{name}", self._environment, self._secrets)
-        if said["api_key"] is not None:
-            said["api_key"] = said["api_key"].strip()  # a key read from a file ends with its line
-        settings = Settings(
-            name=name,
-            type=kind,
-            http=http,
-            secrets=self._secrets,
-            environment=self._environment,
-            omit=frozenset(spec.omit),
-            **said,
-        )
-        return registry.create(settings)
+        return registry.create(settings_of(name, spec, Surroundings(http, self._secrets, self._environment)))
+
+
+def filled(text: str, environment: Mapping[str, str], secrets: Secrets) -> str:
+    """*text* of a pipeline's file with `${NAME}` filled in; raises UsageError where one is not set."""
+    return str(expand(text, "the pipeline", environment, secrets))
 
 
 def _unsaid(spec: RateSpec, own: RateSpec) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,11 @@ class Tools:
         command = tuple(map(fill, mcp.command or ())) if mcp.file is not None else tuple(mcp.command or ())
         cwd = tool.folder.resolve() if mcp.cwd is None else (tool.folder / fill(mcp.cwd)).resolve()
         return McpSettings(tool.name, command, env, cwd, url, headers, mcp.start_timeout)
+
+    def servers(self) -> Iterator[tuple[str, McpServer]]:
+        """The MCP servers, by the names of their tools."""
+        for tool, server in self._servers.items():
+            yield tool.name, server
 
     def start(self) -> None:
         """Start the MCP servers: they take a while, and the first nodes may not need them yet."""
