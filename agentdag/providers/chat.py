@@ -48,7 +48,8 @@ _DETAILS = "reasoning_details"
 """Where OpenRouter puts the same with signatures, which must go back unchanged."""
 _EXTRA = "extra_content"
 """Where Gemini puts the signature of a tool call, which must go back with it."""
-MAX_TOOL_NAME = 64
+_ERRORS = frozenset({"error", "network_error", "abort"})
+"""Reasons that count whatever else was said."""
 
 
 def _is_strict(body: Mapping[str, Any]) -> bool:
@@ -117,9 +118,9 @@ class ChatWire:
         body |= {key: value for key, value in given.items() if value is not None}
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        for parameter in dialect.omit & body.keys():
+        for parameter in dialect.omit & body.keys() if dialect.omit else ():
             del body[parameter]
-        return body | dict(sampling.params)
+        return {**body, **sampling.params} if sampling.params else body
 
     def reader(self, request: Request, dialect: Dialect) -> ChatReader:
         """What reads the answer to *request*."""
@@ -133,7 +134,7 @@ class ChatReader:
         self._request = request
         self._mode = mode
         self._pieces: list[str] = []
-        self._calls = ToolCalls()
+        self._calls: ToolCalls | None = None
         self._thoughts: dict[str, list[str]] = {}
         self._details: list[Any] = []
         self._refusal = ""
@@ -148,7 +149,8 @@ class ChatReader:
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise NoAnswerError("the answer has no choices")
         choice = choices[0]
-        self._others.update(range(1, len(choices)))
+        if len(choices) > 1:
+            self._others.update(range(1, len(choices)))
         message = choice.get("message")
         if not isinstance(message, dict):
             self._ends(choice)
@@ -186,9 +188,7 @@ class ChatReader:
     def _add(self, message: Mapping[str, Any]) -> str | None:
         """Take in a message, or a piece of one: the text that it brings, or None where it brings nothing."""
         piece, thought = texts_in(message.get("content"))
-        came = self._calls.take(message.get("tool_calls")) | self._calls.take_function_call(
-            message.get("function_call")
-        )
+        came = self._add_calls(message)
         if isinstance(message.get("refusal"), str):
             self._refusal += message["refusal"]
         if thought:
@@ -204,29 +204,40 @@ class ChatReader:
             self._pieces.append(piece)
         return piece if piece or came or thought else None
 
+    def _add_calls(self, message: Mapping[str, Any]) -> bool:
+        """Take in the calls of tools that a message holds; whether it holds any."""
+        whole, old = message.get("tool_calls"), message.get("function_call")
+        if not whole and not old:
+            return False
+        self._calls = self._calls or ToolCalls()
+        return self._calls.take(whole) | self._calls.take_function_call(old)
+
     def _ends(self, choice: Mapping[str, Any]) -> None:
         """Note why the answer ended, if it has. Of two reasons the first counts, unless the second is an error."""
         error = choice.get("error")
         if error:
             raise ServerError({"error": error})
         reason = reason_in(choice.get("finish_reason"))
-        native = reason_in(choice.get("native_finish_reason"))
-        if native is not None and native.lower() in {"error", "network_error"}:
-            reason = native
-        if reason is not None and (self._reason is None or reason.lower() in {"error", "network_error", "abort"}):
+        if "native_finish_reason" in choice:
+            native = reason_in(choice["native_finish_reason"])
+            reason = native if native is not None and native.lower() in _ERRORS else reason
+        if reason is not None and (self._reason is None or reason.lower() in _ERRORS):
             self._reason = reason
 
     def said(self) -> Said:
         """What the answer says, once it is over."""
-        text, calls = "".join(self._pieces), self._calls.calls()
+        whole = text = "".join(self._pieces)
+        calls = () if self._calls is None else self._calls.calls()
         request = self._request
         if request.form is not None and self._mode == JSON_SCHEMA:
             text = unwrapped(text, request.form)
         thoughts = {key: "".join(pieces) for key, pieces in self._thoughts.items()}
         reasoning = next(iter(thoughts.values()), "")
-        raw = _assistant("".join(self._pieces), calls, self._calls.extras()) | thoughts
-        if self._details:
-            raw[_DETAILS] = _merged(self._details)
+        raw = None
+        if request.tools or request.form is not None:  # else nothing goes back
+            raw = _assistant(whole, calls, () if self._calls is None else self._calls.extras()) | thoughts
+            if self._details:
+                raw[_DETAILS] = _merged(self._details)
         notices: tuple[Notice, ...] = ()
         if self._others:
             more = len(self._others)

@@ -180,7 +180,11 @@ def is_error(body: Any) -> bool:
         return bool(body) and isinstance(body[0], Mapping) and is_error(body[0])
     if not isinstance(body, Mapping):
         return False
-    if body.get("error") or body.get("type") == "error" or str(body.get("object")).lower() == "error":
+    if body.get("error"):
+        return True
+    if body.get("choices"):
+        return False
+    if body.get("type") == "error" or str(body.get("object")).lower() == "error":
         return True
     about = body.get("base_resp")
     if isinstance(about, Mapping) and about.get("status_code"):

@@ -48,16 +48,22 @@ COMPLETE and ERROR_TOXIC of Cohere, sensitive and network_error of Zhipu, insuff
 abort of vLLM (vllm#57082) and SGLang (sglang#22535), guardrail_intervened and malformed_tool_use of Bedrock
 (pydantic-ai#5640), error of OpenRouter (pydantic-ai#2844), repetition_truncation of MiMo."""
 _MEANINGS = {word: finish for finish, words in _WORDS.items() for word in words.split()}
+_USUAL = ("stop", "end_turn", "tool_calls", "tool_use")
+"""Most answers end with one of these."""
 _NO_REASON_YET = frozenset({"", "null", "none", "unspecified", "finish_reason_unspecified"})
 
 
 def reason_in(told: Any) -> str | None:
     """The reason that a server gives with *told*; None where it says that there is none yet."""
+    if told in _USUAL:
+        return str(told)
     return told if isinstance(told, str) and told.strip().lower() not in _NO_REASON_YET else None
 
 
 def meaning_of(reason: str, own: Mapping[str, str]) -> Finish | None:
     """What *reason* means, by the provider's *own* words (each `stop` or `length`) first; None where nobody knows."""
+    if reason in _USUAL and not own:
+        return Finish.WHOLE
     said = own.get(reason)
     if said is not None:
         return Finish.CUT if said == "length" else Finish.WHOLE

@@ -76,10 +76,9 @@ class OpenAIProvider(WireProvider):
     def _way(self, request: Request) -> tuple[SdkClient, Wire]:
         """Responses where the server speaks it, but for parameters that only chat completions have."""
         client = self._responses_client
-        needs_chat = self._api == AUTO and says_what_only_chat_knows(request)
-        if client is not None and self._speaks_responses and not needs_chat:
-            return client, self._responses
-        return self._chat_client, self._chat
+        if not self._speaks_responses or client is None or (self._api == AUTO and says_what_only_chat_knows(request)):
+            return self._chat_client, self._chat
+        return client, self._responses
 
 
 def _azure(settings: Settings, openai: Any, shared: Mapping[str, Any]) -> tuple[Any, Any]:

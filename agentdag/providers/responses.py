@@ -120,7 +120,7 @@ class ResponsesWire:
         body |= {key: value for key, value in given.items() if value is not None}
         if stream:
             body["stream"] = True
-        for parameter in dialect.omit & body.keys():
+        for parameter in dialect.omit & body.keys() if dialect.omit else ():
             del body[parameter]
         return _with_params(body, sampling.params)
 
