@@ -18,7 +18,7 @@ from agentdag.plan.plan import Plan, PlanNode
 from agentdag.plan.values import resolve_given
 from agentdag.plan.work import Act, CallWork, CommandWork, HttpWork, ModelRef, PipelineWork, PromptWork
 
-Cost = Callable[[ModelRef, Usage], Decimal | None]
+Cost = Callable[[ModelRef, Usage, str | None], Decimal | None]
 """What a usage of a model costs; None where nobody knows."""
 
 LONGEST_ANSWER = 4
@@ -247,7 +247,7 @@ class _Steps:
             step,
             prompt=prompts[0],
             system=None if work.system is None else systems[0],
-            low=_priced(_scaled(low, times.low), work.model, self._cost),
+            low=_priced(_scaled(low, times.low), work.model, self._cost, work.sampling.service_tier),
             high=_dearest(node, high, times.high, self._cost),
         )
 
@@ -302,8 +302,14 @@ def _dearest(node: PlanNode, each: Usage, times: int, cost: Cost) -> Usage:
     if node.barrier.progressive:
         times *= len(node.needs)
     usage = _scaled(_conversation(node, each), times)
-    models = (choice.model for choice in node.choices)
-    return sum((_priced(usage, model, cost) for model in models if model is not None), NO_USAGE)
+    works = (choice.work for choice in node.choices if isinstance(choice.work, PromptWork))
+    return sum((_most(usage, work, cost) for work in works), NO_USAGE)
+
+
+def _most(usage: Usage, work: PromptWork, cost: Cost) -> Usage:
+    """What *usage* costs at the most: a cheaper service tier may have no capacity."""
+    plain, asked = (_priced(usage, work.model, cost, tier) for tier in (None, work.sampling.service_tier))
+    return asked if (asked.cost_usd or 0) > (plain.cost_usd or 0) else plain
 
 
 def _conversation(node: PlanNode, each: Usage) -> Usage:
@@ -331,8 +337,8 @@ def _later_inputs(node: PlanNode, sight: _Sight) -> int:
     return sum(estimate_tokens(value) for value in values if isinstance(value, str))
 
 
-def _priced(usage: Usage, model: ModelRef, cost: Cost) -> Usage:
-    return Usage(usage.input_tokens, usage.output_tokens, 0, cost(model, usage), estimated=True)
+def _priced(usage: Usage, model: ModelRef, cost: Cost, tier: str | None) -> Usage:
+    return Usage(usage.input_tokens, usage.output_tokens, 0, cost(model, usage, tier), estimated=True)
 
 
 def _sum(usages: Sequence[Usage]) -> Usage:

@@ -182,7 +182,7 @@ def is_error(body: Any) -> bool:
         return False
     if body.get("error"):
         return True
-    if body.get("choices"):
+    if body.get("choices") or body.get("content") or body.get("output"):
         return False
     if body.get("type") == "error" or str(body.get("object")).lower() == "error":
         return True

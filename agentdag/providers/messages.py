@@ -113,13 +113,14 @@ class MessagesWire:
 
     def reader(self, request: Request, dialect: Dialect) -> MessagesReader:  # noqa: ARG002 - all are read alike
         """What reads the answer to *request*."""
-        return MessagesReader()
+        return MessagesReader(goes_on=bool(request.tools) or request.form is not None)
 
 
 class MessagesReader:
-    """Reads one message."""
+    """Reads one message; *goes_on* says whether it may have to go back to the model."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, goes_on: bool) -> None:
+        self._goes_on = goes_on
         self._blocks: dict[int, dict[str, Any]] = {}
         self._reason: str | None = None
         self._usage: dict[str, Any] = {}
@@ -172,7 +173,7 @@ class MessagesReader:
         return Said(
             text,
             calls,
-            {"role": "assistant", "content": blocks},
+            {"role": "assistant", "content": blocks} if self._goes_on else None,
             self._reason,
             ended=self._ended,
             refusal=(text or self._refusal) if self._reason == "refusal" else "",

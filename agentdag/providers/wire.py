@@ -121,23 +121,28 @@ class WireProvider:
     async def complete(self, request: Request, on_delta: OnDelta) -> Reply:
         """The answer to *request*; streamed where it says so. Raises CallError only."""
         client, wire = self._way(request)
+        stream = request.stream if self._settings.stream is None else self._settings.stream
         key = (wire.path, request.model)
         dialect = self._dialects.get(key, self._dialect)
         made: list[Correction] = []
         tried = {dialect}
         first: CallError | None = None
         while True:
-            stream = request.stream if self._settings.stream is None else self._settings.stream
             body = wire.body(request, dialect, stream=stream)
+            reader, headers = wire.reader(request, dialect), wire.headers(request)
             try:
-                reply = await self._asked(client, wire, request, body, dialect, on_delta)
+                if stream:
+                    reply = await self._streamed(client, wire, request, body, reader, on_delta)
+                else:
+                    answer, told = await client.post(wire.path, body, request.timeout_s, headers)
+                    reply = self._read(client, request, answer, reader, told)
             except CallError as error:
                 correction = None
                 if _is_refusal(error) and len(made) < MOST_CORRECTIONS:
                     correction = correction_for(wire.rules, dialect, body, error.refusal, self._settings)
                 if correction is None or correction.dialect in tried:
-                    told = first if correction is not None and first is not None else error
-                    raise self._explained(told, client, wire, request) from error
+                    refusal = first if correction is not None and first is not None else error
+                    raise self._explained(refusal, client, wire, request) from error
                 first = first or error
                 made.append(correction)
                 dialect = correction.dialect
@@ -158,24 +163,16 @@ class WireProvider:
                 notices.append(Notice(f"{self._settings.name}/{key[1]} {correction.message}", correction.line))
         return replace(reply, notices=(*reply.notices, *notices))
 
-    async def _asked(
-        self,
-        client: SdkClient,
-        wire: Wire,
-        request: Request,
-        body: dict[str, Any],
-        dialect: Dialect,
-        on_delta: OnDelta,
+    def _read(
+        self, client: SdkClient, request: Request, answer: dict[str, Any] | Iterator[Any], reader: Reader, told: Told
     ) -> Reply:
-        reader, headers = wire.reader(request, dialect), wire.headers(request)
-        if body.get("stream"):
-            return await self._streamed(client, wire, request, body, reader, on_delta)
-        answer, told = await client.post(wire.path, body, request.timeout_s, headers)
+        """What came in one body: an object, or the events of a stream that nobody has asked for."""
+        whole = isinstance(answer, dict)
         try:
             said = reader.whole(answer) if isinstance(answer, dict) else _read(reader, answer)
         except (NoAnswerError, ServerError) as error:
             raise self._no_answer(client, error, told) from error
-        return self._reply(client, request, said, told, None, whole=isinstance(answer, dict))
+        return self._reply(client, request, said, told, None, whole=whole)
 
     async def _streamed(
         self,

@@ -196,9 +196,9 @@ def foreseen(
     prices = PriceList(plan.providers)
     check_prices(plan, prices)
 
-    def cost(model: ModelRef, usage: Usage) -> Decimal | None:
+    def cost(model: ModelRef, usage: Usage, tier: str | None) -> Decimal | None:
         known = prices(model)
-        return None if known is None else known.of(usage)
+        return None if known is None else known.of(usage, tier)
 
     return preview(plan, resolve_inputs(plan, inputs or {}), cost=cost, names=names, unknown=unknown)
 
