@@ -11,7 +11,7 @@ from agentdag.events import Event, Exit, RunFinished, RunStatus
 from agentdag.session import BatchResult, BatchSession, run_loop
 from agentdag.views.lines import JsonLines, writer
 from agentdag.views.progress import Progress, render
-from agentdag.views.words import count, inert, left, money, seconds
+from agentdag.views.words import CUT, count, inert, left, money, seconds
 
 
 def check_shown(shown: Shown) -> None:
@@ -45,7 +45,7 @@ def watch_batch(session: BatchSession, shown: Shown) -> int:
     if session.interrupts:
         end_children()
     if shown.view != "json" and (not shown.quiet or result.exit_code):
-        _tell_end(session, result)
+        _tell_end(session, result, board)
     return result.exit_code
 
 
@@ -64,11 +64,14 @@ class _RowLines:
             self._write(f"row {row:>{self._width}} | {text}\n")
 
 
-def _tell_end(session: BatchSession, result: BatchResult) -> None:
+def _tell_end(session: BatchSession, result: BatchResult, board: Progress) -> None:
     """The closing words, on stderr."""
     lines = [f"row {row} failed: {inert(why)}" for row, why in result.failures]
     if result.failed > len(result.failures):
         lines.append(f"and {count(result.failed - len(result.failures), 'more row')} failed")
+    lines += [f"warning {inert(words)} ({count(times, 'time')})" for words, times in board.warnings.items()]
+    if board.truncated:
+        lines.append(f"cut     {count(board.truncated, 'answer')} {CUT}; raise `max_tokens` for whole ones")
     done = result.kept + result.succeeded
     counts = f"{done:,} of {count(result.rows, 'row')} succeeded"
     counts += f" ({result.kept:,} before)" if result.kept else ""

@@ -521,7 +521,9 @@ def main() -> None:
     except (MendableError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        what = "" if isinstance(error, MendableError) else "the output could not be written: "
+        from agentdag.views.lines import OutputError
+
+        what = "the output could not be written: " if isinstance(error, OutputError) else ""
         sys.stderr.write(f"error: {what}{error}\n")
         if isinstance(error, StoreError):
             sys.exit(Exit.STORE)

@@ -26,7 +26,7 @@ from agentdag.plan.work import PromptWork
 from agentdag.session import BatchSession, Options, RunResult, Session, run_loop
 from agentdag.store.keeper import stores_around
 from agentdag.views.board import Board
-from agentdag.views.lines import JsonLines, Lines, writer
+from agentdag.views.lines import JsonLines, Lines, OutputError, writer
 from agentdag.views.words import count, inert_lines, names
 
 if TYPE_CHECKING:
@@ -111,7 +111,10 @@ def watch(session: Session, shown: Shown, began: float) -> int:
     if view != "json":
         _tell_end(shown, session, result, board, ending)
     if shown.output is not None:
-        _write_file(shown.output, result)
+        try:
+            _write_file(shown.output, result)
+        except OSError as error:
+            raise OutputError(*error.args) from error
     elif view != "json":
         writer(sys.stdout)(_output_text(result, terminal=sys.stdout.isatty()))
     return result.exit_code

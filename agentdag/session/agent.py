@@ -3,6 +3,7 @@ runs its nodes."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from agentdag.agents.agent import Task
 from agentdag.agents.llm import ModelAgent, unpriced
-from agentdag.calls import NO_USAGE, Provider, Request, Sampling, Usage, size_of
+from agentdag.calls import NO_USAGE, Notice, Provider, Request, Sampling, Usage, size_of
 from agentdag.errors import TRANSIENT, UsageError, call_error
 from agentdag.language.scalars import MODEL_NAME
 from agentdag.language.spec import ProviderSpec
@@ -32,6 +33,7 @@ from agentdag.providers.simulated import SimulatedProvider
 from agentdag.session.money import PriceList
 
 MOST_CONNECTIONS = 1000
+_LOG = logging.getLogger("agentdag")
 RETRIES_OF_AN_AGENT = 1_000_000
 """A pool has no end at which its nodes could be counted: each call's own `retries` bounds it."""
 
@@ -134,10 +136,12 @@ class Agent:
             price=unpriced if self._price is None else self._price.of,
             heard=partial(self._estimates.learn, "agent", name, size),
         )
-        outcome = await asked.perform(Task("agent", home.governor, Turn(self._policy, seat), lambda _: None))
+        outcome = await asked.perform(Task("agent", home.governor, _LoggedTurn(self._policy, seat), lambda _: None))
         self.usage += outcome.usage
         if outcome.failure is not None:
             raise call_error(outcome.failure)
+        if outcome.truncated:
+            _LOG.warning("an answer of %s was cut at its token limit: raise `max_tokens`", name)
         return str(outcome.output)
 
     def _moved_into(self, pool: AgentPool, name: str) -> _Home:
@@ -162,6 +166,15 @@ class Agent:
         home = self._homes[pool] = _Home(provider, http, governor, lane)
         pool.when_left(home.aclose)
         return home
+
+
+class _LoggedTurn(Turn):
+    """A call outside of any run: what is not quite as it was asked for goes to the log."""
+
+    __slots__ = ()
+
+    def warned(self, notice: Notice) -> None:
+        _LOG.warning("%s", notice.message)
 
 
 def _checked(text: str) -> Template:

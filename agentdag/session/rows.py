@@ -126,12 +126,14 @@ class Result:
         """The row as one line of JSON."""
         finished = self.finished
         failed = ((node.node, node.error) for node in self.nodes if node.error is not None)
+        cut = [node.node for node in self.nodes if node.truncated]
         plain = {
             "row": self.row,
             "status": finished.status.value,
             "outputs": finished.outputs,
             "errors": {name: {"kind": error.kind.value, "message": error.message} for name, error in failed},
             "output_errors": finished.output_errors,
+            **({"truncated": cut} if cut else {}),
             "usage": finished.usage.plain(),
             "elapsed_s": round(finished.elapsed_s, 3),
             "run": finished.run,

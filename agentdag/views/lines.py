@@ -138,6 +138,10 @@ _TOLD: Mapping[type, Callable[[Any], str | None]] = {
 }
 
 
+class OutputError(OSError):
+    """Results could not be written."""
+
+
 class JsonLines:
     """An observer that writes each event as one line of JSON."""
 
@@ -159,7 +163,7 @@ def _let_go(stream: TextIO) -> None:
 def writer(stream: TextIO) -> Callable[[str], None]:
     """A write to *stream* at once, that does nothing more once its reader has gone away.
 
-    Raises OSError where it cannot be written for any other reason: lost output is not to pass for success.
+    Raises OutputError where it cannot be written for any other reason: lost output is not to pass for success.
     """
     open_ = True
 
@@ -177,8 +181,8 @@ def writer(stream: TextIO) -> Callable[[str], None]:
         except (BrokenPipeError, ValueError):
             open_ = False
             _let_go(stream)
-        except OSError:
+        except OSError as error:
             _let_go(stream)
-            raise
+            raise OutputError(*error.args) from error
 
     return write

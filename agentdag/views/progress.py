@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from rich.text import Text
 
 from agentdag.calls import NO_USAGE, Usage
-from agentdag.events import BudgetLeft, Event, NodeSettled, RunFinished, RunProgress, RunStarted, RunStatus
-from agentdag.views.words import count, held_up, inert, money, seconds
+from agentdag.events import BudgetLeft, Event, NodeSettled, NodeWarned, RunFinished, RunProgress, RunStarted, RunStatus
+from agentdag.views.words import CUT, count, held_up, inert, money, seconds, warned
 
 _BAR = 30
+MAX_WARNINGS = 20
 _ENOUGH = 3
 """Rows that must have ended before a rate is told."""
 
@@ -31,6 +32,10 @@ class Progress:
     succeeded: int = 0
     failed: int = 0
     usage: Usage = NO_USAGE
+    truncated: int = 0
+    """How many answers were cut at their token limit."""
+    warnings: Counter[str] = field(default_factory=Counter)
+    """What was not done quite as the file says, with how often that was so; the first of them."""
     note: str = ""
     latest: str = ""
     _held_up: dict[str, Mapping[str, int]] = field(default_factory=dict)
@@ -42,6 +47,11 @@ class Progress:
                 self.at_work += 1
             case NodeSettled(kept=False) if event.usage is not NO_USAGE:
                 self.usage += event.usage
+                self.truncated += event.truncated
+            case NodeWarned():
+                self.latest = warned(event)
+                if self.latest in self.warnings or len(self.warnings) < MAX_WARNINGS:
+                    self.warnings[self.latest] += 1
             case RunProgress():
                 self._held_up[event.run] = event.waiting
             case RunFinished():
@@ -84,6 +94,7 @@ def render(board: Progress, *, now: float, width: int, height: int, ascii_only: 
         line.append(f"; {_rate(ended / now)}, {seconds(left_s)} left", style="dim")
     told = [f"{board.succeeded:,} succeeded", f"{board.failed:,} failed", f"{board.at_work:,} under way"]
     told += [f"{board.kept:,} kept from before"] if board.kept else []
+    told += [f"{board.truncated:,} {CUT}"] if board.truncated else []
     usage = board.usage
     used = f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out, cost {money(usage.cost_usd)}"
     lines = [title, line, Text(f"{seconds(now)}; {', '.join(told)}; {used}", style="dim")]

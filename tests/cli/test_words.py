@@ -20,7 +20,20 @@ from agentdag.language.codes import codes
 from agentdag.language.schema import json_schema
 from agentdag.language.spec import known_keys
 
-COMMANDS = ["run", "resume", "pool", "show", "stats", "validate", "graph", "init", "schema", "explain", "runs"]
+COMMANDS = [
+    "run",
+    "resume",
+    "pool",
+    "show",
+    "stats",
+    "validate",
+    "doctor",
+    "graph",
+    "init",
+    "schema",
+    "explain",
+    "runs",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -30,6 +30,7 @@ KNOWS_ONLY_THE_WHOLE = re.compile(
     r"no provider type|does not say its type|has no model|is not declared|default of|is not of type|"
     r"finite number|this prompt is empty|is reserved|is missing|means nothing for a provider|models know no|is no address|the id|that `wait_for` waits for|does not stream|only models stream|has nothing to ask|"
     r"takes this line apart|no user and no password|no type of a field|do not go together in one text|sends nothing|"
+    r"means nothing for the text|is a number, not the text|is no regular expression|"
     r"a value is due|as something else|and a progressive barrier exclude|means nothing for a node that runs a pipeline|`cache` and `repeat` exclude"
 )
 """Refusals that need more than the place of a key: a schema cannot tell."""
