@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from raw import Answer, RawServer
+from strict_openai import StrictOpenAI
 from wire import WireServer
 
 from agentdag.plan.compile import Compiled, compile_text
@@ -29,6 +31,29 @@ def wire() -> Iterator[WireServer]:
     server = WireServer().start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def strict() -> Iterator[StrictOpenAI]:
+    server = StrictOpenAI()
+    server.serve()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., RawServer]]:
+    """Starts a server that gives the answers of a test, one after another."""
+    servers: list[RawServer] = []
+
+    def start(*answers: Answer) -> RawServer:
+        servers.append(RawServer(*answers))
+        servers[-1].serve()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture

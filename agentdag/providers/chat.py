@@ -26,8 +26,7 @@ from agentdag.providers.dialect import (
     withheld_reasoning,
 )
 from agentdag.providers.finish import reason_in
-from agentdag.providers.schemas import as_object, for_tool, strict
-from agentdag.providers.sdk import count
+from agentdag.providers.schemas import for_tool
 from agentdag.providers.structured import (
     ANSWER_TOOL,
     JSON_OBJECT,
@@ -37,10 +36,11 @@ from agentdag.providers.structured import (
     answer_tool,
     in_words,
     mode_of,
+    schema_sent,
     unwrapped,
 )
 from agentdag.providers.tool_calls import ToolCalls, object_in
-from agentdag.providers.wire import Counted, NoAnswerError, Said, ServerError
+from agentdag.providers.wire import NoAnswerError, Said, ServerError, counted_as
 
 _REASONING = (REASONING_CONTENT, "reasoning", "thinking")
 """Where servers put what a model thinks before it answers."""
@@ -118,8 +118,7 @@ class ChatWire:
         body |= {key: value for key, value in given.items() if value is not None}
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        for parameter in dialect.omit & body.keys() if dialect.omit else ():
-            del body[parameter]
+        dialect.trim(body)
         return {**body, **sampling.params} if sampling.params else body
 
     def reader(self, request: Request, dialect: Dialect) -> ChatReader:
@@ -251,7 +250,7 @@ class ChatReader:
             self._reason,
             refusal=self._refusal,
             reasoning=reasoning,
-            counted=_counted(self._usage),
+            counted=counted_as(self._usage, "prompt", "completion"),
             service_tier=self._tier if isinstance(self._tier, str) else None,
             notices=notices,
         )
@@ -323,11 +322,9 @@ def _structured(form: Form, mode: str | None, dialect: Dialect) -> dict[str, Any
         function = {"name": name, "description": about, "parameters": schema}
         return {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
     if mode == JSON_SCHEMA:
-        assert form.schema is not None
-        closed = None if STRICT in dialect.omit else strict(form.schema)
-        told: dict[str, Any] = {"name": "answer", "schema": closed or as_object(form.schema)}
-        if STRICT not in dialect.omit:
-            told["strict"] = closed is not None
+        loosely = STRICT in dialect.omit
+        schema, strictly = schema_sent(form, loosely=loosely)
+        told = {"name": "answer", "schema": schema, **({} if loosely else {"strict": strictly})}
         return {"response_format": {"type": "json_schema", "json_schema": told}}
     return {"response_format": {"type": "json_object"}} if mode == JSON_OBJECT else {}
 
@@ -346,16 +343,3 @@ def texts_in(content: Any) -> tuple[str, str]:
         elif isinstance(part.get("text"), str):
             text += part["text"]
     return text, thought
-
-
-def _counted(usage: Any) -> Counted:
-    told = usage if isinstance(usage, dict) else {}
-    asked, made = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
-    asked, made = (each if isinstance(each, dict) else {} for each in (asked, made))
-    return Counted(
-        count(told.get("prompt_tokens")),
-        count(told.get("completion_tokens")),
-        count(asked.get("cached_tokens")) or 0,
-        count(asked.get("cache_write_tokens")) or 0,
-        count(made.get("reasoning_tokens")) or 0,
-    )

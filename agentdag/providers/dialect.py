@@ -41,6 +41,12 @@ class Dialect:
     def without(self, parameter: str) -> Dialect:
         return replace(self, omit=self.omit | {parameter})
 
+    def trim(self, body: dict[str, Any]) -> None:
+        """Take out of *body* what this server does not accept."""
+        if self.omit:
+            for parameter in self.omit & body.keys():
+                del body[parameter]
+
 
 class Correction(NamedTuple):
     """What was refused, how it is said from now on, and the line of the file that says so for good."""

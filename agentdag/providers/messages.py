@@ -107,8 +107,7 @@ class MessagesWire:
         body |= {key: value for key, value in given.items() if value is not None}
         if stream:
             body["stream"] = True
-        for parameter in dialect.omit & body.keys() if dialect.omit else ():
-            del body[parameter]
+        dialect.trim(body)
         return {**body, **sampling.params} if sampling.params else body
 
     def reader(self, request: Request, dialect: Dialect) -> MessagesReader:  # noqa: ARG002 - all are read alike

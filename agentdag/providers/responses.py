@@ -22,8 +22,7 @@ from agentdag.providers.dialect import (
     omission,
     other_structure,
 )
-from agentdag.providers.schemas import as_object, for_tool, strict
-from agentdag.providers.sdk import count
+from agentdag.providers.schemas import for_tool
 from agentdag.providers.structured import (
     ANSWER_TOOL,
     JSON_OBJECT,
@@ -33,10 +32,11 @@ from agentdag.providers.structured import (
     answer_tool,
     in_words,
     mode_of,
+    schema_sent,
     unwrapped,
 )
 from agentdag.providers.tool_calls import arguments_text, distinct, object_in
-from agentdag.providers.wire import Counted, NoAnswerError, Said, ServerError
+from agentdag.providers.wire import NoAnswerError, Said, ServerError, counted_as
 
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 _DELTAS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
@@ -120,8 +120,7 @@ class ResponsesWire:
         body |= {key: value for key, value in given.items() if value is not None}
         if stream:
             body["stream"] = True
-        for parameter in dialect.omit & body.keys() if dialect.omit else ():
-            del body[parameter]
+        dialect.trim(body)
         return _with_params(body, sampling.params)
 
     def reader(self, request: Request, dialect: Dialect) -> ResponsesReader:
@@ -230,7 +229,7 @@ class ResponsesReader:
             ended=self._ended,
             refusal=refusal or "".join(self._refusals),
             reasoning="\n\n".join(filter(None, map(_thought, items))) or "".join(self._thoughts),
-            counted=_counted(self._response.get("usage")),
+            counted=counted_as(self._response.get("usage"), "input", "output"),
             service_tier=tier if isinstance(tier := self._response.get("service_tier"), str) else None,
         )
 
@@ -340,21 +339,6 @@ def _structured(form: Form, mode: str | None, dialect: Dialect) -> dict[str, Any
         tool = {"type": "function", "name": name, "description": about, "parameters": schema, "strict": False}
         return {"tools": [tool], "tool_choice": "required"}
     if mode == JSON_SCHEMA:
-        assert form.schema is not None
-        closed = None if STRICT in dialect.omit else strict(form.schema)
-        told = {"type": "json_schema", "name": "answer", "schema": closed or as_object(form.schema)}
-        return {"text": {"format": {**told, "strict": closed is not None}}}
+        schema, strictly = schema_sent(form, loosely=STRICT in dialect.omit)
+        return {"text": {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": strictly}}}
     return {"text": {"format": {"type": "json_object"}}} if mode == JSON_OBJECT else {}
-
-
-def _counted(usage: Any) -> Counted:
-    told = usage if isinstance(usage, dict) else {}
-    asked, made = told.get("input_tokens_details"), told.get("output_tokens_details")
-    asked, made = (each if isinstance(each, dict) else {} for each in (asked, made))
-    return Counted(
-        count(told.get("input_tokens")),
-        count(told.get("output_tokens")),
-        count(asked.get("cached_tokens")) or 0,
-        count(asked.get("cache_write_tokens")) or 0,
-        count(made.get("reasoning_tokens")) or 0,
-    )

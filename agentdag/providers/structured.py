@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentdag.calls import Form, ToolCall
-from agentdag.providers.schemas import WRAPPED, as_object, is_wrapped
+from agentdag.providers.schemas import WRAPPED, as_object, is_wrapped, strict
 
 JSON_SCHEMA, JSON_OBJECT, TOOL, PROMPT = "json_schema", "json_object", "tool", "prompt"
 ANSWER_TOOL = "give_answer"
@@ -34,6 +34,14 @@ def mode_of(mode: str, form: Form | None) -> str | None:
     if form.schema is None and mode in {JSON_SCHEMA, TOOL}:  # there is nothing to tell but that it is JSON
         return JSON_OBJECT
     return mode
+
+
+def schema_sent(form: Form, *, loosely: bool) -> tuple[dict[str, Any], bool]:
+    """The schema of *form* as OpenAI's protocols take it, and whether that is in strict form; not where that is to be
+    sent *loosely*, or cannot be said so."""
+    assert form.schema is not None
+    closed = None if loosely else strict(form.schema)
+    return (as_object(form.schema), False) if closed is None else (closed, True)
 
 
 def answer_tool(form: Form) -> tuple[str, str, Mapping[str, Any]]:

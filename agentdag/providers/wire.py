@@ -17,7 +17,7 @@ from agentdag.providers.addresses import mend_of_address
 from agentdag.providers.dialect import MOST_CORRECTIONS, Correction, Dialect, Rule, correction_for
 from agentdag.providers.finish import Finish, meaning_of
 from agentdag.providers.proxies import proxy_of
-from agentdag.providers.sdk import DONE, SdkClient, Told
+from agentdag.providers.sdk import DONE, SdkClient, Told, count
 from agentdag.providers.settings import Settings
 from agentdag.providers.structured import answer_among
 
@@ -35,6 +35,20 @@ class Counted(NamedTuple):
 
 
 UNCOUNTED = Counted()
+
+
+def counted_as(usage: Any, asked: str, made: str) -> Counted:
+    """What *usage* counts in one of OpenAI's protocols, which name what was *asked* and what was *made* differently."""
+    told = usage if isinstance(usage, dict) else {}
+    of_asked, of_made = told.get(f"{asked}_tokens_details"), told.get(f"{made}_tokens_details")
+    of_asked, of_made = (each if isinstance(each, dict) else {} for each in (of_asked, of_made))
+    return Counted(
+        count(told.get(f"{asked}_tokens")),
+        count(told.get(f"{made}_tokens")),
+        count(of_asked.get("cached_tokens")) or 0,
+        count(of_asked.get("cache_write_tokens")) or 0,
+        count(of_made.get("reasoning_tokens")) or 0,
+    )
 
 
 @dataclass(slots=True)

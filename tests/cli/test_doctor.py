@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ from strict_openai import StrictOpenAI
 
 ODD = Path(__file__).parent.parent / "agents" / "odd_mcp_server.py"
 CLEAN = dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"), "")
-
-
-@pytest.fixture
-def strict() -> Iterator[StrictOpenAI]:
-    server = StrictOpenAI()
-    server.serve()
-    yield server
-    server.stop()
 
 
 def examined(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from raw import JSON, SSE, Answer, Raw, RawServer, chunk, completion, refusal, sse
+from raw import JSON, SSE, Raw, RawServer, chunk, completion, refusal, sse
 
 import agentdag
 from agentdag import ErrorKind, Options, RunResult, Status
@@ -16,20 +16,6 @@ from agentdag.plan.plan import Plan
 
 Compile = Callable[[str], Plan]
 Serve = Callable[..., RawServer]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    servers: list[RawServer] = []
-
-    def start(*answers: Answer) -> RawServer:
-        servers.append(RawServer(*answers))
-        servers[-1].serve()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def ask(

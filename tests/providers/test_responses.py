@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,6 @@ from agentdag.providers.settings import Secrets, Settings
 Compile = Callable[[str], Plan]
 STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 APIS = pytest.mark.parametrize("api", ["responses", "chat"])
-
-
-@pytest.fixture
-def strict() -> Iterator[StrictOpenAI]:
-    server = StrictOpenAI()
-    server.serve()
-    yield server
-    server.stop()
 
 
 def ask(

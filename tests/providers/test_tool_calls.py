@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from raw import SSE, Answer, Raw, RawServer, chunk, completion, refusal, sse
+from raw import SSE, Raw, RawServer, chunk, completion, refusal, sse
 
 import agentdag
 from agentdag import ErrorKind, Options, RunResult
@@ -17,20 +17,6 @@ from agentdag.providers.tool_calls import ToolCalls
 
 Compile = Callable[[str], Plan]
 Serve = Callable[..., RawServer]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    servers: list[RawServer] = []
-
-    def start(*answers: Answer) -> RawServer:
-        servers.append(RawServer(*answers))
-        servers[-1].serve()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def call(name: str | None = None, arguments: Any = None, **more: Any) -> dict[str, Any]:
