@@ -273,7 +273,8 @@ class Board:
             self._count(event)
         if event.truncated:
             self.truncated += 1
-            self._tell(event.node, CUT)
+            self._tell(event.node, "cut at limit")
+            self.latest = f"{event.node}: {CUT}"
         if "[" in event.node:
             self._instance_settled(event)
             return

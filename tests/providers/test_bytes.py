@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from program import agentdag as program
 from raw import JSON, SSE, Raw, RawServer, chunk, completion, refusal, sse
 
 import agentdag
@@ -465,3 +467,32 @@ def test_a_model_that_is_not_there_is_no_wrong_address(plan: Compile, serve: Ser
         2
     ]
     assert "base_url" not in message
+
+
+def test_what_was_put_right_is_said_on_the_terminal_and_in_show(serve: Serve, tmp_path: Path) -> None:
+    server = serve(refusal("Unknown parameter: 'stream_options'."), sse(*ENDED))
+    (tmp_path / "p.yaml").write_text(
+        f'providers: {{p: {{type: openai, base_url: "{server.url}/v1"}}}}\nnodes: {{a: {{model: p/m, prompt: hi}}}}\n'
+    )
+    done = program("run", "p.yaml", "--store", "s", "--format", "plain", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == "hello\n"
+    assert "warning p/m does not accept `stream_options`, and is asked without it" in done.stderr
+    line = "providers: {p: {omit: [stream_options]}}"
+    assert line in done.stderr
+    shown = program("show", "last", "a", "--store", "s", cwd=tmp_path).stdout
+    assert "warning: p/m does not accept `stream_options`" in shown
+    assert line in shown
+    told = json.loads(program("show", "last", "a", "--store", "s", "--format", "json", cwd=tmp_path).stdout)
+    assert told["requests"][0]["warnings"][0]["hint"].endswith(f"`{line}`")
+
+
+def test_whether_an_answer_is_streamed_does_not_go_by_who_looks(serve: Serve, tmp_path: Path) -> None:
+    server = serve(sse(*ENDED))
+    (tmp_path / "p.yaml").write_text(
+        f'providers: {{p: {{type: openai, base_url: "{server.url}/v1"}}}}\nnodes: {{a: {{model: p/m, prompt: hi}}}}\n'
+    )
+    for form in ("auto", "table", "plain", "json"):
+        assert program("run", "p.yaml", "--no-store", "--format", form, cwd=tmp_path).returncode == 0
+    assert program("run", "p.yaml", "--no-store", "--quiet", cwd=tmp_path).returncode == 0
+    assert [asked.body.get("stream") for asked in server.asked] == [True] * 5

@@ -350,6 +350,23 @@ def test_vertex_goes_through_the_sdks_own_client(plan: Compile, wire: WireServer
     assert wire.calls[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
+def test_bedrock_without_credentials_is_found_before_the_run(
+    plan: Compile, wire: WireServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    text = f"""
+        providers: {{aws: {{type: bedrock, base_url: "{wire.url}", region: eu-central-1}}}}
+        nodes: {{only: {{model: aws/anthropic.claude-x, prompt: hi}}}}
+    """
+    with pytest.raises(agentdag.UsageError, match="`aws` finds no AWS credentials"):
+        agentdag.run(plan(text))
+    assert not wire.calls
+
+
 @STREAMS
 def test_bedrock_goes_through_the_sdks_own_client_and_signs(
     plan: Compile, wire: WireServer, monkeypatch: pytest.MonkeyPatch, stream: bool
