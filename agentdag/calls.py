@@ -5,6 +5,7 @@ A provider is anything with `complete` and `aclose`. This file knows no provider
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, field
 from decimal import Decimal
@@ -240,6 +241,17 @@ class Exchange:
         results = tuple(ToolResult(**result) for result in plain["results"])
         return cls(plain["text"], calls, results, plain["told"], plain["raw"], plain.get("truncated", False))
 
+    def redacted(self, redact: Callable[[str], str]) -> Exchange:
+        """The same without what *redact* takes out of a text."""
+        text = json.dumps(self.plain())
+        clean = redact(text)
+        if clean == text:
+            return self
+        try:
+            return Exchange.of(json.loads(clean))
+        except (ValueError, KeyError, TypeError):  # a secret stood where no text does
+            return Exchange(redact(self.text))
+
     @property
     def size(self) -> int:
         """Its bytes in UTF-8, about as they are sent."""
@@ -275,6 +287,8 @@ class Request:
     """What followed the prompt."""
     tools: tuple[ToolForm, ...] = ()
     """What the model may ask for."""
+    bounded: bool = False
+    """Whether a budget has set the longest answer, and not the file."""
     closing: bool = False
     """Whether it is to answer now, with what it has, and to ask for no tool any more."""
 

@@ -180,6 +180,8 @@ class CallError(AgentdagError):
         self.failure = failure
         self.room: Mapping[str, Any] = {}
         """What the provider told with it of its limits: a `calls.Room`."""
+        self.usage: Any = None
+        """What the call took, where that was counted although it has failed: a `calls.Usage`."""
         self.refusal = ""
         """The server's whole body, where it has refused the request: it may name a parameter that it does not know."""
 

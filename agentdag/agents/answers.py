@@ -17,11 +17,15 @@ from agentdag.calls import Form
 from agentdag.errors import ErrorKind, Failure, call_error
 
 MOST_ERRORS = 10
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*[\w.+-]*[ \t]*\n?(.*?)\n?[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"(```+|~~~+)")
+_LANGUAGE = re.compile(r"\A[\w.+-]*")
+"""What a fence says of what stands in it."""
 _CLOSER = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _BLANK = "\ufeff \t\r\n\0"
 MOST_LOOKED_AT = 2**20
 """Characters of an answer that are searched for JSON between other words."""
+MOST_VALUES = 50
+"""Different ones are looked at."""
 MOST_TRIES = 200
 """Places in it at which a value may begin that turn out to begin none."""
 MOST_TOLD_SCHEMA = 20_000
@@ -110,9 +114,12 @@ def parsed(text: str) -> Any:
 def _fenced(text: str) -> list[Any]:
     """The different values that fill a code fence in *text*."""
     found: list[Any] = []
-    for match in _FENCE.finditer(text[:MOST_LOOKED_AT]):
+    pieces = _FENCE.split(text[:MOST_LOOKED_AT])
+    for number in range(2, len(pieces), 4):  # between an opening and a closing fence; every second piece is a fence
         with contextlib.suppress(ValueError, RecursionError):
-            _add(found, parsed(match[2].strip(_BLANK)))
+            _add(found, parsed(_LANGUAGE.sub("", pieces[number]).strip(_BLANK)))
+        if len(found) == MOST_VALUES:
+            break
     return found
 
 
@@ -121,7 +128,7 @@ def _values(text: str) -> list[Any]:
     found: list[Any] = []
     decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
     at, tries, text = 0, 0, text[:MOST_LOOKED_AT]
-    while tries < MOST_TRIES:
+    while tries < MOST_TRIES and len(found) < MOST_VALUES:
         begins = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
         if not begins:
             break

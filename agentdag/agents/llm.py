@@ -74,9 +74,9 @@ class ModelAgent:
         if self.terms is not None:
             return await _Conversation(self, task, self.terms).held()
         call = await self.ask(task, self.request, self.claim, self.heard)
+        doubt = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
         if call.failure is not None or call.result is None:
-            usage = MAYBE_BILLED if call.doubtful and self.billed else NO_USAGE
-            return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=usage)
+            return Outcome(call.attempts, call.latency_s, failure=call.failure, usage=_sum(call.spent, doubt))
         reply, usage = call.result
         answer, failure = answered(self.redact(reply.text), reply.reasoning), self.cut(reply)
         return Outcome(
@@ -84,7 +84,7 @@ class ModelAgent:
             call.latency_s,
             answer.text if failure is None else None,
             failure,
-            usage=usage + MAYBE_BILLED if call.doubtful and self.billed else usage,
+            usage=_sum(_sum(call.spent, usage), doubt),
             ttft_s=reply.ttft_s,
             finish_reason=reply.finish_reason,
             truncated=reply.truncated,
@@ -142,19 +142,44 @@ class _Asking:
             reply = _checked(await agent.provider.complete(self._request(attempt), on_delta), asks.provider)
         except CallError as error:
             self._leave_flex(error)
+            if isinstance(error.usage, Usage):
+                attempt.told(self._priced(error.usage, None), error.room)
             raise
         for notice in reply.notices:
             self._task.turn.warned(notice)
-        usage = reply.usage
-        if usage.cost_usd is None and (cost := agent.price(usage, reply.service_tier or self._tier)) is not None:
-            usage = usage.costing(cost)
+        usage = self._priced(reply.usage, reply.service_tier)
         attempt.told(usage, reply.room)
         self._heard(usage)
-        if not reply.calls and (agent.terms is None or agent.terms.reader is None):
-            nothing = answered(reply.text, reply.reasoning).failure(asks.provider, truncated=reply.truncated)
+        if reply.calls and not asks.tools:
+            reply = replace(reply, calls=())  # tools that nobody has offered
+        if agent.cut(reply) is None and not reply.calls:
+            nothing = self._nothing(reply)
             if nothing is not None:
                 raise call_error(nothing)
         return _Answer(reply, usage)
+
+    def _priced(self, usage: Usage, tier: str | None) -> Usage:
+        """*usage* with its cost on the service *tier* that was given, or asked for."""
+        if usage.cost_usd is not None:
+            return usage
+        cost = self._agent.price(usage, tier or self._tier)
+        return usage if cost is None else usage.costing(cost)
+
+    def _nothing(self, reply: Reply) -> Failure | None:
+        """Why *reply* is no answer, where there is nothing in it to be read."""
+        terms, provider = self._agent.terms, self._asks.provider
+        if terms is not None and terms.reader is not None and reply.text.strip():
+            return None  # which says itself what is wrong with it
+        answer = answered(reply.text, reply.reasoning)
+        if answer.text.strip():
+            return None
+        message = (
+            "the answer is empty" if not answer.reasoning else "the answer holds nothing but the model's reasoning"
+        )
+        if reply.truncated:
+            message = "the token limit was reached before any text came: raise `max_tokens`"
+        kind, request_id = ErrorKind.BAD_RESPONSE, reply.request_id
+        return Failure(kind, message, provider, 200, request_id, billed="maybe", final=reply.truncated)
 
     def _request(self, attempt: Attempt) -> Request:
         request = self._asks
@@ -308,6 +333,7 @@ class _Conversation:
         call = await agent.ask(self._task, request, claim, heard)
         self._answers = call.failure is None
         turn.attempts_before += call.attempts - self._answers
+        self._usage = _sum(self._usage, call.spent)
         if call.doubtful and agent.billed:
             self._usage += MAYBE_BILLED
         if call.result is not None:
@@ -343,6 +369,11 @@ class _Answer(NamedTuple):
 
     reply: Reply
     usage: Usage
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """Both together; what is nothing costs nothing to add."""
+    return one if other is NO_USAGE else one + other
 
 
 _COUNTS = {int, NoneType}

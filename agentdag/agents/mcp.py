@@ -38,14 +38,13 @@ MAX_PAGES = 100
 MAX_NAME = 64
 TOLD_STDERR = 500
 TOLD_ERROR = 300
+_NO_WORDS = "Server returned an error response"
+"""What the SDK says of an error over HTTP whose status and body it keeps to itself."""
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
-_LOST_SESSION = re.compile(
-    r"session.*(not found|invalid|expired|terminated|unknown|missing)|"
-    r"no valid session|(invalid|missing|unknown) session",
-    re.IGNORECASE,
-)
-"""What servers answer to whom they have forgotten: the call was not made, and a new session may make it."""
 _FORGOTTEN = frozenset({400, 404})
+"""How HTTP servers answer to a session that they know no more."""
+ANSWERS_WITHIN_S = 5.0
+"""How long a server that has let a call run out may take to answer a ping."""
 _INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ")
 logging.getLogger("mcp").addHandler(logging.NullHandler())  # what goes wrong is told as the node's error
 
@@ -78,8 +77,13 @@ class _Session:
     """The last error with which an HTTP server has answered."""
     forgotten: bool = False
     """Whether that was to a request which named the session: the server knows it no more."""
+    gone: bool = False
+    """Whether nothing more can come from the server."""
     broken: BaseException | None = None
     """Why it ended, where it did so by itself."""
+
+    def ends(self) -> None:
+        self.gone = True
 
     def refused(self, status: int, in_session: bool) -> None:  # noqa: FBT001 - as the transport tells it
         self.status = status
@@ -135,22 +139,45 @@ class McpServer:
             session, (client, _) = await self._reached()
             try:
                 result = await client.call_tool(tool, dict(arguments))
+            except asyncio.CancelledError:
+                self._doubt(session, client)
+                raise
             except MCPError as error:
-                told = _why(error) if session.status is None else f"{_why(error)} (status {session.status})"
-                closed = _is_closed(error)
-                if closed or session.forgotten or _LOST_SESSION.search(told):
+                lost = session.gone or session.forgotten
+                if lost:
                     self._leave(session)
                     await self._ended(session)
-                    if not again and (not closed or _was_refused(session.broken)):
+                    if not again and (not session.gone or _was_refused(session.broken)):
                         continue  # nobody has heard the call: nothing was done
-                if closed:
-                    told = f"the server died, or its connection broke, before it answered{self._words}"
-                raise failed(f"{tool}: {told}") from error
+                raise failed(f"{tool}: {self._told(session, error)}") from error
             except Exception as error:
-                self._leave(session)
                 raise failed(f"{tool}: {_why(error)}") from error
             return result_of(tool, result)
         raise AssertionError  # the second time either returns or raises
+
+    def _told(self, session: _Session, error: Exception) -> str:
+        """What came of a call: the server's words, or that it is there no more."""
+        if session.gone:
+            why = "" if session.broken is None else f" ({_why(session.broken)})"
+            return f"the server died, or its connection broke, before it answered{why}{self._words}"
+        told = _why(error)
+        return f"{told} (status {session.status})" if told == _NO_WORDS and session.status is not None else told
+
+    def _doubt(self, session: _Session, client: Any) -> None:
+        """A call was given up: a server that does not answer a ping any more is ended, and started for the next."""
+        if session.gone or session.over.is_set():
+            return
+
+        async def look() -> None:
+            try:
+                async with asyncio.timeout(ANSWERS_WITHIN_S):
+                    await client.send_ping()
+            except Exception:  # noqa: BLE001 - however it does not answer
+                self._leave(session)
+
+        task = asyncio.create_task(look(), name=f"ping of MCP server {self._settings.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _reached(self) -> tuple[_Session, tuple[Any, list[Any]]]:
         session = self._session or self._open()
@@ -189,17 +216,18 @@ class McpServer:
             self._words = _said(program)
             self._leave(session)
             if not session.ready.done():
-                session.ready.cancel()
+                session.ready.set_exception(UnreachableError(self._failure("is being closed")))
+                session.ready.exception()
 
     async def _transport(self, session: _Session) -> tuple[Program | None, Any]:
         settings = self._settings
         if settings.url is not None:
-            return None, over_http(settings.url, settings.headers, session.refused)
+            return None, over_http(settings.url, settings.headers, session.refused, session.ends)
         name, *arguments = settings.command
         argv = (shutil.which(name, path=search_path()) or name, *arguments)
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         program = await started(argv, {**inherited, "PATH": search_path(), **settings.env}, settings.cwd)
-        return program, over_pipes(program)
+        return program, over_pipes(program, session.ends)
 
     def _end(self, session: _Session, error: Exception, program: Program | None) -> None:
         """Tell whoever waits why there is no session."""
@@ -248,12 +276,6 @@ def _was_refused(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(_was_refused, error.exceptions))
     return error is not None and "Connect" in type(error).__name__
-
-
-def _is_closed(error: BaseException) -> bool:
-    """Whether the connection is gone, rather than the tool."""
-    told = str(error).lower()
-    return any(word in told for word in ("closed", "ended without", "disconnect"))
 
 
 def result_of(tool: str, result: Any) -> Any:

@@ -136,8 +136,9 @@ async def started(argv: Sequence[str], env: Mapping[str, str], cwd: Path | None)
 
 
 @contextlib.asynccontextmanager
-async def over_pipes(program: Program) -> AsyncIterator[tuple[Any, Any]]:
-    """The streams that the SDK reads and writes, to and from *program*; at the end nothing of it is left."""
+async def over_pipes(program: Program, on_end: Callable[[], None]) -> AsyncIterator[tuple[Any, Any]]:
+    """The streams that the SDK reads and writes, to and from *program*; at the end nothing of it is left. *on_end* is
+    told when it says nothing more."""
     import anyio  # noqa: PLC0415 - the SDK's own: only who has a server pays for it
     from mcp.shared.message import SessionMessage  # noqa: PLC0415 - likewise
     from mcp.types import jsonrpc_message_adapter  # noqa: PLC0415 - likewise
@@ -153,6 +154,7 @@ async def over_pipes(program: Program) -> AsyncIterator[tuple[Any, Any]]:
                 except ValueError as error:
                     parsed = error
                 await into.send(parsed)
+            on_end()  # before whoever waits for an answer is told
 
     async def writing() -> None:
         async with out:
@@ -174,11 +176,13 @@ async def over_pipes(program: Program) -> AsyncIterator[tuple[Any, Any]]:
 
 @contextlib.asynccontextmanager
 async def over_http(
-    url: str, headers: Mapping[str, str], on_refusal: Callable[[int, bool], None]
+    url: str, headers: Mapping[str, str], on_refusal: Callable[[int, bool], None], on_end: Callable[[], None]
 ) -> AsyncIterator[tuple[Any, Any]]:
     """The streams that the SDK reads and writes, to and from the server at *url*. *on_refusal* is told the status of
-    each answer that is an error, which the SDK does not pass on, and whether the request named a session."""
+    each answer that is an error, which the SDK does not pass on, and whether the request named a session; *on_end* when
+    nothing more can come."""
     import anyio  # noqa: PLC0415 - as above
+    import httpx2  # noqa: PLC0415 - likewise
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415 - likewise
     from mcp.shared._httpx_utils import create_mcp_http_client  # noqa: PLC0415 - likewise
     from mcp.shared.message import SessionMessage  # noqa: PLC0415 - likewise
@@ -189,6 +193,8 @@ async def over_http(
     ):
 
         async def hear(response: Any) -> None:
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                response.stream = _bounded(response.stream, httpx2.AsyncByteStream)
             if response.status_code >= 400 and response.request.method == "POST":
                 on_refusal(response.status_code, _SESSION in response.request.headers)
 
@@ -202,6 +208,7 @@ async def over_http(
                     if isinstance(result, dict):
                         result.update(put_right_result(result))
                     await into.send(each)
+                on_end()
 
         task = asyncio.ensure_future(reading())
         try:
@@ -211,6 +218,24 @@ async def over_http(
             await asyncio.wait({task})
             into.close()
             read.close()
+
+
+def _bounded(stream: Any, base: type[Any]) -> Any:
+    """*stream*, a body's, which fails past `MAX_MESSAGE_BYTES`; of the class *base*, as the client demands."""
+
+    class Bounded(base):  # type: ignore[misc]  # known only once httpx2 is loaded
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = MAX_MESSAGE_BYTES
+            async for chunk in stream:
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError(f"the answer is larger than {MAX_MESSAGE_BYTES // 2**20} MiB")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
 
 
 def put_right(message: Any) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from agentdag.errors import ErrorKind, Failure
-
 _MAY_THINK = re.compile(r"\s*(?:<|\[THINK|◁)", re.IGNORECASE)
 """How an answer begins that may hold any."""
 _OPENED = re.compile(r"\s*(?:<(think|seed:think)>|(\[THINK\])|(◁think▷))", re.IGNORECASE)
@@ -26,15 +24,6 @@ class Answered(NamedTuple):
 
     text: str
     reasoning: str | None
-
-    def failure(self, provider: str, *, truncated: bool) -> Failure | None:
-        """Why this is no answer, where there is nothing but thought in it."""
-        if self.text or not self.reasoning:
-            return None
-        message = "the answer holds nothing but the model's reasoning"
-        if truncated:
-            message = "the token limit was reached while the model was still thinking: raise `max_tokens`"
-        return Failure(ErrorKind.BAD_RESPONSE, message, provider, billed="yes", final=truncated)
 
 
 def answered(text: str, reasoning: str | None = None) -> Answered:
@@ -64,7 +53,7 @@ def _split(text: str) -> tuple[str | None, str]:
             return None, text
         return text[: closed.start()], text[closed.end() :].lstrip("\n")
     end = "[/THINK]" if opened[2] else "◁/think▷" if opened[3] else f"</{opened[1].lower()}>"
-    at = text.lower().find(end.lower(), opened.end())
-    if at < 0:
+    closed = re.compile(re.escape(end), re.IGNORECASE).search(text, opened.end())
+    if closed is None:
         return text[opened.end() :], ""
-    return text[opened.end() : at], text[at + len(end) :].lstrip()
+    return text[opened.end() : closed.start()], text[closed.end() :].lstrip()

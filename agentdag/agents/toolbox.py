@@ -121,6 +121,10 @@ class _Round:
             arguments = None
             cut = "; your answer was cut at its token limit: ask for less at once" if self._truncated else ""
             self._refuse(number, f"these arguments are not JSON: {error}{cut}")
+        if self._truncated and number == len(self._calls) - 1 and not arguments and arguments is not None:
+            self._refuse(
+                number, "your answer was cut at its token limit before the arguments came: ask for less at once"
+            )
         if tool is None:
             self._refuse(number, f"there is no tool {call.name}; there are {', '.join(self._toolbox.tools)}")
         elif arguments is not None and not isinstance(arguments, dict):
@@ -168,13 +172,15 @@ class _Round:
         turn, toolbox = self._task.turn, self._toolbox
         await turn.tool_starts(call, writes=bool(tool.effects.writes))
 
+        lost = [False]
+
         async def act(_attempt: Attempt) -> Any:
             if self._task.governor.closing:
                 raise asyncio.CancelledError  # its slot came when the run was ending
             try:
                 return await tool.act(arguments)
             except RetryableError as error:
-                self._lost = self._lost or error.failure
+                self._lost, lost[0] = self._lost or error.failure, True
                 raise
 
         policy = Policy(Timeout(toolbox.timeout_s), 0, 0.0, 0.0, frozenset())
@@ -184,7 +190,7 @@ class _Round:
             done = await self._task.governor.call(act, own)
         finally:
             turn.tools_out -= 1
-        if self._lost is not None and done.failure is self._lost:
+        if lost[0]:
             return
         if done.failure is None:
             text = _text(done.result)

@@ -25,6 +25,8 @@ MAX_TOKENS = 4096
 """The longest answer where a budget bounds it and the file does not."""
 EXPECTED_TIMES = 4
 """... but so many times what is expected, where that is more."""
+ADAPTIVE = "adaptive"
+"""How a model thinks that says itself for how long."""
 SHORTEST = 64
 """No answer is shrunk below so many tokens."""
 LEAST_CACHED_BYTES = 4096
@@ -70,7 +72,9 @@ def bounded(instance: Instance, asked: Prompted, size: int, purse: Budget) -> tu
     if _longest(asked.sampling):
         return asked, None
     run, node = instance.scope.run, instance.node
+    thinks = asked.sampling.thinking if isinstance(asked.sampling.thinking, int) else 0
     most = max(MAX_TOKENS, EXPECTED_TIMES * (node.tokens or 0), EXPECTED_TIMES * _cut_before(run, instance.name))
+    most += thinks or (MAX_TOKENS if asked.sampling.thinking == ADAPTIVE else 0)
     asks = size + FRAMING
     prices, tier = run.prices(asked.model), asked.sampling.service_tier
     cost = NOTHING.cost_usd if prices is None else prices.at_most(asks, 0, tier)
@@ -82,7 +86,7 @@ def bounded(instance: Instance, asked: Prompted, size: int, purse: Budget) -> tu
         if budget.cost_usd is not None and each:
             rooms.append(Bound(int((budget.cost_usd - budget.spent.cost_usd - cost) / each), budget))
     bound = min(rooms, key=lambda room: room.tokens)
-    if bound.tokens < SHORTEST:
+    if bound.tokens < SHORTEST + thinks:
         bound = rooms[0]
     return replace(asked, sampling=replace(asked.sampling, max_tokens=bound.tokens)), bound
 
@@ -91,7 +95,7 @@ def _cut_before(run: Run, name: str) -> int:
     """How many tokens came of the node *name* in an earlier life of the run, where a budget had cut it."""
     record = None if run.reuse is None else run.reuse.recorded(name)
     ended = None if record is None else record.ended
-    if ended is None or ended.partial is None or ended.error is None or ended.error.kind is not ErrorKind.BUDGET:
+    if ended is None or not ended.truncated or ended.error is None or ended.error.kind is not ErrorKind.BUDGET:
         return 0
     return ended.usage.output_tokens or 0
 
@@ -106,7 +110,8 @@ def degraded(run: Run, plan: Plan, work: PromptWork, asked: Prompted) -> tuple[P
     most = asked.sampling.max_tokens
     if run.low("shrink") and run.budget is not None:
         whole = MAX_TOKENS if most is None else most
-        shrunk = max(min(SHORTEST, whole), int(whole * run.budget.left_share))
+        thinks = asked.sampling.thinking if isinstance(asked.sampling.thinking, int) else 0
+        shrunk = max(min(SHORTEST + thinks, whole), int(whole * run.budget.left_share))
         if shrunk < whole:
             asked = replace(asked, sampling=replace(asked.sampling, max_tokens=shrunk))
             done.append("shrink")

@@ -111,6 +111,7 @@ def _model_agent(
         lead=None if claim.prefix is None else asked.lead or 0,
         cache_key=claim.prefix,
         form=form,
+        bounded=bound is not None,
     )
     heard = partial(run.estimates.learn, node.id, model) if counts else None
     terms = None

@@ -205,7 +205,7 @@ class NodeLife(Turn):
         failure, bound, budget = self._outcome.failure, self._bound, self._run.budget
         if failure is None or failure.kind is not ErrorKind.BUDGET or bound is None or budget is None:
             return False
-        return self._outcome.partial is not None and any(bound.budget is each for each in budget.chain())
+        return self._outcome.truncated and any(bound.budget is each for each in budget.chain())
 
     @property
     def _is_played(self) -> bool:
@@ -427,7 +427,8 @@ class NodeLife(Turn):
         run = self._run
         self._turned += usage
         at, passes, fallback = run.now(), max(1, self.passes), self._by.fallback
-        await run.record(TurnFinished(run.id, at, self.name, self.step, passes, fallback, exchange, usage))
+        shown = exchange.redacted(run.redact)
+        await run.record(TurnFinished(run.id, at, self.name, self.step, passes, fallback, shown, usage))
 
     async def tool_starts(self, call: ToolCall, *, writes: bool) -> None:
         """A tool is called; return when it may be: where it *writes*, when that is on record."""

@@ -74,8 +74,10 @@ class Governor:
                 turn.in_flight = False
                 if turn.allowance is not UNBOUNDED:
                     turn.allowance.spend(time.monotonic() - begun)
-                call.latency_s, call.result, call.failure = answer
-                turn.doubtful |= answer.failure is not None and answer.failure.billed != "no"
+                call.latency_s, call.result, call.failure, used = answer
+                if answer.failure is not None and used is not None:
+                    call.spent += used
+                turn.doubtful |= answer.failure is not None and answer.failure.billed != "no" and used is None
                 call.doubtful = turn.doubtful
                 if answer.failure is None:
                     self.retries.succeeded()
@@ -254,7 +256,7 @@ class Governor:
         if deadline.swallowed:  # the act was cut, and let something else show
             deadline.ran_out()
             failure = failure and _timeout(turn, claim, deadline, left_s)
-        return Answer(time.monotonic() - begun, result, failure)
+        return Answer(time.monotonic() - begun, result, failure, attempt.usage)
 
     def _is_open(self, claim: Claim) -> bool:
         """Whether a further call may be made of whom *claim* asks."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from agentdag.calls import NOTHING, Amount, Exchange, Notice, Room, ToolCall, ToolResult, Usage
+from agentdag.calls import NO_USAGE, NOTHING, Amount, Exchange, Notice, Room, ToolCall, ToolResult, Usage
 from agentdag.errors import ErrorKind, Failure
 from agentdag.limits.budget import Budget, Reservation
 from agentdag.limits.deadlines import Deadline
@@ -177,6 +177,8 @@ class Answer(NamedTuple, Generic[T]):
     latency_s: float
     result: T | None
     failure: Failure | None
+    usage: Usage | None = None
+    """What it took, where that is known."""
 
 
 @dataclass(slots=True)
@@ -189,6 +191,8 @@ class Call(Generic[T]):
     failure: Failure | None = None
     doubtful: bool = False
     """Whether an attempt or a hedge that came to nothing may have been billed."""
+    spent: Usage = NO_USAGE
+    """What its attempts took that failed, where that is known."""
     spared: int = 0
     """Attempts that used up no retry: they were refused together with others, before that could be known."""
 
@@ -213,7 +217,7 @@ class Ticket:
             if failure is not None and failure.billed == "no":
                 self.reservation.release()
             else:
-                turn.charged += self.reservation.settle(usage if ended and failure is None else None)
+                turn.charged += self.reservation.settle(usage if ended else None)
         if self.permit is not None:
             _settle_lane(self.permit, usage, failure, now, answered=ended and failure is None)
             if attempt is not None and attempt.room:

@@ -156,6 +156,10 @@ class ChatReader:
             raise NoAnswerError("the answer has no choices with a message")
         self._usage = answer.get("usage")
         self._tier = answer.get("service_tier")
+        if message.get("tool_calls"):
+            self._calls = ToolCalls()
+            self._calls.take_whole(message["tool_calls"])
+            message = {key: value for key, value in message.items() if key not in {"tool_calls", "function_call"}}
         self._add(message)
         self._ends(choice)
         return self.said()
@@ -170,7 +174,7 @@ class ChatReader:
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
                 continue
-            if choice.get("index"):
+            if isinstance(choice.get("index"), int) and choice["index"]:
                 self._others.add(choice["index"])
                 continue
             if isinstance(choice.get("usage"), dict):

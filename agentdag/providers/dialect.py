@@ -72,7 +72,11 @@ _REFUSED = re.compile(
     r"not implemented|failed|passed back|no such|only allowed",
     re.IGNORECASE,
 )
+_PARAMETER = re.compile(r'"param": "([^"]+)"')
+"""The parameter that a refusal of OpenAI's is about."""
+_VAGUE = frozenset({"body", "request", "input", "messages"})
 _ABOUT_VALUE = re.compile(
+    r"range|valid value|between|integer|"
     r"too (large|big|high|small|low)|at (most|least)|(less|greater|larger|smaller) than|exceed|out of range|"
     r"(below|above) (the )?m(in|ax)imum|maximum context",
     re.IGNORECASE,
@@ -86,13 +90,18 @@ def correction_for(
     where the refusal is not about anything that agentdag chose."""
     if not _REFUSED.search(refusal):
         return None
+    told = _PARAMETER.search(refusal)
+    meant = None if told is None else {told[1], *re.split(r"[.\[\]]+", told[1])}
     for rule in rules:
-        if rule.applies(dialect, body, settings) and any(_names(name, refusal) for name in rule.names):
+        if rule.applies(dialect, body, settings) and any(_names(name, refusal, meant) for name in rule.names):
             return rule.correct(dialect, settings)
     return None
 
 
-def _names(name: str, refusal: str) -> bool:
+def _names(name: str, refusal: str, meant: set[str] | None) -> bool:
+    """Whether a *refusal* is about *name*: by the parameters that it says it has *meant*, else by its words."""
+    if meant is not None and name not in meant and not meant <= _VAGUE:
+        return False
     if re.search(rf"(?<![A-Za-z0-9_]){name}(?![A-Za-z0-9_])", refusal, re.IGNORECASE) is None:
         return False
     return name not in {MAX_TOKENS, MAX_COMPLETION_TOKENS} or not _ABOUT_VALUE.search(refusal)
@@ -137,7 +146,7 @@ def other_structure(modes: Sequence[str], names: tuple[str, ...], asks: Callable
 
     def correct(dialect: Dialect, settings: Settings) -> Correction:
         mode = modes[modes.index(dialect.structured) + 1]
-        message = f"does not accept JSON asked for by {_MODES[dialect.structured]}, and is asked {_MODES[mode]}"
+        message = f"refuses to be asked for JSON {_MODES[dialect.structured]}, and is asked {_MODES[mode]}"
         line = _line(settings, "structured", mode)
         return Correction("structured", replace(dialect, structured=mode), message, line)
 

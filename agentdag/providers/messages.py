@@ -121,6 +121,8 @@ class MessagesReader:
     def __init__(self, *, goes_on: bool) -> None:
         self._goes_on = goes_on
         self._blocks: dict[int, dict[str, Any]] = {}
+        self._pieces: dict[tuple[int, str], list[str]] = {}
+        """What streams of each block, by the key where it stands."""
         self._reason: str | None = None
         self._usage: dict[str, Any] = {}
         self._ended = False
@@ -143,7 +145,7 @@ class MessagesReader:
                 self._blocks[index] = dict(block)
                 return str(block.get("text") or "")
             case {"type": "content_block_delta", "delta": dict(delta)}:
-                return _added(self._blocks.setdefault(event.get("index", 0), {"type": "text", "text": ""}), delta)
+                return self._add(event.get("index", 0), delta)
             case {"type": "message_start", "message": dict(message)}:
                 self._counts(message.get("usage"))
             case {"type": "message_delta", "delta": dict(delta)}:
@@ -152,6 +154,23 @@ class MessagesReader:
             case {"type": "message_stop"}:
                 self._ended = True
         return None
+
+    def _add(self, index: int, delta: Mapping[str, Any]) -> str:
+        """Take in what a stream brings to a block; returns the text that came."""
+        block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        match delta:
+            case {"type": "text_delta", "text": str(piece)}:
+                self._pieces.setdefault((index, "text"), []).append(piece)
+                return piece
+            case {"type": "input_json_delta", "partial_json": str(piece)}:
+                self._pieces.setdefault((index, _PARTIAL), []).append(piece)
+            case {"type": "thinking_delta", "thinking": str(piece)}:
+                self._pieces.setdefault((index, "thinking"), []).append(piece)
+            case {"type": "signature_delta", "signature": str(piece)}:
+                block["signature"] = piece
+            case {"type": "citations_delta", "citation": citation}:
+                block.setdefault("citations", []).append(citation)
+        return ""
 
     def _counts(self, usage: Any) -> None:
         if isinstance(usage, dict):
@@ -166,6 +185,8 @@ class MessagesReader:
 
     def said(self) -> Said:
         """What the message says, once it is over."""
+        for (index, key), pieces in self._pieces.items():
+            self._blocks[index][key] = (self._blocks[index].get(key) or "") + "".join(pieces)
         blocks = [_whole_block(self._blocks[index]) for index in sorted(self._blocks)]
         text = "".join(block["text"] for block in blocks if isinstance(block.get("text"), str))
         calls = tuple(_call(block) for block in blocks if block.get("type") == "tool_use")
@@ -176,7 +197,7 @@ class MessagesReader:
             self._reason,
             ended=self._ended,
             refusal=(text or self._refusal) if self._reason == "refusal" else "",
-            reasoning="\n\n".join(block["thinking"] for block in blocks if block.get("thinking")),
+            reasoning="\n\n".join(each for block in blocks if isinstance(each := block.get("thinking"), str) and each),
             counted=_counted(self._usage),
             service_tier=tier if isinstance(tier := self._usage.get("service_tier"), str) else None,
         )
@@ -199,23 +220,6 @@ def _call(block: Mapping[str, Any]) -> ToolCall:
     given = block.get("input")
     arguments = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
     return ToolCall(str(block.get("id")), str(block.get("name")), arguments)
-
-
-def _added(block: dict[str, Any], delta: Mapping[str, Any]) -> str:
-    """Add what a stream brings to its *block*; returns the text that came."""
-    match delta:
-        case {"type": "text_delta", "text": str(piece)}:
-            block["text"] = block.get("text", "") + piece
-            return piece
-        case {"type": "input_json_delta", "partial_json": str(piece)}:
-            block[_PARTIAL] = block.get(_PARTIAL, "") + piece
-        case {"type": "thinking_delta", "thinking": str(piece)}:
-            block["thinking"] = block.get("thinking", "") + piece
-        case {"type": "signature_delta", "signature": str(piece)}:
-            block["signature"] = piece
-        case {"type": "citations_delta", "citation": citation}:
-            block["citations"] = [*(block.get("citations") or ()), citation]
-    return ""
 
 
 def _whole_block(block: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +250,8 @@ def _messages(exchange: Exchange) -> list[dict[str, Any]]:
     ]
     if exchange.told is not None:
         told.append({"type": "text", "text": exchange.told})
-    return [{"role": "assistant", "content": blocks}, {"role": "user", "content": told}]
+    said = [{"role": "assistant", "content": blocks}] if blocks else []  # a blank turn is refused
+    return [*said, {"role": "user", "content": told}]
 
 
 def _returned(block: Any) -> dict[str, Any] | None:

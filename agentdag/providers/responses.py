@@ -77,7 +77,7 @@ class ResponsesWire:
         ),
         other_structure(
             (JSON_SCHEMA, JSON_OBJECT, PROMPT),
-            ("text", "text.format", "json_schema", "json_object", "schema"),
+            ("format", "text.format", "json_schema", "json_object", "schema"),
             lambda body: "format" in body.get("text", {}),
         ),
         omission(CACHE_KEY),

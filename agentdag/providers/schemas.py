@@ -340,10 +340,13 @@ def for_tool(schema: Schema) -> dict[str, Any]:
     The root is an object with `properties`, arrays have `items`, definitions stand at the root. The tool itself
     checks its arguments.
     """
-    body = rooted(schema)
-    definitions = body.pop("$defs", {})
-    made = _object_of(body, definitions)
-    return _completed({**made, "$defs": definitions} if definitions else made)
+    try:
+        body = rooted(schema)
+        definitions = body.pop("$defs", {})
+        made = _object_of(body, definitions)
+        return _completed({**made, "$defs": definitions} if definitions else made)
+    except (TypeError, ValueError, AttributeError, KeyError, RecursionError):
+        return {"type": "object", "properties": {}}  # it is no JSON Schema
 
 
 def _object_of(body: Mapping[str, Any], definitions: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
@@ -356,17 +359,16 @@ def _object_of(body: Mapping[str, Any], definitions: Mapping[str, Any], depth: i
         return _object_of(target if isinstance(target, dict) else {}, definitions, depth + 1)
     own = body.get("properties")
     properties: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
-    required = [name for name in body.get("required", ()) if isinstance(name, str)]
+    required = [name for name in _listed(body.get("required")) if isinstance(name, str)]
     for word in ("allOf", "anyOf", "oneOf"):
-        parts = body.get(word)
-        inner = [_object_of(each, definitions, depth + 1) for each in parts or () if isinstance(each, dict)]
+        inner = [_object_of(each, definitions, depth + 1) for each in _listed(body.get(word)) if isinstance(each, dict)]
         for each in inner:
             for name, schema in each["properties"].items():
                 known = properties.get(name)
                 if known is None or known == schema:
                     properties[name] = schema
-                elif schema not in (known.get("anyOf") or ()):
-                    several = known["anyOf"] if set(known) == {"anyOf"} else [known]
+                elif not (isinstance(known, dict) and schema in _listed(known.get("anyOf"))):
+                    several = known["anyOf"] if isinstance(known, dict) and set(known) == {"anyOf"} else [known]
                     properties[name] = {"anyOf": [*several, schema]}
         needed = [set(each.get("required", ())) for each in inner]
         if needed:
@@ -377,6 +379,10 @@ def _object_of(body: Mapping[str, Any], definitions: Mapping[str, Any], depth: i
     if required:
         made["required"] = [name for name in dict.fromkeys(required) if name in properties]
     return made
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _completed(schema: Schema) -> dict[str, Any]:

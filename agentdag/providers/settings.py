@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from agentdag.errors import UsageError
 from agentdag.providers.http import SharedHttp
@@ -109,6 +110,18 @@ def whole_key(key: str, what: str) -> str:
         where = f"{odd!r} as character {key.index(odd) + 1}"
         raise UsageError(f"{what} is no key: it has {where}", hint="copy it again, on one line")
     return key
+
+
+def whole_address(address: str, place: str) -> str:
+    """*address*, with what the environment holds filled in; raises UsageError where requests cannot go to it."""
+    try:
+        parts = urlsplit(address)
+        sound = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and address.isprintable()
+    except ValueError:  # a port that is no number
+        sound = False
+    if not sound or " " in address:
+        raise UsageError(f"{place} is no address: {address!r}", hint="write https://host:port/path")
+    return address
 
 
 def expand(value: Any, place: str, environment: Mapping[str, str], secrets: Secrets) -> Any:

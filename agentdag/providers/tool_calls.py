@@ -61,10 +61,22 @@ class _Partial:
         return arguments_text("".join(self.arguments) or self.value)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing of its arguments has come."""
+        return self.value is None and not any(self.arguments)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether its arguments have begun and are not whole yet."""
+        return not self.is_empty and not self.is_complete
+
+    @property
     def is_complete(self) -> bool:
         """Whether its arguments are a whole object already."""
         if self.value is not None:
             return True
+        if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
+            return False
         try:
             return isinstance(json.loads("".join(self.arguments)), dict)
         except (ValueError, RecursionError):
@@ -72,7 +84,8 @@ class _Partial:
 
 
 class ToolCalls:
-    """The tool calls of one answer of a chat completion; `take` each list of them, whole or fragments, in order."""
+    """The tool calls of one answer of a chat completion: `take` each list of fragments in order, or the whole list once
+    with `take_whole`."""
 
     def __init__(self) -> None:
         self._partials: list[_Partial] = []
@@ -81,6 +94,16 @@ class ToolCalls:
 
     def __bool__(self) -> bool:
         return bool(self._partials)
+
+    def take_whole(self, told: Any) -> None:
+        """Take in the value of `tool_calls` of a whole message: each of its elements is a call."""
+        for each in told if isinstance(told, list) else ():
+            function = each.get("function") if isinstance(each, dict) else None
+            if isinstance(function, dict):
+                partial = _Partial(None)
+                self._partials.append(partial)
+                name, id_ = _text(function.get("name")), _text(each.get("id"))
+                partial.add(id_, name, function.get("arguments"), each.get("extra_content"))
 
     def take(self, told: Any) -> bool:
         """Take in the value of `tool_calls`; whether anything came."""
@@ -127,12 +150,13 @@ class ToolCalls:
             known = self._by_id.get(id_)
             if known is not None:
                 return known
-            return None if name and (partial.is_complete or name != partial.name) else partial
-        same_id = bool(id_) and id_ == partial.id
+            return None if name and (partial.is_empty or partial.is_complete or name != partial.name) else partial
+        if not name or not partial.name or (id_ and id_ == partial.id):
+            return partial
         begins = isinstance(arguments, dict) or (isinstance(arguments, str) and arguments.lstrip().startswith("{"))
-        if name and not same_id and partial.name and begins and partial.is_complete:
+        if begins and partial.is_complete:
             return None
-        return partial
+        return None if index is None and name != partial.name and not partial.is_begun else partial
 
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls, each with an id of its own: some servers give them all the same, or none. What has no name is

@@ -82,6 +82,10 @@ class ServerError(Exception):
         self.body = body
 
 
+_UNREADABLE = (NoAnswerError, ServerError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+"""What a reader raises of an answer that is none, the last ones where a value has not the type that it should have."""
+
+
 class Reader(Protocol):
     """Reads one answer: as a whole, or event by event. Raises NoAnswerError or ServerError."""
 
@@ -154,7 +158,8 @@ class WireProvider:
                 correction = None
                 if _is_refusal(error) and len(made) < MOST_CORRECTIONS:
                     correction = correction_for(wire.rules, dialect, body, error.refusal, self._settings)
-                if correction is None or correction.dialect in tried:
+                same = correction is not None and wire.body(request, correction.dialect, stream=stream) == body
+                if correction is None or correction.dialect in tried or same:
                     refusal = first if correction is not None and first is not None else error
                     raise self._explained(refusal, client, wire, request) from error
                 first = first or error
@@ -184,7 +189,7 @@ class WireProvider:
         whole = isinstance(answer, dict)
         try:
             said = reader.whole(answer) if isinstance(answer, dict) else _read(reader, answer)
-        except (NoAnswerError, ServerError) as error:
+        except _UNREADABLE as error:
             raise self._no_answer(client, error, told) from error
         return self._reply(client, request, said, told, None, whole=whole)
 
@@ -215,21 +220,33 @@ class WireProvider:
                     if piece is not None:
                         on_delta(piece)
                 said = reader.said()
-            except (NoAnswerError, ServerError) as error:
+            except _UNREADABLE as error:
                 raise self._no_answer(client, error, told) from error
         said.ended |= ended
         return self._reply(client, request, said, told, ttft_s, whole=False)
 
     @staticmethod
-    def _no_answer(client: SdkClient, error: NoAnswerError | ServerError, told: Told) -> CallError:
+    def _no_answer(client: SdkClient, error: Exception, told: Told) -> CallError:
         if isinstance(error, ServerError):
             return client.error(error.body, told, billed=True)
-        return client.fail(str(error), told.request_id)
+        if isinstance(error, NoAnswerError):
+            return client.fail(str(error), told.request_id)
+        return client.fail(f"the answer has not the shape that is expected: {error}", told.request_id)
 
     def _reply(
         self, client: SdkClient, request: Request, said: Said, told: Told, ttft_s: float | None, *, whole: bool
     ) -> Reply:
         """What was *said*, if it is an answer; *whole* where it came in one body."""
+        try:
+            return self._judged(client, request, said, told, ttft_s, whole=whole)
+        except CallError as error:
+            if said.counted.output is not None:
+                error.usage = _usage(said.counted, request, said)
+            raise
+
+    def _judged(
+        self, client: SdkClient, request: Request, said: Said, told: Told, ttft_s: float | None, *, whole: bool
+    ) -> Reply:
         name, own = self._settings.name, self._settings.finish_reasons
         if said.refusal:
             raise self._refused(said.refusal, told)
@@ -253,9 +270,8 @@ class WireProvider:
         if request.form is not None and (given := answer_among(calls, request.form)) is not None:
             text, calls, raw = given, (), None
         cut = finish is Finish.CUT
-        if not text and not calls:
-            message = "the token limit was reached before any text came" if cut else "the answer is empty"
-            raise client.fail(message, told.request_id, final=cut)
+        if not text.strip() and not calls and not cut:
+            raise client.fail("the answer is empty", told.request_id)
         return Reply(
             text,
             _usage(said.counted, request, said),
@@ -324,6 +340,8 @@ def _keys(request: Request) -> list[str]:
     """The parameters that the file says, under the names that it has for them."""
     said = request.sampling.said()
     params = said.pop("params", {})
+    if request.bounded:
+        said.pop("max_tokens", None)
     if request.sampling.service_tier is not None:
         said["service_tier"] = request.sampling.service_tier
     return [*said, *(f"params.{key}" for key in params)]

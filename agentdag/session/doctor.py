@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, closing
 from dataclasses import replace
 from enum import StrEnum
@@ -27,6 +27,7 @@ from agentdag.plan.plan import Plan
 from agentdag.plan.work import ModelRef, PromptWork
 from agentdag.providers import registry
 from agentdag.providers.http import SharedHttp
+from agentdag.providers.prices import Prices
 from agentdag.providers.proxies import proxy_of
 from agentdag.providers.settings import Secrets
 from agentdag.providers.wire import WireProvider
@@ -148,8 +149,9 @@ async def _providers(
 ) -> AsyncGenerator[Check, None]:
     around = Surroundings(SharedHttp(len(specs) + 1), Secrets(), environment)
     prices = PriceList({} if plan is None else plan.providers)
+    looks: list[asyncio.Future[list[Check]]] = []
     try:
-        looks = [
+        looks += [
             asyncio.ensure_future(
                 _provider(
                     name, spec, [each for each in models if each.provider == name], around, plan, prices, call=call
@@ -159,9 +161,18 @@ async def _providers(
         ]
         for look in looks:
             for check in await look:
-                yield check
+                yield _clean(check, around.secrets)
     finally:
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
         await around.http.aclose()
+
+
+def _clean(check: Check, secrets: Secrets) -> Check:
+    """*check* without what the environment holds."""
+    hint = None if check.hint is None else secrets.redact(check.hint)
+    return check._replace(found=secrets.redact(check.found), hint=hint)
 
 
 async def _provider(  # noqa: PLR0913 - what one provider is looked at with
@@ -170,7 +181,7 @@ async def _provider(  # noqa: PLR0913 - what one provider is looked at with
     models: list[ModelRef],
     around: Surroundings,
     plan: Plan | None,
-    prices: Callable[[ModelRef], object | None],
+    prices: PriceList,
     *,
     call: bool,
 ) -> list[Check]:
@@ -184,16 +195,17 @@ async def _provider(  # noqa: PLR0913 - what one provider is looked at with
         return [Check("key", State.WRONG, error.message, error.hint)]
     checks = [Check("key", State.OK, f"{name}: {_key(kind, spec)}")]
     listed: list[str] | None = None
-    if isinstance(provider, WireProvider):
-        check, listed = await _server(name, provider, around.secrets)
-        checks.append(check)
-        if check.state is State.WRONG:
-            call = False
-    for model in models:
-        checks.append(_model(model, kind, spec, listed, priced=prices(model) is not None))
-        if call:
-            checks.append(await _called(model, provider, plan, around.secrets))
-    await provider.aclose()
+    try:
+        if isinstance(provider, WireProvider):
+            check, listed = await _server(name, provider)
+            checks.append(check)
+            call = call and check.state is not State.WRONG
+        for model in models:
+            checks.append(_model(model, kind, spec, listed, priced=prices(model) is not None))
+            if call:
+                checks.append(await _called(model, provider, plan, prices(model)))
+    finally:
+        await provider.aclose()
     return checks
 
 
@@ -205,7 +217,7 @@ def _key(kind: str, spec: ProviderSpec) -> str:
     return f"{USUAL[kind]} is set" if kind in USUAL else "credentials are there"
 
 
-async def _server(name: str, provider: WireProvider, secrets: Secrets) -> tuple[Check, list[str] | None]:
+async def _server(name: str, provider: WireProvider) -> tuple[Check, list[str] | None]:
     """Whether the server answers, and which models it lists, if it does."""
     url = provider.base_url
     proxy = proxy_of(url)
@@ -216,11 +228,9 @@ async def _server(name: str, provider: WireProvider, secrets: Secrets) -> tuple[
     except CallError as error:
         failure = error.failure
         if failure.kind in {ErrorKind.AUTH, ErrorKind.QUOTA}:
-            return Check(
-                "server", State.WRONG, f"{name}: {url}{by}: {secrets.redact(failure.message)}", "check the key"
-            ), None
+            return Check("server", State.WRONG, f"{name}: {url}{by}: {failure.message}", "check the key"), None
         if failure.kind is ErrorKind.CONNECTION or failure.kind is ErrorKind.TIMEOUT:
-            told = f"{name}: {url}{by} cannot be reached: {secrets.redact(failure.message)}"
+            told = f"{name}: {url}{by} cannot be reached: {failure.message}"
             return Check("server", State.WRONG, told, "start it, or correct `base_url`"), None
         return Check("server", State.OK, f"{name}: {url} answers{by}, but lists no models"), None
     took = seconds(time.monotonic() - begun)
@@ -246,7 +256,7 @@ def _is_same(name: str, listed: str) -> bool:
     return listed in {name, f"{name}:latest", f"models/{name}"}
 
 
-async def _called(model: ModelRef, provider: Provider, plan: Plan | None, secrets: Secrets) -> Check:
+async def _called(model: ModelRef, provider: Provider, plan: Plan | None, prices: Prices | None) -> Check:
     """What comes of one small call, with the parameters of the first node that asks *model*."""
     sampling = replace(_sampling(plan, model), max_tokens=CALL_TOKENS, stop=(), thinking=None)
     begun = time.monotonic()
@@ -260,10 +270,9 @@ async def _called(model: ModelRef, provider: Provider, plan: Plan | None, secret
         return Check("call", State.WRONG, f"{model}: no answer within {WAITS_S:g} s")
     except CallError as error:
         failure = error.failure
-        if failure.kind is ErrorKind.BAD_RESPONSE and "token limit" in failure.message:  # it was thinking: accepted
-            return Check("call", State.OK, f"{model}: accepted, and thought for {CALL_TOKENS} tokens")
-        return Check("call", State.WRONG, f"{model}: {failure.kind}: {secrets.redact(failure.message)}")
-    took, cost = seconds(time.monotonic() - begun), reply.usage.cost_usd
+        return Check("call", State.WRONG, f"{model}: {failure.kind}: {failure.message}")
+    took, usage = seconds(time.monotonic() - begun), reply.usage
+    cost = usage.cost_usd if prices is None else prices.of(usage, reply.service_tier)
     notices = "; ".join(notice.message for notice in reply.notices)
     hints = "; ".join(notice.hint for notice in reply.notices if notice.hint)
     tokens = f"{reply.usage.input_tokens or 0} tokens in, {reply.usage.output_tokens or 0} out"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agentdag.language.limits import RateSpec
 from agentdag.language.spec import ProviderSpec
 from agentdag.providers.http import SharedHttp
-from agentdag.providers.settings import Secrets, Settings, expand, whole_key
+from agentdag.providers.settings import Secrets, Settings, expand, whole_address, whole_key
 
 _NOT_SETTINGS = frozenset({"type", "prices", "models", "omit", "service_tier", *RateSpec.model_fields})
 """Keys of a provider that its adapter is not given as they are."""
@@ -29,6 +29,8 @@ def settings_of(name: str, spec: ProviderSpec, around: Surroundings) -> Settings
     said = expand(spec.model_dump(exclude=set(_NOT_SETTINGS)), f"providers.{name}", around.environment, around.secrets)
     if said["api_key"] is not None:
         said["api_key"] = whole_key(said["api_key"], f"`providers.{name}.api_key`")
+    if said["base_url"] is not None:
+        said["base_url"] = whole_address(said["base_url"], f"`providers.{name}.base_url`")
     return Settings(
         name=name,
         type=spec.type or name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -98,8 +99,7 @@ class Tools:
 
     async def aclose(self) -> None:
         """End the MCP servers."""
-        for server in self._servers.values():
-            await server.aclose()
+        await asyncio.gather(*(server.aclose() for server in self._servers.values()))
 
 
 def _effects(tool: ToolPlan) -> Effects:
