@@ -7,7 +7,7 @@ This file does no I/O.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -84,16 +84,23 @@ _ABOUT_VALUE = re.compile(
 
 
 def correction_for(
-    rules: Sequence[Rule], dialect: Dialect, body: Mapping[str, Any], refusal: str, settings: Settings
+    rules: Sequence[Rule],
+    dialect: Dialect,
+    body: Mapping[str, Any],
+    refusal: str,
+    settings: Settings,
+    written: Collection[str],
 ) -> Correction | None:
     """How the request *body*, spoken in *dialect* and refused with the words *refusal*, is to be said instead; None
-    where the refusal is not about anything that agentdag chose."""
+    where the refusal is not about anything that agentdag chose. *written* are the parameters that the file writes
+    itself, under their names in *body*."""
     if not _REFUSED.search(refusal):
         return None
     told = _PARAMETER.search(refusal)
     meant = None if told is None else {told[1], *re.split(r"[.\[\]]+", told[1])}
     for rule in rules:
-        if rule.applies(dialect, body, settings) and any(_names(name, refusal, meant) for name in rule.names):
+        chosen = not any(name in written for name in rule.names) and rule.applies(dialect, body, settings)
+        if chosen and any(_names(name, refusal, meant) for name in rule.names):
             return rule.correct(dialect, settings)
     return None
 

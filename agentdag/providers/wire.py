@@ -157,7 +157,8 @@ class WireProvider:
             except CallError as error:
                 correction = None
                 if _is_refusal(error) and len(made) < MOST_CORRECTIONS:
-                    correction = correction_for(wire.rules, dialect, body, error.refusal, self._settings)
+                    written = request.sampling.params
+                    correction = correction_for(wire.rules, dialect, body, error.refusal, self._settings, written)
                 same = correction is not None and wire.body(request, correction.dialect, stream=stream) == body
                 if correction is None or correction.dialect in tried or same:
                     refusal = first if correction is not None and first is not None else error

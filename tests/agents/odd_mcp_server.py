@@ -30,6 +30,7 @@ TOOLS = {
             "inputSchema": {"anyOf": [{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, {"type": "object", "properties": {"b": {"type": "string"}}}]},
         },
         {"name": "hints", "inputSchema": OBJECT, "annotations": {"readOnlyHint": "yes"}, "description": None},
+        {"name": "required", "inputSchema": {"type": "object", "properties": {"a": True}, "required": None, "anyOf": 5}},
         {"name": "output", "inputSchema": OBJECT, "outputSchema": {"type": "array"}},
         {"description": "it has no name", "inputSchema": OBJECT},
     ],
@@ -104,6 +105,14 @@ def called(id_: object, params: dict) -> None:
                 OUT.write(b"x" * 2**16)
             OUT.write(b'"}]}}\n')
             OUT.flush()
+        case "words":
+            with Path("calls").open("a") as file:
+                file.write("call\n")
+            send({"id": id_, "error": {"code": -32000, "message": arguments["words"]}})
+        case "frozen":
+            with Path("starts").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(3600)
         case "dies":
             with Path("deaths").open("a") as file:
                 file.write(f"{os.getpid()}\n")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from loopback import is_gone
 from program import started
+from raw import Raw, RawServer
 from wire import Say, WireServer
 
 import agentdag
@@ -86,7 +87,9 @@ def test_names_are_sent_as_providers_accept_them_and_called_as_the_server_has_th
 def test_one_bad_tool_does_not_lose_the_others(plan: Compile, wire: WireServer) -> None:
     ask(plan, wire, f"{{command: {command('schemas')}}}", ["ok"])
     sent = {tool["function"]["name"]: tool["function"]["parameters"] for tool in wire.calls[0].body["tools"]}
-    assert [*sent] == [f"t_{name}" for name in ("none", "empty", "bare", "null", "array", "union", "hints", "output")]
+    assert [*sent] == [
+        f"t_{name}" for name in ("none", "empty", "bare", "null", "array", "union", "hints", "required", "output")
+    ]
     assert all(schema["type"] == "object" and isinstance(schema["properties"], dict) for schema in sent.values())
     assert sent["t_array"]["properties"]["a"] == {"type": "array", "items": {}}
     assert sent["t_union"]["properties"].keys() == {"a", "b"}
@@ -198,6 +201,101 @@ def test_what_has_run_beside_a_lost_tool_is_not_run_again(plan: Compile, wire: W
     """
     assert agentdag.run(plan(text)).nodes["a"].error is not None
     assert (tmp_path / "stored").read_text() == "x"
+
+
+WORDS = ["paid, but session 42 not found in the ledger", "issue #12 is already closed", "disconnected from the bank"]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_the_words_of_a_tool_are_no_sign_of_a_lost_server(tmp_path: Path, words: str) -> None:
+    async def twice(one: McpServer) -> list[str]:
+        heard = []
+        for _ in range(2):
+            with pytest.raises(FinalError) as caught:
+                await one.call("echo", {"words": words})
+            heard.append(caught.value.failure.message)
+        return heard
+
+    assert with_server(tmp_path, "words", twice) == [f"echo: {words}"] * 2
+    assert (tmp_path / "calls").read_text().split() == ["call", "call"]
+
+
+def test_one_that_is_frozen_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentdag.agents.mcp.ANSWERS_WITHIN_S", 0.2)
+
+    async def hang(one: McpServer) -> None:
+        for number in (1, 2):
+            task = asyncio.ensure_future(one.call("echo", {}))
+            while len(starts()) < number:  # noqa: ASYNC110 - written by another process
+                await asyncio.sleep(0.01)
+            session = one._session
+            task.cancel()
+            await asyncio.wait({task})
+            assert session is not None
+            await session.over.wait()
+
+    def starts() -> list[str]:
+        file = tmp_path / "starts"
+        return file.read_text().split() if file.exists() else []
+
+    with_server(tmp_path, "frozen", hang)
+    assert len(set(starts())) == 2
+    assert all(is_gone(int(pid)) for pid in starts())
+
+
+def test_two_servers_that_stay_away_are_both_asked_again(plan: Compile, wire: WireServer, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    mcp = "mcp: {command: %s, cwd: %s}"
+    script = [Say(calls=(("a_echo", {}), ("b_echo", {}))), Say(calls=(("a_echo", {}), ("b_echo", {}))), "ok"]
+    wire.script["m"] = script
+    text = f"""
+        providers: {{openai: {{base_url: "{wire.openai_url}"}}}}
+        tools: {{a: {{{mcp % (command("once"), "a")}}}, b: {{{mcp % (command("once"), "b")}}}}}
+        nodes: {{a: {{model: openai/m, prompt: x, tools: [a, b], retry: {{retries: 1, delay: 1ms}}}}}}
+    """
+    error = agentdag.run(plan(text)).nodes["a"].error
+    assert error is not None
+    assert "cannot be reached" in error.message
+    assert not any("cannot be reached" in text for text in told(wire))
+
+
+def test_a_huge_body_over_http_is_refused(tmp_path: Path) -> None:
+    def says(body: Any) -> Raw:
+        method = (body or {}).get("method")
+        if method == "initialize":
+            result: dict[str, Any] = {
+                "protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "x", "version": "1"},
+            }
+        elif method == "tools/list":
+            result = {"tools": [{"name": "big", "inputSchema": {"type": "object"}}]}
+        elif method == "tools/call":
+            result = {"content": [{"type": "text", "text": "x" * (9 * 2**20)}]}
+        elif body is None or "id" not in body:
+            return Raw("", status=202 if body else 405)
+        else:
+            error = {"code": -32601, "message": "Method not found"}
+            return Raw(json.dumps({"jsonrpc": "2.0", "id": body["id"], "error": error}))
+        return Raw(json.dumps({"jsonrpc": "2.0", "id": body["id"], "result": result}))
+
+    server_ = RawServer(says)
+    server_.serve()
+
+    async def main() -> str:
+        one = McpServer(McpSettings("t", url=f"{server_.url}/mcp"))
+        try:
+            with pytest.raises(FinalError) as caught:
+                await asyncio.wait_for(one.call("big", {}), 30)
+            return caught.value.failure.message
+        finally:
+            await one.aclose()
+
+    try:
+        assert "larger than 8 MiB" in asyncio.run(main())
+    finally:
+        server_.stop()
 
 
 def _port() -> int:

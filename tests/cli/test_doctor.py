@@ -214,3 +214,18 @@ def test_a_key_with_a_line_end_within_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "OPENAI_API_KEY is no key: it has '\\n' as character 9" in done.stderr
     assert "sk-first" not in done.stderr
+
+
+def test_the_doctor_keeps_what_the_environment_holds_to_itself(tmp_path: Path, strict: StrictOpenAI) -> None:
+    text = 'providers: {g: {type: openai, base_url: "${GATEWAY}/v1"}}\nnodes: {a: {model: g/gpt-5-mini, prompt: hi}}\n'
+    _, checks = examined(tmp_path, text, environment={"GATEWAY": strict.url})
+    assert strict.url not in json.dumps(checks)
+
+
+@pytest.mark.parametrize("address", ["http://host:port", "ftp://host", "http://", "http://ho st"])
+def test_an_address_that_is_none_is_named(tmp_path: Path, address: str) -> None:
+    text = 'providers: {g: {type: openai, base_url: "${GATEWAY}"}}\nnodes: {a: {model: g/m, prompt: hi}}\n'
+    (tmp_path / "p.yaml").write_text(text)
+    done = run(tmp_path, GATEWAY=address)
+    assert done.returncode == 2
+    assert "`providers.g.base_url` is no address" in done.stderr

@@ -132,3 +132,16 @@ def test_the_default_limit_of_a_budget_grows_over_a_resume(tmp_path: Path) -> No
         assert again.returncode == 0, again.stderr
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("message", [{"content": "<think>hm"}, {"content": "", "reasoning_content": "hm"}])
+def test_a_budget_that_cuts_a_model_in_mid_thought_is_spent(tmp_path: Path, message: dict[str, str]) -> None:
+    server = RawServer(completion(message, "length"))
+    server.serve()
+    try:
+        result = run(write(tmp_path, server, "", "budget: {tokens: 6000}"))
+    finally:
+        server.stop()
+    error = result.nodes["write"].error
+    assert error is not None
+    assert (error.kind, result.exit_code) == (ErrorKind.BUDGET, 3)

@@ -306,7 +306,7 @@ def test_an_answer_that_is_nothing_but_thought_is_none(plan: Compile, serve: Ser
     server = serve(completion({"content": "<think>Hm, hm."}, "length"), completion())
     output, kind, message = outcome(ask(plan, server, retry=1))
     assert (output, kind) == (None, ErrorKind.BAD_RESPONSE)
-    assert "still thinking: raise `max_tokens`" in message
+    assert "before any text came: raise `max_tokens`" in message
     assert len(server.asked) == 1
 
 
@@ -496,3 +496,85 @@ def test_whether_an_answer_is_streamed_does_not_go_by_who_looks(serve: Serve, tm
         assert program("run", "p.yaml", "--no-store", "--format", form, cwd=tmp_path).returncode == 0
     assert program("run", "p.yaml", "--no-store", "--quiet", cwd=tmp_path).returncode == 0
     assert [asked.body.get("stream") for asked in server.asked] == [True] * 5
+
+
+def test_white_space_is_no_answer(plan: Compile, serve: Serve) -> None:
+    server = serve(completion({"content": "\n \n", "reasoning_content": "Hm."}), completion())
+    assert outcome(ask(plan, server, retry=1))[0] == "hello"
+    assert len(server.asked) == 2
+
+
+def test_letters_that_grow_in_lower_case_garble_nothing(plan: Compile, serve: Serve) -> None:
+    node = ask(plan, serve(completion({"content": "<think>İİİİİİ</Think>\nİstanbul"}))).nodes["only"]
+    assert (node.output, node.reasoning) == ("İstanbul", "İİİİİİ")
+
+
+ODD_SHAPES = [
+    {"choices": [{"index": [1], "message": {"role": "assistant", "content": {"a": 1}}, "finish_reason": ["stop"]}]},
+    {"choices": [{"message": {"content": 7, "tool_calls": 5, "reasoning_details": [1]}, "finish_reason": "stop"}]},
+    {"choices": "none"},
+    {"choices": [7]},
+]
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    "body", [*ODD_SHAPES, {"content": [{"type": "thinking", "thinking": ["a"]}], "stop_reason": "end_turn"}]
+)
+def test_an_answer_of_an_odd_shape_is_a_bad_response(plan: Compile, serve: Serve, body: Any, kind: str) -> None:
+    for stream in (False, True):
+        error = ask(plan, serve(Raw(json.dumps(body))), kind=kind, stream=stream).nodes["only"].error
+        assert error is not None
+        assert error.kind is ErrorKind.BAD_RESPONSE, error
+        events = sse(body, {"type": "content_block_delta", "index": None, "delta": {"type": "text_delta", "text": "x"}})
+        error = ask(plan, serve(events), kind=kind, stream=stream).nodes["only"].error
+        assert error is None or error.kind in {ErrorKind.BAD_RESPONSE, ErrorKind.INTERNAL}
+
+
+def test_what_an_empty_answer_took_is_booked_as_it_was_counted(plan: Compile, serve: Serve) -> None:
+    server = serve(completion({"content": ""}), completion({"content": "<think>Hm."}), completion())
+    prices = "prices: {input: 1, output: 1}"
+    node = ask(plan, server, retry=2, more=prices, top="budget: {tokens: 10000}").nodes["only"]
+    assert node.output == "hello", node.error
+    assert (node.usage.input_tokens, node.usage.output_tokens, node.usage.estimated) == (30, 15, False)
+    assert node.charged is not None
+    assert node.charged.tokens == 45
+
+
+RANGES = [
+    "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
+    "Range of max_tokens should be [1, 8192]",
+    "max_tokens must be an integer between 1 and 8192",
+]
+
+
+@pytest.mark.parametrize("words", RANGES)
+def test_a_value_out_of_range_is_not_sent_under_another_name(plan: Compile, serve: Serve, words: str) -> None:
+    server = serve(refusal(words), completion())
+    assert outcome(ask(plan, server, node="max_tokens: 99999"))[1] is ErrorKind.BAD_REQUEST
+    assert len(server.asked) == 1
+
+
+def test_what_the_file_says_in_params_is_not_asked_for_again_and_again(plan: Compile, serve: Serve) -> None:
+    server = serve(refusal("Unsupported parameter: 'response_format'", param="response_format"))
+    node = f"{FIELDS}, params: {{response_format: {{type: text}}}}"
+    assert outcome(ask(plan, server, node=node))[1] is ErrorKind.BAD_REQUEST
+    assert len(server.asked) == 1
+
+
+def test_a_refusal_of_something_else_changes_nothing_that_agentdag_chose(plan: Compile, serve: Serve) -> None:
+    words = "Unsupported parameter: 'temperature' is not supported with this model; see our text and schema guide"
+    server = serve(refusal(words, param="temperature"))
+    assert outcome(ask(plan, server, node=f"{FIELDS}, temperature: 0.5"))[1] is ErrorKind.BAD_REQUEST
+    assert len(server.asked) == 1
+
+
+def test_thinking_has_room_within_a_budget(plan: Compile, serve: Serve) -> None:
+    message = {
+        "content": [{"type": "text", "text": "hello"}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+    server = serve(Raw(json.dumps(message)))
+    assert ask(plan, server, kind="anthropic", node="thinking: 8000", top="budget: {tokens: 100000}").ok
+    assert server.asked[0].body["max_tokens"] > 8000

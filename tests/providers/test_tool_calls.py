@@ -49,6 +49,8 @@ FRAGMENTS: list[tuple[str, list[list[dict[str, Any]]], Made]] = [
     ("empty arguments", [[call("now", "", index=0, id="a")]], [("now", "{}")]),
     ("null arguments", [[{"index": 0, "id": "a", "function": {"name": "now", "arguments": None}}]], [("now", "{}")]),
     ("the same id twice", [[call("get", ROME, index=0, id="a"), call("get", OSLO, index=1, id="a")]], [("get", ROME), ("get", OSLO)]),
+    ("no index, no id, no arguments", [[call("now", "")], [call("get", ROME)]], [("now", "{}"), ("get", ROME)]),
+    ("all at index 0, ids differ, no arguments", [[call("now", "", index=0, id="a")], [call("now", "", index=0, id="b")]], [("now", "{}"), ("now", "{}")]),
     ("no function at all", [[{"index": 0, "id": "a"}]], []),
 ]  # fmt: skip
 
@@ -68,6 +70,22 @@ def test_many_calls_are_put_together_in_time_that_grows_with_their_number() -> N
     for number in range(20_000):
         calls.take([call("get", ROME, index=number, id=f"c{number}")])
     assert len(calls.calls()) == 20_000
+
+
+WHOLE: list[tuple[list[dict[str, Any]], Made]] = [
+    ([call("now", ""), call("get", "")], [("now", "{}"), ("get", "{}")]),
+    ([call("now", None), call("get", None)], [("now", "{}"), ("get", "{}")]),
+    ([call("get", ROME, id="a"), call("get", OSLO, id="a")], [("get", ROME), ("get", OSLO)]),
+    ([call("get", ROME, index=0), call("get", ROME, index=0)], [("get", ROME), ("get", ROME)]),
+]
+
+
+@pytest.mark.parametrize(("told", "made"), WHOLE)
+def test_each_element_of_a_whole_message_is_a_call(told: list[dict[str, Any]], made: Made) -> None:
+    calls = ToolCalls()
+    calls.take_whole(told)
+    assert [(each.name, each.arguments) for each in calls.calls()] == made
+    assert len({each.id for each in calls.calls()}) == len(made)
 
 
 TOOLS = '''
@@ -310,3 +328,46 @@ def test_anthropics_structured_output_that_a_server_does_not_know_becomes_a_tool
     result = ask(plan, tmp_path, server, kind="anthropic", node="output: {fields: {a: integer}}")
     assert result.outputs == {"only": {"a": 1}}, result.nodes["only"].error
     assert server.asked[1].body["tools"][-1]["name"] == "give_answer"
+
+
+def test_a_call_that_was_cut_before_its_arguments_runs_nothing(plan: Compile, tmp_path: Path, serve: Serve) -> None:
+    for arguments in ("", None, "{}"):
+        cut = completion({"content": None, "tool_calls": [call("get", arguments, id="c1")]}, "length")
+        server = serve(cut, completion())
+        assert ask(plan, tmp_path, server).outputs == {"only": "hello"}
+        assert "cut at its token limit before the arguments came" in server.asked[1].body["messages"][-1]["content"]
+    server = serve(streamed((TOOL, []), stop="max_tokens"), DONE)
+    assert ask(plan, tmp_path, server, kind="anthropic", stream=True).outputs == {"only": "hello"}
+    assert ran(tmp_path) == ""
+
+
+def test_tools_that_nobody_has_offered_are_no_answer(plan: Compile, serve: Serve) -> None:
+    wants = {"tool_calls": [call("get", ROME, id="c1")]}
+    server = serve(completion({"content": None, **wants}, "tool_calls"), completion({"content": "hi", **wants}))
+    text = f"""
+        providers: {{p: {{type: openai, base_url: "{server.url}/v1"}}}}
+        nodes: {{only: {{model: p/m, prompt: x, retry: {{retries: 1, delay: 1ms}}}}}}
+    """
+    node = agentdag.run(plan(text)).nodes["only"]
+    assert (node.output, node.attempts) == ("hi", 2)
+
+
+def test_a_secret_that_a_model_repeats_is_in_no_event(
+    plan: Compile, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_KEY", "canary-secret-55")
+    (tmp_path / "tools_c.py").write_text(TOOLS)
+    leak = {"content": "I use canary-secret-55", "reasoning_content": "canary-secret-55?"}
+    server = serve(
+        completion({**leak, "tool_calls": [call("get", {"city": "canary-secret-55"}, id="c1")]}, "tool_calls"),
+        completion({"content": "hello"}),
+    )
+    text = f"""
+        providers: {{p: {{type: openai, base_url: "{server.url}/v1", api_key: "${{TEAM_KEY}}"}}}}
+        tools: {{get: {{call: "tools_c:get"}}}}
+        nodes: {{only: {{model: p/m, prompt: x, tools: [get], retry: 0}}}}
+    """
+    seen: list[Any] = []
+    assert agentdag.run(plan(text), observers=(seen.append,)).ok
+    assert "canary-secret-55" not in repr(seen)
+    assert "canary-secret-55" in json.dumps(server.asked[1].body)
