@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,13 @@ def started(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[
         [*AGENTDAG, *arguments],
         cwd=cwd, env=keyless(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """One Ctrl-C; returns when the program says that it has heard it. Two at once may reach it as one."""
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert any("interrupted" in line for line in process.stderr)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from loopback import is_gone
 from program import agentdag as program
-from program import kill, started
+from program import interrupt, kill, started
 
 import agentdag
 from agentdag import ErrorKind, NodeSettled, Status
@@ -173,7 +173,8 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, times: int) -> None:
     until = time.monotonic() + 30
     while not pids.exists():
         assert time.monotonic() < until
-    for _ in range(times):
+    interrupt(process)
+    if times == 2:
         process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from loopback import is_gone
 from program import agentdag as program
-from program import started
+from program import interrupt, started
 from wire import Say, WireServer
 
 import agentdag
@@ -190,7 +190,7 @@ def test_an_interrupt_leaves_no_server_behind(tmp_path: Path, wire: WireServer) 
     wire.script["m"] = [Say(calls=(("t_pid", {}),)), "stall"]
     process = started("run", "p.yaml", "--no-store", cwd=tmp_path)
     wire.await_calls(2)
-    process.send_signal(signal.SIGINT)
+    interrupt(process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 from loopback import is_gone
-from program import started
+from program import interrupt, started
 from raw import Raw, RawServer
 from wire import Say, WireServer
 
@@ -372,10 +371,7 @@ def test_an_interrupt_lets_the_tools_that_are_out_finish(tmp_path: Path, wire: W
     until = time.monotonic() + 30
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < until
-    process.send_signal(signal.SIGINT)
-    line = process.stderr.readline()  # says that it was heard
-    while "interrupted" not in line:
-        line = process.stderr.readline()
+    interrupt(process)
     (tmp_path / "go").write_text("")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from program import FAST, agentdag, started
+from program import FAST, agentdag, interrupt, started
 
 from tests.wire import WireServer
 
@@ -48,8 +48,8 @@ def test_an_interrupted_pool_goes_on_without_asking_twice(wire: WireServer, tmp_
     where = ["--model", "local/m", "--base-url", wire.openai_url, "-c", "1"]
     run = started("pool", "in.jsonl", "-o", "out.jsonl", *where, cwd=tmp_path)
     wire.await_calls(3)
-    for _ in range(2):
-        run.send_signal(signal.SIGINT)
+    interrupt(run)
+    run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=30)
     assert run.returncode == 130, told
     wire.script["m"] = ["ok"]

@@ -41,7 +41,7 @@ def ask(
     text = f"""
         providers: {{openai: {{base_url: "{strict.url}/v1", api_key: sk-strict-1, api: {api}, {provider}}}}}
         nodes:
-          only: {{prompt: Say hello, retry: {{retries: 1, delay: 1ms}}, timeout: 20s, {node}}}
+          only: {{prompt: Say hello, retry: {{retries: 2, delay: 1ms}}, timeout: 20s, {node}}}
         {more}
     """
     observers = () if seen is None else (seen.append,)
