@@ -134,6 +134,7 @@ class McpServer:
         """The result of *tool*: text, or a value where it gives one. Raises FinalError where it fails, and
         UnreachableError where the server cannot be reached."""
         from mcp import MCPError  # noqa: PLC0415 - heavy: loaded where a server has been reached
+        from mcp.types import CONNECTION_CLOSED  # noqa: PLC0415 - likewise
 
         for again in (False, True):
             session, (client, _) = await self._reached()
@@ -143,12 +144,12 @@ class McpServer:
                 self._doubt(session, client)
                 raise
             except MCPError as error:
-                lost = session.gone or session.forgotten
-                if lost:
+                unheard = session.forgotten and error.code != CONNECTION_CLOSED
+                if session.gone or session.forgotten:
                     self._leave(session)
                     await self._ended(session)
-                    if not again and (not session.gone or _was_refused(session.broken)):
-                        continue  # nobody has heard the call: nothing was done
+                    if not again and (unheard or _was_refused(session.broken)):
+                        continue  # nothing was done
                 raise failed(f"{tool}: {self._told(session, error)}") from error
             except Exception as error:
                 raise failed(f"{tool}: {_why(error)}") from error
@@ -180,6 +181,9 @@ class McpServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _reached(self) -> tuple[_Session, tuple[Any, list[Any]]]:
+        """A session that is open, as far as anybody knows. Raises CallError where there is none."""
+        if self._session is not None and self._session.gone and self._session.ready.done():
+            self._leave(self._session)  # it ended between two calls
         session = self._session or self._open()
         return session, await asyncio.shield(session.ready)
 

@@ -113,6 +113,9 @@ def called(id_: object, params: dict) -> None:
             with Path("starts").open("a") as file:
                 file.write(f"{os.getpid()}\n")
             time.sleep(3600)
+        case "leaves":
+            send({"id": id_, "result": {"content": [{"type": "text", "text": str(os.getpid())}]}})
+            os._exit(0)
         case "dies":
             with Path("deaths").open("a") as file:
                 file.write(f"{os.getpid()}\n")

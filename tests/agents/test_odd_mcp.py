@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from loopback import is_gone
 from program import interrupt, started
-from raw import Raw, RawServer
+from raw import SSE, Raw, RawServer
 from wire import Say, WireServer
 
 import agentdag
@@ -28,6 +28,7 @@ from agentdag.plan.mcp_files import ServerProblem, server_in
 from agentdag.plan.plan import Plan
 
 Compile = Callable[[str], Plan]
+Serve = Callable[..., RawServer]
 ODD = Path(__file__).parent / "odd_mcp_server.py"
 WHOLE = Path(__file__).parent / "mcp_server.py"
 NAME = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
@@ -242,6 +243,17 @@ def test_one_that_is_frozen_is_ended_and_started_again(tmp_path: Path, monkeypat
     assert all(is_gone(int(pid)) for pid in starts())
 
 
+def test_one_that_ends_between_two_calls_is_started_again_for_the_second(tmp_path: Path) -> None:
+    async def twice(one: McpServer) -> list[str]:
+        first = await one.call("echo", {})
+        assert one._session is not None
+        while not one._session.gone:  # noqa: ASYNC110 - its pipe tells of it
+            await asyncio.sleep(0.01)
+        return [first, await one.call("echo", {})]
+
+    assert len(set(with_server(tmp_path, "leaves", twice))) == 2
+
+
 def test_two_servers_that_stay_away_are_both_asked_again(plan: Compile, wire: WireServer, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -259,7 +271,9 @@ def test_two_servers_that_stay_away_are_both_asked_again(plan: Compile, wire: Wi
     assert not any("cannot be reached" in text for text in told(wire))
 
 
-def test_a_huge_body_over_http_is_refused(tmp_path: Path) -> None:
+def over_http(call: Callable[[dict[str, Any]], Raw]) -> Callable[[Any], Raw]:
+    """What a server over HTTP answers that has one tool, `echo`, and sessions; *call* answers the calls of it."""
+
     def says(body: Any) -> Raw:
         method = (body or {}).get("method")
         if method == "initialize":
@@ -269,32 +283,76 @@ def test_a_huge_body_over_http_is_refused(tmp_path: Path) -> None:
                 "serverInfo": {"name": "x", "version": "1"},
             }
         elif method == "tools/list":
-            result = {"tools": [{"name": "big", "inputSchema": {"type": "object"}}]}
+            result = {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}
         elif method == "tools/call":
-            result = {"content": [{"type": "text", "text": "x" * (9 * 2**20)}]}
+            return call(body)
         elif body is None or "id" not in body:
             return Raw("", status=202 if body else 405)
         else:
             error = {"code": -32601, "message": "Method not found"}
             return Raw(json.dumps({"jsonrpc": "2.0", "id": body["id"], "error": error}))
-        return Raw(json.dumps({"jsonrpc": "2.0", "id": body["id"], "result": result}))
+        return Raw(
+            json.dumps({"jsonrpc": "2.0", "id": body["id"], "result": result}), headers={"mcp-session-id": "first"}
+        )
 
-    server_ = RawServer(says)
-    server_.serve()
+    return says
 
-    async def main() -> str:
-        one = McpServer(McpSettings("t", url=f"{server_.url}/mcp"))
+
+def echoed(body: dict[str, Any], text: str) -> Raw:
+    return Raw(
+        json.dumps({"jsonrpc": "2.0", "id": body["id"], "result": {"content": [{"type": "text", "text": text}]}})
+    )
+
+
+def heard_over_http(url: str, calls: int) -> list[str]:
+    """What so many calls come to, one after another."""
+
+    async def main() -> list[str]:
+        one, heard = McpServer(McpSettings("t", url=f"{url}/mcp")), []
         try:
-            with pytest.raises(FinalError) as caught:
-                await asyncio.wait_for(one.call("big", {}), 30)
-            return caught.value.failure.message
+            for _ in range(calls):
+                try:
+                    heard.append(await asyncio.wait_for(one.call("echo", {}), 30))
+                except FinalError as error:
+                    heard.append(f"error: {error.failure.message}")
         finally:
             await one.aclose()
+        return heard
 
-    try:
-        assert "larger than 8 MiB" in asyncio.run(main())
-    finally:
-        server_.stop()
+    return asyncio.run(main())
+
+
+def test_a_huge_body_over_http_is_refused(serve: Serve) -> None:
+    server_ = serve(over_http(lambda body: echoed(body, "x" * (9 * 2**20))))
+    (heard,) = heard_over_http(server_.url, 1)
+    assert "larger than 8 MiB" in heard
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_session_that_the_server_has_forgotten_is_opened_anew(serve: Serve, status: int) -> None:
+    called: list[str] = []
+
+    def call(body: dict[str, Any]) -> Raw:
+        called.append("call")
+        return Raw("Bad Request: no such session", status=status) if len(called) == 2 else echoed(body, "hello")
+
+    server_ = serve(over_http(call))
+    assert heard_over_http(server_.url, 3) == ["hello"] * 3
+    assert len(called) == 4
+    assert sum(asked.body is not None and asked.body.get("method") == "initialize" for asked in server_.asked) == 2
+
+
+def test_a_call_whose_answer_is_lost_is_not_made_again(serve: Serve) -> None:
+    called: list[str] = []
+
+    def call(body: dict[str, Any]) -> Raw:
+        called.append("call")
+        return Raw(": the end\n\n", SSE) if len(called) == 2 else echoed(body, "hello")
+
+    first, lost, then = heard_over_http(serve(over_http(call)).url, 3)
+    assert (first, then) == ("hello", "hello")
+    assert lost.startswith("error: echo: ")
+    assert len(called) == 3
 
 
 def _port() -> int:
