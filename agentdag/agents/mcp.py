@@ -77,6 +77,8 @@ class _Session:
     """The last error with which an HTTP server has answered."""
     forgotten: bool = False
     """Whether that was to a request which named the session: the server knows it no more."""
+    calls: int = 0
+    """How many are out."""
     gone: bool = False
     """Whether nothing more can come from the server."""
     broken: BaseException | None = None
@@ -138,6 +140,7 @@ class McpServer:
 
         for again in (False, True):
             session, (client, _) = await self._reached()
+            session.calls += 1
             try:
                 result = await client.call_tool(tool, dict(arguments))
             except asyncio.CancelledError:
@@ -145,14 +148,19 @@ class McpServer:
                 raise
             except MCPError as error:
                 unheard = session.forgotten and error.code != CONNECTION_CLOSED
-                if session.gone or session.forgotten:
+                if session.gone:
                     self._leave(session)
                     await self._ended(session)
-                    if not again and (unheard or _was_refused(session.broken)):
-                        continue  # nothing was done
+                    unheard |= _was_refused(session.broken)
+                if unheard and not again:
+                    continue  # nothing was done
                 raise failed(f"{tool}: {self._told(session, error)}") from error
             except Exception as error:
                 raise failed(f"{tool}: {_why(error)}") from error
+            finally:
+                session.calls -= 1
+                if session.forgotten:
+                    self._replace(session)
             return result_of(tool, result)
         raise AssertionError  # the second time either returns or raises
 
@@ -198,6 +206,13 @@ class McpServer:
         session.over.set()
         if self._session is session:
             self._session = None
+
+    def _replace(self, session: _Session) -> None:
+        """Whoever calls next opens another; *session* ends with the last call that is out."""
+        if self._session is session:
+            self._session = None
+        if not session.calls:
+            session.over.set()
 
     async def _own(self, session: _Session) -> None:
         """Live with a session, from its beginning to its end."""

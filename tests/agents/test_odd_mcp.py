@@ -342,6 +342,26 @@ def test_a_session_that_the_server_has_forgotten_is_opened_anew(serve: Serve, st
     assert sum(asked.body is not None and asked.body.get("method") == "initialize" for asked in server_.asked) == 2
 
 
+def test_a_forgotten_session_loses_none_of_the_calls_that_are_out_together(serve: Serve) -> None:
+    def call(body: dict[str, Any]) -> Raw:
+        called.append("call")
+        restarted = 1 < len(called) <= 5
+        return Raw("no such session", status=404) if restarted else echoed(body, "hello")
+
+    async def main() -> list[str]:
+        one = McpServer(McpSettings("t", url=f"{server_.url}/mcp"))
+        try:
+            first = await one.call("echo", {})
+            return [first, *await asyncio.gather(*(one.call("echo", {}) for _ in range(4)))]
+        finally:
+            await one.aclose()
+
+    called: list[str] = []
+    server_ = serve(over_http(call))
+    assert asyncio.run(main()) == ["hello"] * 5
+    assert sum(asked.body is not None and asked.body.get("method") == "initialize" for asked in server_.asked) == 2
+
+
 def test_a_call_whose_answer_is_lost_is_not_made_again(serve: Serve) -> None:
     called: list[str] = []
 
