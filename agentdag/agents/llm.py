@@ -24,6 +24,8 @@ from agentdag.values import value
 Price = Callable[[Usage, str | None], Decimal | None]
 """What a usage costs on a service tier; None where nobody knows."""
 FLEX, DEFAULT = "flex", "default"
+CUT_FROM = 0.75
+"""From this share of the longest answer on, one that was cut was cut there, and not at a limit of the server's own."""
 
 
 def unpriced(_usage: Usage, _tier: str | None) -> None:
@@ -57,7 +59,7 @@ class ModelAgent:
 
     *billed* says whether anybody may charge for it, which the simulator does not; *price* what an answer costs, or
     would. *heard* is told what each answer took. With *terms* it may take more than one call to an answer. *limited_by*
-    is the budget that has set the longest answer, where the file did not: what that has cut is no answer.
+    says for which budget's sake the longest answer was set, where the file did not: what that has cut is no answer.
     """
 
     provider: Provider
@@ -98,14 +100,15 @@ class ModelAgent:
         return None if text is None else self.redact(text)
 
     def cut(self, reply: Reply) -> Failure | None:
-        """Why *reply* is no answer, where a budget has cut it; None where that is not so."""
+        """Why *reply* is no answer, where a budget has cut it; None where that is not so, as of one that the server
+        itself has cut long before."""
         if not reply.truncated or self.limited_by is None:
             return None
-        most = self.request.sampling.max_tokens or 0
-        message = (
-            f"the answer was cut at {most:,} tokens: the file sets no `max_tokens`, and {self.limited_by} allows no"
-            " more. Raise the budget and resume, or set `max_tokens` to be content with a shorter answer"
-        )
+        most, usage = self.request.sampling.max_tokens or 0, reply.usage
+        made = most if usage.estimated or usage.output_tokens is None else usage.output_tokens
+        if made < CUT_FROM * most:
+            return None
+        message = f"the answer was cut at {most:,} tokens: {self.limited_by}"
         return Failure(ErrorKind.BUDGET, message, self.request.provider, billed="yes", final=True)
 
     def ask(self, task: Task, asks: Request, claim: Claim, heard: Callable[[Usage], None]) -> Awaitable[Call[_Answer]]:
@@ -287,7 +290,9 @@ class _Conversation:
     def _cut_short(self, usage: Usage) -> Failure:
         """Why an answer that was cut is none where JSON was asked for; asking again would meet the same limit."""
         most = self._agent.request.sampling.max_tokens
-        limit = f"`max_tokens: {most:,}`" if most is not None else "the model's own token limit"
+        limit = "the model's own token limit"
+        if most is not None and not self._agent.request.bounded:
+            limit = f"`max_tokens: {most:,}`"
         message = (
             f"the answer was cut at {limit} after {usage.output_tokens or 0:,} tokens, so that it is no whole JSON:"
             " raise `max_tokens`, or ask for less"

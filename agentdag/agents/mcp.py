@@ -254,7 +254,9 @@ class McpServer:
             return
         if not isinstance(error, CallError):
             missing = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError))
-            failure = self._failure(f"cannot be reached: {_why(error)}{_said(program)}", final=missing)
+            where = "" if self._settings.url is None else f" at {self._settings.url}"
+            status = "" if session.status is None else f" (status {session.status})"
+            failure = self._failure(f"cannot be reached{where}: {_why(error)}{status}{_said(program)}", final=missing)
             error = call_error(failure) if missing else UnreachableError(failure)
         session.ready.set_exception(error)
         session.ready.exception()  # it is told to whoever asks
@@ -286,7 +288,9 @@ async def _connected(stack: contextlib.AsyncExitStack, transport: Any) -> tuple[
 
 
 def _said(program: Program | None) -> str:
-    words = "" if program is None else program.said[-TOLD_STDERR:]
+    words = "" if program is None else program.said
+    if len(words) > TOLD_STDERR:
+        words = f"... {words[-TOLD_STDERR:].partition(' ')[2]}"
     return f": {words}" if words else ""
 
 

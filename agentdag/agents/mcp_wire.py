@@ -38,8 +38,8 @@ class Program:
 
     @property
     def said(self) -> str:
-        text = (self._said or self._noise).decode("utf-8", "replace")
-        return " ".join(text.split())
+        lines = (self._said or self._noise).decode("utf-8", "replace").splitlines()
+        return " ".join(word for line in lines if line.strip(" ^~") for word in line.split())
 
     async def hear(self) -> None:
         """Read what it says on stderr, for ever, and keep the end of it."""

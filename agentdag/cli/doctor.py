@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.text import Text
 
-from agentdag.cli.check import wants_color
+from agentdag.cli.check import report, wants_color
 from agentdag.cli.columns import print_json
+from agentdag.errors import SpecError
 from agentdag.events import Exit
 from agentdag.session import load, run_loop
 from agentdag.session.doctor import Check, State, examine
@@ -23,8 +24,12 @@ _STYLES = {State.OK: "green", State.NOTE: "dim", State.WARNING: "yellow", State.
 def diagnose(
     pipeline: Path | None, *, call: bool, as_json: bool, color: str, store: Path | None, allowed: tuple[Path, ...]
 ) -> int:
-    """Print each check as soon as it is known; the exit code is 1 where something is wrong."""
-    plan = None if pipeline is None else load(pipeline, allowed=allowed)
+    """Print each check as soon as it is known; the exit code is 1 where something is wrong, 2 where the file is."""
+    try:
+        plan = None if pipeline is None else load(pipeline, allowed=allowed)
+    except SpecError as error:
+        report(error.findings, color)
+        return Exit.USAGE
     folder = store_of(pipeline or Path("pipeline.yaml"), store, os.environ)
     checks: list[Check] = []
 

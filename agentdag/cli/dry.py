@@ -79,7 +79,7 @@ def _step_lines(step: Step, *, terminal: bool) -> Iterator[str]:
     if node.model is not None:
         about.append(inert(str(node.model)))
         if step.error is None:
-            about.append(f"about {step.low.input_tokens:,} tokens in, {step.low.output_tokens:,} out")
+            about.append(f"about {count(step.low.input_tokens or 0, 'token')} in, {step.low.output_tokens:,} out")
             about.append(f"{money(step.low.cost_usd)} to {money(step.high.cost_usd)}")
     if step.items is not None:
         about.insert(0, count(step.items, "item"))

@@ -160,7 +160,8 @@ def _told(taken: TakenUp) -> str:
     record, plan = taken.record, taken.plan
     answered = sum(bool(record.nodes[node.id].answers) for node in plan.nodes if node.id in record.nodes)
     how = "was cut off" if record.finished is None else _ended(record.finished.status)
-    far = f"{answered} of {count(len(plan.nodes), 'node')} {'has' if answered == 1 else 'have'} an answer"
+    has = "has" if 1 in {answered, len(plan.nodes)} else "have"
+    far = f"{answered} of {count(len(plan.nodes), 'node')} {has} an answer"
     lines = [f"resuming {record.id} of {inert(plan.name)}, which {how}: {far}"]
     doubtful = (name for name, each in record.nodes.items() if each.in_doubt)
     lines += _doubts(taken.plan, doubtful, real=taken.options.real)

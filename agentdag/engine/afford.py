@@ -60,10 +60,25 @@ def _spent_before(run: Run, name: str) -> Amount:
 
 
 class Bound(NamedTuple):
-    """A longest answer that the file does not set: how many tokens, and for which budget's sake."""
+    """A longest answer that the file does not set: how many tokens, and for which budget's sake. *usual* says that the
+    budget could pay for more, and only has no room for answers without any bound."""
 
     tokens: int
     budget: Budget
+    usual: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why an answer is no longer, and what to do."""
+        if self.usual:
+            return (
+                f"the file sets no `max_tokens`, and as {self.budget.name} has to hold, agentdag asks for no more by"
+                f" itself. Resume to allow {EXPECTED_TIMES} times as many, or set `max_tokens`"
+            )
+        return (
+            f"the file sets no `max_tokens`, and {self.budget.name} allows no more. Raise it and resume, or set"
+            " `max_tokens` to be content with a shorter answer"
+        )
 
 
 def bounded(instance: Instance, asked: Prompted, size: int, purse: Budget) -> tuple[Prompted, Bound | None]:
@@ -79,7 +94,7 @@ def bounded(instance: Instance, asked: Prompted, size: int, purse: Budget) -> tu
     prices, tier = run.prices(asked.model), asked.sampling.service_tier
     cost = NOTHING.cost_usd if prices is None else prices.at_most(asks, 0, tier)
     each = NOTHING.cost_usd if prices is None else prices.at_most(asks, 1, tier) - cost
-    rooms = [Bound(most, purse)]
+    rooms = [Bound(most, purse, usual=True)]
     for budget in purse.chain():
         if budget.tokens is not None:
             rooms.append(Bound(budget.tokens - budget.spent.tokens - asks, budget))

@@ -138,7 +138,7 @@ def _model_agent(
         price=unpriced if prices is None else prices.of,
         heard=unheard if heard is None else partial(heard, size),
         terms=terms,
-        limited_by=None if bound is None else bound.budget.name,
+        limited_by=None if bound is None else bound.reason,
     )
     return Made(agent, claim.worst if purse is not None else None, model, done, bound)
 

@@ -28,13 +28,19 @@ class ServerProblem(Exception):
         self.of_name = of_name
 
 
+_PLAIN = "write plain JSON, without comments and without a comma before a closing bracket"
+
+
 def server_in(text: str, name: str, folder: Path) -> dict[str, Any]:
     """How the server *name* in a file that holds *text* is reached, in the words of `mcp`: command, env, cwd, or url
     and headers. *folder* is the pipeline's. Raises ServerProblem."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ServerProblem(f"it is not JSON: {error}", "write it as other clients read it") from None
+        raise ServerProblem(
+            f"it is not JSON: {error}",
+            _PLAIN,
+        ) from None
     servers = next(
         (whole[root] for root in _ROOTS if isinstance(whole, dict) and isinstance(whole.get(root), dict)), None
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from agentdag.errors import Failure
 from agentdag.providers.settings import Settings
@@ -20,6 +20,14 @@ def is_openais_own(base_url: str) -> bool:
     return _OPENAIS_HOSTS.search(urlsplit(base_url).hostname or "") is not None
 
 
+def without_query(base_url: str | None) -> tuple[str | None, dict[str, str] | None]:
+    """*base_url* as it stands before a path, and the query that goes behind it."""
+    parts = urlsplit(base_url or "")
+    if base_url is None or not parts.query:
+        return base_url, None
+    return parts._replace(query="").geturl(), dict(parse_qsl(parts.query))
+
+
 def misaddressed(kind: str, base_url: str) -> str | None:
     """What `base_url` of a provider of type *kind* certainly should be instead; None where it may be right."""
     parts = urlsplit(base_url)
@@ -34,13 +42,20 @@ def misaddressed(kind: str, base_url: str) -> str | None:
     return None
 
 
+def likely_address(kind: str, base_url: str) -> str | None:
+    """What `base_url` of a provider of type *kind* should be instead, where nothing is at it as it stands; None where
+    nobody knows."""
+    better = misaddressed(kind, base_url)
+    if better is None and kind == "openai" and not urlsplit(base_url).path.strip("/"):
+        better = f"{base_url.rstrip('/')}/v1"
+    return better
+
+
 def mend_of_address(settings: Settings, base_url: str, path: str, failure: Failure) -> str | None:
     """What to write as `base_url` where nothing is at the address that was asked; None where that is not the cause."""
     if failure.status not in _MISSING or (_ABOUT_MODEL.search(failure.message) and "HTML" not in failure.message):
         return None
-    better = misaddressed(settings.type, base_url)
-    if better is None and settings.type == "openai" and not urlsplit(base_url).path.strip("/"):
-        better = f"{base_url}/v1"
+    better = likely_address(settings.type, base_url)
     if better is None and settings.type == "openai" and path == "/responses":
         return f"if this server knows no Responses API, write `providers: {{{settings.name}: {{api: chat}}}}`"
     return None if better is None else f"try `base_url: {better}`"

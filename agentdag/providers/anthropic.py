@@ -8,6 +8,7 @@ from typing import Any
 
 from agentdag.calls import Request
 from agentdag.errors import UsageError
+from agentdag.providers.addresses import without_query
 from agentdag.providers.dialect import Dialect
 from agentdag.providers.messages import MessagesWire
 from agentdag.providers.proxies import check_proxy
@@ -32,7 +33,7 @@ class AnthropicProvider(WireProvider):
             "http_client": settings.http.client(anthropic),
         }
         if settings.base_url is not None:
-            shared["base_url"] = settings.base_url
+            shared["base_url"], shared["default_query"] = without_query(settings.base_url)
         try:
             client = _client(settings, anthropic, shared)
         except (ImportError, ValueError, RuntimeError, anthropic.AnthropicError) as error:

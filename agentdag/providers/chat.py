@@ -27,6 +27,7 @@ from agentdag.providers.dialect import (
 )
 from agentdag.providers.finish import reason_in
 from agentdag.providers.schemas import for_tool
+from agentdag.providers.sdk import paired
 from agentdag.providers.structured import (
     ANSWER_TOOL,
     JSON_OBJECT,
@@ -234,7 +235,7 @@ class ChatReader:
         request = self._request
         if request.form is not None and self._mode == JSON_SCHEMA:
             text = unwrapped(text, request.form)
-        thoughts = {key: "".join(pieces) for key, pieces in self._thoughts.items()}
+        thoughts = {key: paired("".join(pieces)) for key, pieces in self._thoughts.items()}
         reasoning = next(iter(thoughts.values()), "")
         raw = None
         if request.tools or request.form is not None:  # else nothing goes back

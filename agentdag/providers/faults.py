@@ -6,12 +6,13 @@ Told apart by error type and code as well as by status; see the table in FAULTS.
 from __future__ import annotations
 
 import email.utils
+import errno
 import json
 import math
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Any, NamedTuple
 
@@ -334,7 +335,7 @@ def _transport_failure(error: Exception, provider: str) -> Failure | None:
     if names & {"UnsupportedProtocol", "InvalidURL", "NonHttpUrlClientError"}:
         return Failure(ErrorKind.BAD_REQUEST, f"this base_url cannot be reached: {words}", provider)
     if "ClientConnectorError" in names or ("ConnectError" in names and "ClientConnectionError" not in names):
-        return Failure(ErrorKind.CONNECTION, f"cannot connect: {words}", provider)
+        return Failure(ErrorKind.CONNECTION, f"cannot connect{_whither(chain) or f': {words}'}", provider)
     if names & {"ReadTimeout", "SocketTimeoutError", "WriteTimeout"}:
         return Failure(ErrorKind.TIMEOUT, words or "the connection stalled", provider, billed="maybe")
     if "PoolTimeout" in names:
@@ -344,6 +345,16 @@ def _transport_failure(error: Exception, provider: str) -> Failure | None:
     if names & {"TransportError", "DecodingError", "RequestError", "APIConnectionError", "ClientError", "error"}:
         return Failure(ErrorKind.CONNECTION, f"the connection broke: {words}", provider, billed="maybe")
     return None
+
+
+def _whither(chain: Sequence[BaseException]) -> str:
+    """To where there was no connection and why, in the words of the system; nothing where that is not known."""
+    for link in chain:
+        why, host, port = (getattr(link, name, None) for name in ("os_error", "host", "port"))
+        if isinstance(why, OSError) and host:
+            refused = isinstance(why, ConnectionRefusedError) or why.errno == errno.ECONNREFUSED
+            return " " + _short(f"to {host}:{port}: {'connection refused' if refused else why.strerror or why}")
+    return ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

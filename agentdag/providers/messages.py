@@ -15,7 +15,7 @@ from agentdag.calls import Exchange, Form, Request, ToolCall, ToolForm
 from agentdag.providers.dialect import CACHE_CONTROL, TOOL_CHOICE, Dialect, Rule, omission, other_structure
 from agentdag.providers.finish import reason_in
 from agentdag.providers.schemas import for_tool, rooted, untyped_unions
-from agentdag.providers.sdk import count
+from agentdag.providers.sdk import count, paired
 from agentdag.providers.structured import (
     JSON_OBJECT,
     JSON_SCHEMA,
@@ -186,7 +186,7 @@ class MessagesReader:
     def said(self) -> Said:
         """What the message says, once it is over."""
         for (index, key), pieces in self._pieces.items():
-            self._blocks[index][key] = (self._blocks[index].get(key) or "") + "".join(pieces)
+            self._blocks[index][key] = paired((self._blocks[index].get(key) or "") + "".join(pieces))
         blocks = [_whole_block(self._blocks[index]) for index in sorted(self._blocks)]
         text = "".join(block["text"] for block in blocks if isinstance(block.get("text"), str))
         calls = tuple(_call(block) for block in blocks if block.get("type") == "tool_use")

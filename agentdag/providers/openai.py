@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from agentdag.calls import Request
 from agentdag.errors import UsageError
-from agentdag.providers.addresses import is_openais_own
+from agentdag.providers.addresses import is_openais_own, without_query
 from agentdag.providers.chat import ChatWire
 from agentdag.providers.dialect import MAX_COMPLETION_TOKENS, MAX_TOKENS, REASONING_CONTENT, Dialect
 from agentdag.providers.proxies import check_proxy
@@ -46,7 +46,8 @@ class OpenAIProvider(WireProvider):
             chat, responses = _azure(settings, openai, shared)
         else:
             key = settings.key("OPENAI_API_KEY")
-            chat = responses = openai.AsyncOpenAI(api_key=key, base_url=settings.base_url, **shared)
+            base_url, query = without_query(settings.base_url)
+            chat = responses = openai.AsyncOpenAI(api_key=key, base_url=base_url, default_query=query, **shared)
         check_proxy(str(chat.base_url))
         self._chat_client = SdkClient(chat, openai, settings.name, "x-request-id")
         self._responses_client = None

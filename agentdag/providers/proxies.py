@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -34,10 +36,21 @@ def proxy_of(url: str) -> Proxy | None:
     parts = urlsplit(url)
     scheme = parts.scheme if parts.scheme in known else "all"
     address = known.get(scheme)
-    if not address or (parts.hostname and proxy_bypass_environment(parts.hostname)):
+    if not address or (parts.hostname and _is_exempt(parts.hostname, known.get("no", ""))):
         return None
     names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
     return Proxy(next((name for name in names if os.environ.get(name)), names[1]), address)
+
+
+def _is_exempt(host: str, exempt: str) -> bool:
+    """Whether NO_PROXY, which says *exempt*, names *host*, or a network that it is in."""
+    if proxy_bypass_environment(host):
+        return True
+    for each in exempt.split(","):
+        with contextlib.suppress(ValueError):
+            if "/" in each and ip_address(host) in ip_network(each.strip(), strict=False):
+                return True
+    return False
 
 
 def check_proxy(url: str) -> None:

@@ -36,15 +36,16 @@ class Known:
             return False
         return self.models.search(model) is not None and (self.but is None or self.but.search(model) is None)
 
-    def refused(self, said: Mapping[str, Any]) -> str | None:
+    def refused(self, said: Mapping[str, Any]) -> list[str]:
         """What of *said*, the parameters of a request, is refused; the empty text where it is the model itself."""
         if not self.says:
-            return ""
+            return [""]
         if self.effort and str(said.get("reasoning_effort", UNSET)) in self.effort:
-            return None
+            return []
         if self.with_ and not any(name in said for name in self.with_):
-            return None
-        return next((name for name in self.says if name in said and not self._accepts(said[name])), None)
+            return []
+        names = (form for name in self.says for form in (name, f"params.{name}"))
+        return [name for name in names if name in said and not self._accepts(said[name])]
 
     def _accepts(self, value: Any) -> bool:
         if self.values is None:
@@ -77,9 +78,10 @@ def _known(told: Mapping[str, Any]) -> Known:
 
 
 def refused(kind: str, model: str, api: str | None, said: Mapping[str, Any]) -> Iterator[tuple[str, Known]]:
-    """What of *said* the *model* is known to refuse, each with what is known of it."""
+    """What of *said* the *model* is known to refuse, each once, with what is known of it."""
+    told: set[str] = set()
     for known in known_refusals():
         if known.concerns(kind, model, api):
-            name = known.refused(said)
-            if name is not None:
-                yield name, known
+            names = [name for name in known.refused(said) if name not in told]
+            yield from ((name, known) for name in names)
+            told.update(filter(None, names))

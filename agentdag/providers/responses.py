@@ -23,6 +23,7 @@ from agentdag.providers.dialect import (
     other_structure,
 )
 from agentdag.providers.schemas import for_tool
+from agentdag.providers.sdk import paired
 from agentdag.providers.structured import (
     ANSWER_TOOL,
     JSON_OBJECT,
@@ -209,7 +210,7 @@ class ResponsesReader:
         parts = [part for item in items if item.get("type") == "message" for part in _parts(item)]
         text = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
         if not text:
-            text = "".join("".join(self._texts[key]) for key in sorted(self._texts))
+            text = paired("".join("".join(self._texts[key]) for key in sorted(self._texts)))
         refusal = "".join(part["refusal"] for part in parts if isinstance(part.get("refusal"), str))
         found = [(index, item) for index, item in sorted(self._items.items()) if item.get("type") == "function_call"]
         calls = distinct(

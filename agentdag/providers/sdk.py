@@ -271,6 +271,15 @@ _GAUGES = [
 there counts."""
 
 
+def paired(text: str) -> str:
+    """*text* with the two halves of a character joined that a server has sent apart; half a one is replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def room_of(headers: Headers) -> Room:
     """What the `x-ratelimit-*` or `anthropic-ratelimit-*` headers of an answer tell of limits and of what is left."""
     room = {}

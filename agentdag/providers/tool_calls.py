@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agentdag.calls import ToolCall
+from agentdag.providers.sdk import paired
 
 NO_ARGUMENTS = "{}"
 
@@ -58,7 +59,7 @@ class _Partial:
 
     @property
     def text(self) -> str:
-        return arguments_text("".join(self.arguments) or self.value)
+        return arguments_text(paired("".join(self.arguments)) or self.value)
 
     @property
     def is_empty(self) -> bool:

@@ -17,7 +17,7 @@ from agentdag.providers.addresses import mend_of_address
 from agentdag.providers.dialect import MOST_CORRECTIONS, Correction, Dialect, Rule, correction_for
 from agentdag.providers.finish import Finish, meaning_of
 from agentdag.providers.proxies import proxy_of
-from agentdag.providers.sdk import DONE, SdkClient, Told, count
+from agentdag.providers.sdk import DONE, SdkClient, Told, count, paired
 from agentdag.providers.settings import Settings
 from agentdag.providers.structured import answer_among
 
@@ -257,7 +257,8 @@ class WireProvider:
             )
         finish = Finish.WHOLE if said.reason is None else meaning_of(said.reason, own)
         if finish is Finish.REFUSED:
-            raise self._refused(said.text or f"the answer was stopped by a filter ({said.reason})", told)
+            words = f", after: {said.text}" if said.text.strip() else ""
+            raise self._refused(f"the answer was stopped by a filter (`{said.reason}`){words}", told)
         if finish is None:
             raise client.fail(
                 f"the answer stopped for `{said.reason}`, a word that agentdag does not know; if it means that the"
@@ -267,7 +268,7 @@ class WireProvider:
             )
         if finish is Finish.BROKEN:
             raise client.fail(f"the server broke off its answer: {said.reason}", told.request_id)
-        text, calls, raw = said.text, said.calls, said.raw
+        text, calls, raw = paired(said.text), said.calls, said.raw
         if request.form is not None and (given := answer_among(calls, request.form)) is not None:
             text, calls, raw = given, (), None
         cut = finish is Finish.CUT
@@ -283,7 +284,7 @@ class WireProvider:
             calls,
             raw,
             truncated=cut,
-            reasoning=said.reasoning or None,
+            reasoning=paired(said.reasoning) or None,
             service_tier=said.service_tier,
             notices=said.notices,
         )
@@ -299,7 +300,7 @@ class WireProvider:
         if failure.kind is ErrorKind.CONNECTION and (proxy := proxy_of(client.base_url)) is not None:
             message = f"{failure.message} (through the proxy {proxy.shown} of {proxy.variable})"
             error.failure = replace(failure, message=message)
-        if failure.kind is not ErrorKind.BAD_REQUEST and failure.status not in {404, 405}:
+        if failure.kind not in {ErrorKind.BAD_REQUEST, ErrorKind.AUTH} and failure.status not in {404, 405}:
             return error
         url = f"{client.base_url}{wire.path}"
         keys = [key for key in _keys(request) if _is_named(key, error.refusal)]

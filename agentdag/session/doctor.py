@@ -17,6 +17,7 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from agentdag._version import __version__
 from agentdag.calls import Provider, Request, Sampling
@@ -26,6 +27,7 @@ from agentdag.language.spec import ProviderSpec
 from agentdag.plan.plan import Plan
 from agentdag.plan.work import ModelRef, PromptWork
 from agentdag.providers import registry
+from agentdag.providers.addresses import likely_address
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.prices import Prices
 from agentdag.providers.proxies import proxy_of
@@ -47,6 +49,7 @@ WAITS_S = 15.0
 """How long a server may take to answer."""
 CALL_TOKENS = 16
 """How long the answer of a call may be: the fewest that every API accepts."""
+_MISSING = frozenset({404, 405})
 _PROMPT = "Answer with the one word: ok"
 
 
@@ -192,12 +195,12 @@ async def _provider(  # noqa: PLR0913 - what one provider is looked at with
     try:
         provider = registry.create(settings_of(name, spec, around))
     except UsageError as error:
-        return [Check("key", State.WRONG, error.message, error.hint)]
+        return [Check("provider", State.WRONG, error.message, error.hint)]
     checks = [Check("key", State.OK, f"{name}: {_key(kind, spec)}")]
     listed: list[str] | None = None
     try:
         if isinstance(provider, WireProvider):
-            check, listed = await _server(name, provider)
+            check, listed = await _server(name, kind, provider)
             checks.append(check)
             call = call and check.state is not State.WRONG
         for model in models:
@@ -217,7 +220,7 @@ def _key(kind: str, spec: ProviderSpec) -> str:
     return f"{USUAL[kind]} is set" if kind in USUAL else "credentials are there"
 
 
-async def _server(name: str, provider: WireProvider) -> tuple[Check, list[str] | None]:
+async def _server(name: str, kind: str, provider: WireProvider) -> tuple[Check, list[str] | None]:
     """Whether the server answers, and which models it lists, if it does."""
     url = provider.base_url
     proxy = proxy_of(url)
@@ -231,7 +234,14 @@ async def _server(name: str, provider: WireProvider) -> tuple[Check, list[str] |
             return Check("server", State.WRONG, f"{name}: {url}{by}: {failure.message}", "check the key"), None
         if failure.kind is ErrorKind.CONNECTION or failure.kind is ErrorKind.TIMEOUT:
             told = f"{name}: {url}{by} cannot be reached: {failure.message}"
-            return Check("server", State.WRONG, told, "start it, or correct `base_url`"), None
+            mend = "start it, or correct `base_url`"
+            if proxy is not None:
+                mend = f"correct {proxy.variable}, or exempt the server: NO_PROXY={urlsplit(url).hostname}"
+            return Check("server", State.WRONG, told, mend), None
+        better = likely_address(kind, url) if failure.status in _MISSING else None
+        if better is not None:
+            told = f"{name}: {url}{by} answers with status {failure.status}"
+            return Check("server", State.WARNING, told, f"try `base_url: {better}`"), None
         return Check("server", State.OK, f"{name}: {url} answers{by}, but lists no models"), None
     took = seconds(time.monotonic() - begun)
     many = "" if listed is None else f", and lists {count(len(listed), 'model')}"
@@ -275,7 +285,7 @@ async def _called(model: ModelRef, provider: Provider, plan: Plan | None, prices
     cost = usage.cost_usd if prices is None else prices.of(usage, reply.service_tier)
     notices = "; ".join(notice.message for notice in reply.notices)
     hints = "; ".join(notice.hint for notice in reply.notices if notice.hint)
-    tokens = f"{reply.usage.input_tokens or 0} tokens in, {reply.usage.output_tokens or 0} out"
+    tokens = f"{count(reply.usage.input_tokens or 0, 'token')} in, {reply.usage.output_tokens or 0} out"
     paid = "" if cost is None else f", {money(cost)}"
     state = State.WARNING if notices else State.OK
     return Check(

@@ -95,7 +95,11 @@ def settled_text(event: NodeSettled) -> str:
     words = event.status.value.replace("_", " ")
     if event.status is Status.SUCCEEDED:
         usage = event.usage
-        tokens = f", {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out" if usage.output_tokens else ""
+        tokens = (
+            f", {count(usage.input_tokens or 0, 'token')} in, {usage.output_tokens:,} out"
+            if usage.output_tokens
+            else ""
+        )
         cut = f", {CUT}" if event.truncated else ""
         if event.cached:
             return f"{words}: answered from the cache"

@@ -96,7 +96,9 @@ def render(board: Progress, *, now: float, width: int, height: int, ascii_only: 
     told += [f"{board.kept:,} kept from before"] if board.kept else []
     told += [f"{board.truncated:,} {CUT}"] if board.truncated else []
     usage = board.usage
-    used = f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out, cost {money(usage.cost_usd)}"
+    used = (
+        f"{count(usage.input_tokens or 0, 'token')} in, {usage.output_tokens or 0:,} out, cost {money(usage.cost_usd)}"
+    )
     lines = [title, line, Text(f"{seconds(now)}; {', '.join(told)}; {used}", style="dim")]
     held = held_up(board.waiting, board.budget())
     lines += [Text(held, style="dim")] if held else []

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.text import Text
 
 from agentdag.views.board import PENDING, RETRYING, RUNNING, WAITING, Board, Row
-from agentdag.views.words import CUT, held_up, inert, money, seconds
+from agentdag.views.words import CUT, count, held_up, inert, money, seconds
 
 _MARKS = {
     PENDING: ("·", "dim"),
@@ -165,7 +165,7 @@ def _footer(board: Board, now: float) -> list[Text]:
     told += [f"{counts[status]} {status.replace('_', ' ')}" for status in _COUNTED if counts[status]]
     told += [f"{board.truncated} {CUT}"] if board.truncated else []
     made = board.output_tokens + board.streaming_tokens()
-    tokens = f"{board.input_tokens:,} tokens in, {made:,} out"
+    tokens = f"{count(board.input_tokens, 'token')} in, {made:,} out"
     tokens += f", cost {money(board.cost_usd)}" if board.cost_usd or board.cost_usd is None else ""
     lines = [line, Text(f"{', '.join(told)}; {tokens}", style="dim")]
     lines += _limits(board)

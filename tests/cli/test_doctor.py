@@ -70,7 +70,7 @@ nodes:
 """
     code, checks = examined(tmp_path, text)
     assert code == 1
-    keys, servers = of(checks, "key"), of(checks, "server")
+    keys, servers = of(checks, "provider"), of(checks, "server")
     assert ("wrong", "`openai` needs an API key: OPENAI_API_KEY is not set") in keys
     assert any(state == "wrong" and "NOWHERE" in found for state, found in keys)
     assert any(state == "wrong" and "http://127.0.0.1:9/v1 cannot be reached" in found for state, found in servers)
@@ -229,3 +229,41 @@ def test_an_address_that_is_none_is_named(tmp_path: Path, address: str) -> None:
     done = run(tmp_path, GATEWAY=address)
     assert done.returncode == 2
     assert "`providers.g.base_url` is no address" in done.stderr
+
+
+def test_a_broken_pipeline_is_told_as_validate_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("nodes: {a: {model: openai/gpt-5-mini, promt: hi}}\n")
+    done = program("doctor", "p.yaml", cwd=tmp_path, **CLEAN)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean `prompt`?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_at_which_nothing_is_is_no_healthy_server(tmp_path: Path) -> None:
+    nothing = RawServer(refusal("Not Found", 404))
+    nothing.serve()
+    text = f"""
+providers: {{mine: {{type: openai, base_url: "{nothing.url}"}}}}
+nodes: {{a: {{model: mine/m, prompt: hi}}}}
+"""
+    try:
+        _, checks = examined(tmp_path, text)
+    finally:
+        nothing.stop()
+    (check,) = (check for check in checks if check["area"] == "server")
+    assert (check["state"], check["hint"]) == ("warning", f"try `base_url: {nothing.url}/v1`")
+
+
+def test_a_proxy_that_is_away_is_what_is_to_be_mended(tmp_path: Path, strict: StrictOpenAI) -> None:
+    text = f"""
+providers: {{mine: {{type: openai, base_url: "{strict.url}/v1"}}}}
+nodes: {{a: {{model: mine/gpt-5-mini, prompt: hi}}}}
+"""
+    away = {"HTTP_PROXY": "http://127.0.0.1:9"}
+    code, checks = examined(tmp_path, text, environment=away)
+    (check,) = (check for check in checks if check["area"] == "server")
+    assert (code, check["hint"]) == (1, "correct HTTP_PROXY, or exempt the server: NO_PROXY=127.0.0.1")
+    code, checks = examined(tmp_path, text, environment={**away, "NO_PROXY": "10.0.0.0/8, 127.0.0.0/8"})
+    (check,) = (check for check in checks if check["area"] == "server")
+    assert (code, check["state"]) == (0, "ok")
+    assert "proxy" not in check["found"]

@@ -136,7 +136,10 @@ def test_the_default_limit_of_a_budget_grows_over_a_resume(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("message", [{"content": "<think>hm"}, {"content": "", "reasoning_content": "hm"}])
 def test_a_budget_that_cuts_a_model_in_mid_thought_is_spent(tmp_path: Path, message: dict[str, str]) -> None:
-    server = RawServer(completion(message, "length"))
+    def thinks(body: Any) -> Raw:
+        return completion(message, "length", usage={"prompt_tokens": 10, "completion_tokens": body["max_tokens"]})
+
+    server = RawServer(thinks)
     server.serve()
     try:
         result = run(write(tmp_path, server, "", "budget: {tokens: 6000}"))
@@ -145,3 +148,30 @@ def test_a_budget_that_cuts_a_model_in_mid_thought_is_spent(tmp_path: Path, mess
     error = result.nodes["write"].error
     assert error is not None
     assert (error.kind, result.exit_code) == (ErrorKind.BUDGET, 3)
+
+
+def test_what_the_server_has_cut_long_before_is_not_the_budgets_doing(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 50}
+    server = RawServer(completion({"content": "half a"}, "length", usage=usage))
+    server.serve()
+    try:
+        node = run(write(tmp_path, server, "", "budget: {cost: 100}")).nodes["write"]
+    finally:
+        server.stop()
+    assert (node.status, node.output, node.truncated) == (Status.SUCCEEDED, "half a", True)
+
+
+def test_a_budget_that_could_pay_for_more_is_not_called_too_small(tmp_path: Path) -> None:
+    def endless(body: Any) -> Raw:
+        return completion(
+            {"content": "w"}, "length", usage={"prompt_tokens": 9, "completion_tokens": body["max_tokens"]}
+        )
+
+    server = RawServer(endless)
+    server.serve()
+    try:
+        error = run(write(tmp_path, server, "", "budget: {cost: 100}")).nodes["write"].error
+    finally:
+        server.stop()
+    assert error is not None
+    assert "Resume to allow 4 times as many" in error.message

@@ -15,6 +15,7 @@ import agentdag
 from agentdag import ErrorKind, Options, RunResult, Status
 from agentdag.events import Event, NodeWarned
 from agentdag.plan.plan import Plan
+from agentdag.providers.refusals import refused
 
 Compile = Callable[[str], Plan]
 Serve = Callable[..., RawServer]
@@ -578,3 +579,32 @@ def test_thinking_has_room_within_a_budget(plan: Compile, serve: Serve) -> None:
     server = serve(Raw(json.dumps(message)))
     assert ask(plan, server, kind="anthropic", node="thinking: 8000", top="budget: {tokens: 100000}").ok
     assert server.asked[0].body["max_tokens"] > 8000
+
+
+@pytest.mark.parametrize(("halves", "whole"), [(("a\ud83d", "\ude00b"), "a😀b"), (("a\ud83d", "b"), "a\ufffdb")])
+def test_a_character_that_came_in_two_halves_is_one(
+    plan: Compile, serve: Serve, halves: tuple[str, str], whole: str
+) -> None:
+    server = serve(sse(*(chunk({"content": half}) for half in halves), chunk({}, "stop")))
+    assert outcome(ask(plan, server, stream=True))[0] == whole
+
+
+def test_the_query_of_an_address_stands_behind_the_path(plan: Compile, serve: Serve) -> None:
+    server = serve(completion())
+    assert ask(plan, server, path="/v1?api-version=7").ok
+    assert server.asked[0].path == "/v1/chat/completions?api-version=7"
+
+
+def test_where_there_is_no_connection_it_is_said_to_where_and_why(plan: Compile, serve: Serve) -> None:
+    server = serve(completion())
+    server.stop()
+    _, kind, message = outcome(ask(plan, server))
+    assert kind is ErrorKind.CONNECTION
+    assert message.startswith(f"cannot connect to {server.url.removeprefix('http://')}: connection refused")
+
+
+def test_each_parameter_that_a_model_refuses_is_told_once() -> None:
+    said = {"temperature": 0.2, "top_p": 0.5, "params.temperature": 0.2}
+    assert [name for name, _ in refused("openai", "o3", "chat", said)] == ["temperature", "params.temperature", "top_p"]
+    told = [name for name, _ in refused("anthropic", "claude-opus-4-7", None, {"temperature": 0.2, "thinking": 2000})]
+    assert told.count("temperature") == 1
