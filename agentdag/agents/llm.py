@@ -277,15 +277,19 @@ class _Conversation:
                 continue
             if reader is None:
                 return self._outcome(answered(self._agent.redact(reply.text)).text, None, reply)
-            if reply.truncated:
-                return self._outcome(None, self._cut_short(usage), reply)
-            read = reader.text(self._agent.redact(reply.text))
-            if not read.errors:
+            read = None if reply.truncated else reader.text(self._agent.redact(reply.text))
+            if read is not None and not read.errors:
                 return self._outcome(read.value, None, reply)
+            if read is None or self._is_as_long_as_it_may_be(usage):  # some servers do not say that they have cut it
+                return self._outcome(None, self._cut_short(usage), reply)
             if any(exchange.told is not None for exchange in self._history):
                 why = Failure(ErrorKind.INVALID_OUTPUT, complaint(read.errors), self._agent.request.provider)
                 return self._outcome(None, replace(why, billed="yes"), reply)
             await self._keep(Exchange(reply.text, told=objection(read.errors, reader.form), raw=reply.raw), usage)
+
+    def _is_as_long_as_it_may_be(self, usage: Usage) -> bool:
+        most = self._agent.request.sampling.max_tokens
+        return most is not None and not usage.estimated and (usage.output_tokens or 0) >= most
 
     def _cut_short(self, usage: Usage) -> Failure:
         """Why an answer that was cut is none where JSON was asked for; asking again would meet the same limit."""

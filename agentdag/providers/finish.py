@@ -50,6 +50,8 @@ abort of vLLM (vllm#57082) and SGLang (sglang#22535), guardrail_intervened and m
 _MEANINGS = {word: finish for finish, words in _WORDS.items() for word in words.split()}
 _USUAL = ("stop", "end_turn", "tool_calls", "tool_use")
 """Most answers end with one of these."""
+CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call"})
+"""Those that announce calls of tools."""
 _NO_REASON_YET = frozenset({"", "null", "none", "unspecified", "finish_reason_unspecified"})
 
 

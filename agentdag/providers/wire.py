@@ -15,7 +15,7 @@ from agentdag.calls import Notice, OnDelta, Reply, Request, ToolCall, Usage, ask
 from agentdag.errors import CallError, ErrorKind, Failure, call_error
 from agentdag.providers.addresses import mend_of_address
 from agentdag.providers.dialect import MOST_CORRECTIONS, Correction, Dialect, Rule, correction_for
-from agentdag.providers.finish import Finish, meaning_of
+from agentdag.providers.finish import CALLS, Finish, meaning_of
 from agentdag.providers.proxies import proxy_of
 from agentdag.providers.sdk import DONE, SdkClient, Told, count, paired
 from agentdag.providers.settings import Settings
@@ -271,7 +271,10 @@ class WireProvider:
         text, calls, raw = paired(said.text), said.calls, said.raw
         if request.form is not None and (given := answer_among(calls, request.form)) is not None:
             text, calls, raw = given, (), None
-        cut = finish is Finish.CUT
+        cut, notices = finish is Finish.CUT, said.notices
+        if request.tools and not said.calls and said.reason in CALLS:
+            words = f"{request.provider}/{request.model} says that it calls tools (`{said.reason}`), and calls none"
+            notices = (*notices, Notice(words))
         if not text.strip() and not calls and not cut:
             raise client.fail("the answer is empty", told.request_id)
         return Reply(
@@ -286,7 +289,7 @@ class WireProvider:
             truncated=cut,
             reasoning=paired(said.reasoning) or None,
             service_tier=said.service_tier,
-            notices=said.notices,
+            notices=notices,
         )
 
     def _refused(self, message: str, told: Told) -> CallError:

@@ -175,3 +175,17 @@ def test_a_budget_that_could_pay_for_more_is_not_called_too_small(tmp_path: Path
         server.stop()
     assert error is not None
     assert "Resume to allow 4 times as many" in error.message
+
+
+def test_json_that_a_server_has_cut_without_a_word_is_asked_for_once(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 20}
+    server = RawServer(completion({"content": '{"score": 1, "wh'}, "stop", usage=usage))
+    server.serve()
+    try:
+        node = "max_tokens: 20, output: {fields: {score: integer, why: string}}"
+        error = run(write(tmp_path, server, node)).nodes["write"].error
+    finally:
+        server.stop()
+    assert error is not None
+    assert (error.kind, len(server.asked)) == (ErrorKind.INVALID_OUTPUT, 1)
+    assert "`max_tokens: 20`" in error.message

@@ -12,6 +12,7 @@ from raw import SSE, Raw, RawServer, chunk, completion, refusal, sse
 
 import agentdag
 from agentdag import ErrorKind, Options, RunResult
+from agentdag.events import Event, NodeWarned
 from agentdag.plan.plan import Plan
 from agentdag.providers.tool_calls import ToolCalls
 
@@ -371,3 +372,17 @@ def test_a_secret_that_a_model_repeats_is_in_no_event(
     assert agentdag.run(plan(text), observers=(seen.append,)).ok
     assert "canary-secret-55" not in repr(seen)
     assert "canary-secret-55" in json.dumps(server.asked[1].body)
+
+
+def test_calls_that_are_announced_and_do_not_come_are_told(plan: Compile, serve: Serve, tmp_path: Path) -> None:
+    server = serve(completion({"content": "I shall look."}, "tool_calls"))
+    seen: list[Event] = []
+    (tmp_path / "looks.py").write_text("def look() -> str:\n    return 'x'\n")
+    text = f"""
+        providers: {{p: {{type: openai, base_url: "{server.url}/v1"}}}}
+        tools: {{look: {{call: "looks:look"}}}}
+        nodes: {{only: {{model: p/m, prompt: x, tools: [look]}}}}
+    """
+    assert agentdag.run(plan(text), observers=(seen.append,)).outputs == {"only": "I shall look."}
+    (warning,) = (event for event in seen if isinstance(event, NodeWarned))
+    assert "says that it calls tools" in warning.message
