@@ -145,6 +145,10 @@ MAYBE_BILLED = Usage(0, 0, 0, None, estimated=True)
 """Of a call that came to nothing and may have been billed: no tokens are known, and neither is the cost."""
 
 
+ADAPTIVE = "adaptive"
+"""How a model thinks that says itself for how long."""
+
+
 @value(frozen=True, slots=True)
 class Sampling:
     """The model parameters of a request; None leaves the provider's default."""
@@ -158,8 +162,13 @@ class Sampling:
     params: Mapping[str, Any] = field(default_factory=dict)
     """Passed to the provider as they are."""
     thinking: str | int | None = None
-    """`adaptive`, `disabled`, or the most tokens that the model may think; for providers that take it."""
+    """`ADAPTIVE`, `disabled`, or the most tokens that the model may think; for providers that take it."""
     service_tier: str | None = None
+
+    @property
+    def thinks(self) -> int:
+        """Tokens that thinking may take, where that is said."""
+        return self.thinking if isinstance(self.thinking, int) else 0
 
     def said(self) -> dict[str, Any]:
         """Everything in it that shapes the answer, by name. The service tier does not: it only decides who waits."""

@@ -224,7 +224,7 @@ class HttpAgent:
             raise call_error(Failure(ErrorKind.CONNECTION, "no connection within 10 s")) from None
         except (aiohttp.ClientError, OSError) as error:
             proxy = proxy_of(self.request.url)
-            by = "" if proxy is None else f" (through the proxy {proxy.shown} of {proxy.variable})"
+            by = "" if proxy is None else f" ({proxy.words})"
             raise call_error(Failure(ErrorKind.CONNECTION, f"{str(error) or type(error).__name__}{by}")) from None
         except ValueError as error:
             raise FinalError(Failure(ErrorKind.HTTP, f"this cannot be sent: {error}", final=True)) from None

@@ -11,7 +11,7 @@ from agentdag.events import Event, Exit, RunFinished, RunStatus
 from agentdag.session import BatchResult, BatchSession, run_loop
 from agentdag.views.lines import JsonLines, writer
 from agentdag.views.progress import Progress, render
-from agentdag.views.words import CUT, count, inert, left, money, seconds
+from agentdag.views.words import count, cut_answers, inert, left, money, seconds
 
 
 def check_shown(shown: Shown) -> None:
@@ -71,7 +71,7 @@ def _tell_end(session: BatchSession, result: BatchResult, board: Progress) -> No
         lines.append(f"and {count(result.failed - len(result.failures), 'more row')} failed")
     lines += [f"warning {inert(words)} ({count(times, 'time')})" for words, times in board.warnings.items()]
     if board.truncated:
-        lines.append(f"cut     {count(board.truncated, 'answer')} {CUT}; raise `max_tokens` for whole ones")
+        lines.append(f"cut     {cut_answers(board.truncated)}; raise `max_tokens` for whole ones")
     done = result.kept + result.succeeded
     counts = f"{done:,} of {count(result.rows, 'row')} succeeded"
     counts += f" ({result.kept:,} before)" if result.kept else ""

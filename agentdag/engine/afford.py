@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from agentdag.calls import NOTHING, Amount, Sampling, size_of
+from agentdag.calls import ADAPTIVE, NOTHING, Amount, Sampling, size_of
 from agentdag.engine.asks import Prompted
 from agentdag.engine.run import Run
 from agentdag.engine.scope import Instance
@@ -25,8 +25,6 @@ MAX_TOKENS = 4096
 """The longest answer where a budget bounds it and the file does not."""
 EXPECTED_TIMES = 4
 """... but so many times what is expected, where that is more."""
-ADAPTIVE = "adaptive"
-"""How a model thinks that says itself for how long."""
 SHORTEST = 64
 """No answer is shrunk below so many tokens."""
 LEAST_CACHED_BYTES = 4096
@@ -87,7 +85,7 @@ def bounded(instance: Instance, asked: Prompted, size: int, purse: Budget) -> tu
     if _longest(asked.sampling):
         return asked, None
     run, node = instance.scope.run, instance.node
-    thinks = asked.sampling.thinking if isinstance(asked.sampling.thinking, int) else 0
+    thinks = asked.sampling.thinks
     most = max(MAX_TOKENS, EXPECTED_TIMES * (node.tokens or 0), EXPECTED_TIMES * _cut_before(run, instance.name))
     most += thinks or (MAX_TOKENS if asked.sampling.thinking == ADAPTIVE else 0)
     asks = size + FRAMING
@@ -125,7 +123,7 @@ def degraded(run: Run, plan: Plan, work: PromptWork, asked: Prompted) -> tuple[P
     most = asked.sampling.max_tokens
     if run.low("shrink") and run.budget is not None:
         whole = MAX_TOKENS if most is None else most
-        thinks = asked.sampling.thinking if isinstance(asked.sampling.thinking, int) else 0
+        thinks = asked.sampling.thinks
         shrunk = max(min(SHORTEST + thinks, whole), int(whole * run.budget.left_share))
         if shrunk < whole:
             asked = replace(asked, sampling=replace(asked.sampling, max_tokens=shrunk))

@@ -11,7 +11,8 @@ from agentdag.providers.settings import Settings
 ENDPOINTS = ("/chat/completions", "/responses", "/messages", "/completions")
 _ANTHROPIC = frozenset({"anthropic", "bedrock", "vertex"})
 _ABOUT_MODEL = re.compile(r"model|deployment", re.IGNORECASE)
-_MISSING = frozenset({404, 405})
+MISSING = frozenset({404, 405})
+"""How servers answer where nothing is."""
 _OPENAIS_HOSTS = re.compile(r"(^|\.)openai\.com$|\.azure\.(com|us|cn)$")
 
 
@@ -53,7 +54,7 @@ def likely_address(kind: str, base_url: str) -> str | None:
 
 def mend_of_address(settings: Settings, base_url: str, path: str, failure: Failure) -> str | None:
     """What to write as `base_url` where nothing is at the address that was asked; None where that is not the cause."""
-    if failure.status not in _MISSING or (_ABOUT_MODEL.search(failure.message) and "HTML" not in failure.message):
+    if failure.status not in MISSING or (_ABOUT_MODEL.search(failure.message) and "HTML" not in failure.message):
         return None
     better = likely_address(settings.type, base_url)
     if better is None and settings.type == "openai" and path == "/responses":

@@ -19,6 +19,7 @@ from agentdag.providers.dialect import (
     TOOL_CHOICE,
     Dialect,
     Rule,
+    loose_schemas,
     omission,
     other_max_tokens,
     other_structure,
@@ -64,11 +65,7 @@ class ChatWire:
     rules: Sequence[Rule] = (
         omission(STREAM_OPTIONS, ": the tokens of streamed answers are estimated"),
         other_max_tokens(),
-        Rule(
-            ("strict", "schema", "schemas"),
-            omission(STRICT, sent=_is_strict).applies,
-            omission(STRICT, ": answers are still checked here", sent=_is_strict).correct,
-        ),
+        loose_schemas(_is_strict),
         other_structure(
             (JSON_SCHEMA, JSON_OBJECT, PROMPT),
             ("response_format", "json_schema", "json_object", "schema", "grammar", "guided_json", "structured"),

@@ -114,8 +114,15 @@ def _names(name: str, refusal: str, meant: set[str] | None) -> bool:
     return name not in {MAX_TOKENS, MAX_COMPLETION_TOKENS} or not _ABOUT_VALUE.search(refusal)
 
 
-def omission(parameter: str, consequence: str = "", *, sent: Callable[[Mapping[str, Any]], bool] | None = None) -> Rule:
-    """*parameter* is left out, with that *consequence*; *sent* says of a body whether it holds it."""
+def omission(
+    parameter: str,
+    consequence: str = "",
+    *,
+    names: tuple[str, ...] = (),
+    sent: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> Rule:
+    """*parameter* is left out, with that *consequence*; refusals may say it by other *names*, too, and *sent* says of a
+    body whether it holds it."""
 
     def applies(dialect: Dialect, body: Mapping[str, Any], _settings: Settings) -> bool:
         return parameter not in dialect.omit and (parameter in body if sent is None else sent(body))
@@ -127,7 +134,12 @@ def omission(parameter: str, consequence: str = "", *, sent: Callable[[Mapping[s
             parameter, dialect.without(parameter), message, _line(settings, "omit", f"[{', '.join(left_out)}]")
         )
 
-    return Rule((parameter,), applies, correct)
+    return Rule((parameter, *names), applies, correct)
+
+
+def loose_schemas(is_strict: Callable[[Mapping[str, Any]], bool]) -> Rule:
+    """A schema goes without `strict`; *is_strict* says of a body whether it is asked for."""
+    return omission(STRICT, ": answers are still checked here", names=("schema", "schemas"), sent=is_strict)
 
 
 def other_max_tokens() -> Rule:

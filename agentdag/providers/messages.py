@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agentdag.calls import Exchange, Form, Request, ToolCall, ToolForm
+from agentdag.calls import ADAPTIVE, Exchange, Form, Request, ToolCall, ToolForm
 from agentdag.providers.dialect import CACHE_CONTROL, TOOL_CHOICE, Dialect, Rule, omission, other_structure
 from agentdag.providers.finish import reason_in
 from agentdag.providers.schemas import for_tool, rooted, untyped_unions
@@ -35,7 +35,6 @@ _SAMPLED_VERSION = {"anthropic-version": "2023-06-01"}
 _PARTIAL = "partial_json"
 """Where the arguments of a tool stand in a block while they stream."""
 _KEEP = {"cache_control": {"type": "ephemeral"}}
-ADAPTIVE, DISABLED = "adaptive", "disabled"
 
 
 def _keeps(body: Mapping[str, Any]) -> bool:
@@ -54,11 +53,7 @@ class MessagesWire:
         ),
         other_structure((TOOL, PROMPT), ("tools", "tool_use"), lambda body: "tools" in body),
         omission(TOOL_CHOICE),
-        Rule(
-            (CACHE_CONTROL,),
-            omission(CACHE_CONTROL, sent=_keeps).applies,
-            omission(CACHE_CONTROL, sent=_keeps).correct,
-        ),
+        omission(CACHE_CONTROL, sent=_keeps),
     )
 
     def headers(self, request: Request) -> Mapping[str, str] | None:

@@ -29,6 +29,11 @@ class Proxy(NamedTuple):
         host = parts.netloc.rpartition("@")[2]
         return f"{parts.scheme}://{host}" if parts.scheme else self.address
 
+    @property
+    def words(self) -> str:
+        """The way that it is, in words."""
+        return f"through the proxy {self.shown} of {self.variable}"
+
 
 def proxy_of(url: str) -> Proxy | None:
     """By which proxy *url* is reached, as HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say; None for directly."""

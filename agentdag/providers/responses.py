@@ -19,6 +19,7 @@ from agentdag.providers.dialect import (
     TOOL_CHOICE,
     Dialect,
     Rule,
+    loose_schemas,
     omission,
     other_structure,
 )
@@ -66,16 +67,12 @@ class ResponsesWire:
 
     path = "/responses"
     rules: Sequence[Rule] = (
-        Rule(
-            ("include", "encrypted_content", "Encrypted content"),
-            omission(ENCRYPTED).applies,
-            omission(ENCRYPTED, ": its reasoning does not travel between turns").correct,
+        omission(
+            ENCRYPTED,
+            ": its reasoning does not travel between turns",
+            names=("encrypted_content", "Encrypted content"),
         ),
-        Rule(
-            ("strict", "schema", "schemas"),
-            omission(STRICT, sent=_is_strict).applies,
-            omission(STRICT, ": answers are still checked here", sent=_is_strict).correct,
-        ),
+        loose_schemas(_is_strict),
         other_structure(
             (JSON_SCHEMA, JSON_OBJECT, PROMPT),
             ("format", "text.format", "json_schema", "json_object", "schema"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from agentdag.calls import Notice, OnDelta, Reply, Request, ToolCall, Usage, asked_tokens, estimate_tokens
 from agentdag.errors import CallError, ErrorKind, Failure, call_error
-from agentdag.providers.addresses import mend_of_address
+from agentdag.providers.addresses import MISSING, mend_of_address
 from agentdag.providers.dialect import MOST_CORRECTIONS, Correction, Dialect, Rule, correction_for
 from agentdag.providers.finish import CALLS, Finish, meaning_of
 from agentdag.providers.proxies import proxy_of
@@ -301,9 +301,8 @@ class WireProvider:
         """*error*; where the request was refused, with the address and the key of the file that was."""
         failure = error.failure
         if failure.kind is ErrorKind.CONNECTION and (proxy := proxy_of(client.base_url)) is not None:
-            message = f"{failure.message} (through the proxy {proxy.shown} of {proxy.variable})"
-            error.failure = replace(failure, message=message)
-        if failure.kind not in {ErrorKind.BAD_REQUEST, ErrorKind.AUTH} and failure.status not in {404, 405}:
+            error.failure = replace(failure, message=f"{failure.message} ({proxy.words})")
+        if failure.kind not in {ErrorKind.BAD_REQUEST, ErrorKind.AUTH} and failure.status not in MISSING:
             return error
         url = f"{client.base_url}{wire.path}"
         keys = [key for key in _keys(request) if _is_named(key, error.refusal)]

@@ -27,7 +27,7 @@ from agentdag.language.spec import ProviderSpec
 from agentdag.plan.plan import Plan
 from agentdag.plan.work import ModelRef, PromptWork
 from agentdag.providers import registry
-from agentdag.providers.addresses import likely_address
+from agentdag.providers.addresses import MISSING, likely_address
 from agentdag.providers.http import SharedHttp
 from agentdag.providers.prices import Prices
 from agentdag.providers.proxies import proxy_of
@@ -49,7 +49,6 @@ WAITS_S = 15.0
 """How long a server may take to answer."""
 CALL_TOKENS = 16
 """How long the answer of a call may be: the fewest that every API accepts."""
-_MISSING = frozenset({404, 405})
 _PROMPT = "Answer with the one word: ok"
 
 
@@ -224,7 +223,7 @@ async def _server(name: str, kind: str, provider: WireProvider) -> tuple[Check, 
     """Whether the server answers, and which models it lists, if it does."""
     url = provider.base_url
     proxy = proxy_of(url)
-    by = "" if proxy is None else f" through the proxy {proxy.shown} of {proxy.variable}"
+    by = "" if proxy is None else f" {proxy.words}"
     begun = time.monotonic()
     try:
         listed = await provider.models(WAITS_S)
@@ -238,7 +237,7 @@ async def _server(name: str, kind: str, provider: WireProvider) -> tuple[Check, 
             if proxy is not None:
                 mend = f"correct {proxy.variable}, or exempt the server: NO_PROXY={urlsplit(url).hostname}"
             return Check("server", State.WRONG, told, mend), None
-        better = likely_address(kind, url) if failure.status in _MISSING else None
+        better = likely_address(kind, url) if failure.status in MISSING else None
         if better is not None:
             told = f"{name}: {url}{by} answers with status {failure.status}"
             return Check("server", State.WARNING, told, f"try `base_url: {better}`"), None

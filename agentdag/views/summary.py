@@ -10,7 +10,7 @@ from rich.text import Text
 
 from agentdag.events import BarrierOpened, NodeSettled, NodeWarned, RunFinished, RunStatus, Status
 from agentdag.views.lines import settled_text
-from agentdag.views.words import CUT, count, failure, inert, lacked, left, money, names, seconds, waited, warned
+from agentdag.views.words import count, cut_answers, failure, inert, lacked, left, money, names, seconds, waited, warned
 
 MAX_LISTED = 20
 _TROUBLE = frozenset({Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
@@ -85,12 +85,9 @@ def _warned(warnings: Sequence[NodeWarned], settled: Sequence[NodeSettled]) -> l
         lines.append(Text(f"        and {len(nodes) - MAX_LISTED:,} more warnings", style="yellow"))
     cut = [node.node for node in settled if node.truncated and node.status is Status.SUCCEEDED]
     if cut:
-        what = (
-            f"{count(len(cut), 'answer')} {CUT}"
-            if len(cut) == 1
-            else f"{count(len(cut), 'answer')} cut at their token limits"
+        lines.append(
+            Text(f"cut     {cut_answers(len(cut))}: {names(cut)}; raise `max_tokens` for whole ones", style="yellow")
         )
-        lines.append(Text(f"cut     {what}: {names(cut)}; raise `max_tokens` for whole ones", style="yellow"))
     return lines
 
 

@@ -24,6 +24,7 @@ from agentdag.language.findings import inert
 __all__ = [
     "CUT",
     "count",
+    "cut_answers",
     "failed_over",
     "failure",
     "hedged",
@@ -174,6 +175,11 @@ def hedged(event: NodeHedged) -> str:
 
 
 CUT = "cut at its token limit"
+
+
+def cut_answers(number: int) -> str:
+    """How many answers were cut."""
+    return f"{count(number, 'answer')} {CUT if number == 1 else 'cut at their token limits'}"
 
 
 def warned(event: NodeWarned) -> str:
